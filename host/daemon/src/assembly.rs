@@ -1,0 +1,213 @@
+//! Who is connected to whom.
+//!
+//! ```text
+//! receivers ──▶ fanout ──▶ pipelines ──▶ queues ◀── deliveries ──▶ exporters
+//!     (doors)              (augment, group)  │        (lease, settle)  (native, plugins)
+//!                                            └── admin socket, /metrics, /health look in
+//! ```
+//!
+//! Everything that can fail happens here, before the first sender is let in.
+
+mod exporters;
+mod pipelines;
+mod plugins;
+mod receivers;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tracing::info;
+use weir_exporter::Delivery;
+use weir_model::{Ledger, NodeRegistry};
+use weir_net::Drain;
+use weir_net::client::{Client, ClientSettings};
+use weir_net::listen;
+use weir_plugin::Host;
+use weir_queue::Queue;
+
+use crate::admin::Admin;
+use crate::command::Failure;
+use crate::config::{Config, Storage};
+use crate::shutdown::{self, Ended};
+use crate::telemetry::metrics::{Metrics, Sources};
+use crate::telemetry::pages::{Health, MetricsPage};
+
+pub(crate) use pipelines::{pipeline_name, queues_dir};
+pub use plugins::Plugins;
+pub(crate) use plugins::hex;
+use receivers::Entrance;
+
+/// What every part is made with.
+pub(crate) struct Bench<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) nodes: Arc<NodeRegistry>,
+    pub(crate) client: Client,
+    pub(crate) plugins: Plugins,
+    pub(crate) sources: Sources,
+}
+
+/// A page of our own, bound.
+pub(crate) struct Page {
+    pub(crate) bound: listen::Bound,
+    pub(crate) handler: Arc<dyn listen::Handler>,
+}
+
+/// One pipeline's log, by the pipeline's name.
+#[derive(Clone)]
+pub struct NamedQueue {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Its log.
+    pub queue: Arc<dyn Queue>,
+}
+
+/// The process, assembled and bound; nobody is served yet.
+pub struct Daemon {
+    pub(crate) doors: Vec<(String, Entrance)>,
+    pub(crate) pages: Vec<Page>,
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) queues: Vec<NamedQueue>,
+    pub(crate) admin: Option<Admin>,
+    pub(crate) host: Host,
+    pub(crate) drain_timeout: Duration,
+    /// Whether queues are in memory: then a drain waits until they are empty.
+    pub(crate) in_memory: bool,
+    /// Signaled when the drain begins; the health page looks at it.
+    pub(crate) draining: Drain,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").field("addresses", &self.addresses()).finish_non_exhaustive()
+    }
+}
+
+/// What stands before the configuration is complete: plugins are asked about their settings.
+#[derive(Clone)]
+pub struct Foundation {
+    ledger: Arc<Ledger>,
+    client: Client,
+    /// The plugins.
+    pub plugins: Plugins,
+}
+
+impl Foundation {
+    /// Lays it for this configuration; nothing is bound, and no folder but the plugins' cache is made.
+    ///
+    /// # Errors
+    /// Where the machine cannot run guests.
+    pub fn lay(config: &Config, runtime: Handle) -> Result<Self, Failure> {
+        let ledger = Ledger::new(config.service.memory.limit_bytes);
+        let client = Client::new(ClientSettings::new(Arc::clone(&ledger)));
+        let plugins = Plugins::new(config, Arc::clone(&ledger), client.clone(), runtime)?;
+        Ok(Self { ledger, client, plugins })
+    }
+}
+
+impl Daemon {
+    /// Builds every part and binds every address.
+    ///
+    /// # Errors
+    /// [`Failure`]: what could not be had, with its name.
+    pub async fn assemble(config: Config, foundation: Foundation) -> Result<Self, Failure> {
+        let in_memory = config.service.queue.storage == Storage::Memory;
+        if !in_memory {
+            make_private_dir(&config.service.data_dir)?;
+        }
+        let Foundation { ledger, client, plugins } = foundation;
+        let nodes = Arc::new(NodeRegistry::default());
+        let mut bench = Bench {
+            config: &config,
+            ledger,
+            nodes: Arc::clone(&nodes),
+            client,
+            plugins,
+            sources: Sources::default(),
+        };
+
+        let queues = pipelines::queues(&mut bench)?;
+        let deliveries = exporters::deliveries(&mut bench, &queues).await?;
+        let pipelines = pipelines::pipelines(&mut bench, &queues);
+        let doors = receivers::doors(&mut bench, &pipelines).await?;
+        let Bench { ledger, plugins, sources, .. } = bench;
+
+        let draining = Drain::new();
+        let health = Health {
+            queues: queues.iter().map(|named| (named.pipeline.clone(), Arc::clone(&named.queue))).collect(),
+            exporters: sources
+                .exporters
+                .iter()
+                .map(|source| (source.pipeline.clone(), source.exporter.clone(), source.counts.clone()))
+                .collect(),
+            drain: draining.clone(),
+        };
+        let metrics = Metrics::new(sources, ledger, nodes);
+        let pages = pages(&config, metrics, health)?;
+        let admin = match in_memory {
+            true => None,
+            false => {
+                Some(Admin::bind(&config.service.data_dir, queues.clone()).context("bind the admin socket")?)
+            }
+        };
+        let drain_timeout = config.service.drain_timeout;
+        let host = plugins.host().clone();
+        Ok(Self { doors, pages, deliveries, queues, admin, host, drain_timeout, in_memory, draining })
+    }
+
+    /// Receiver, protocol and address of every door.
+    pub fn addresses(&self) -> Vec<(String, &'static str, SocketAddr)> {
+        let of = |(id, bound): &(String, Entrance)| {
+            let id = id.clone();
+            bound
+                .local_addrs()
+                .into_iter()
+                .map(move |(protocol, address)| (id.clone(), protocol, address))
+                .collect::<Vec<_>>()
+        };
+        self.doors.iter().flat_map(of).collect()
+    }
+
+    /// Serves until `stop`, then drains; says how that ended.
+    pub async fn run(self, stop: Drain) -> Ended {
+        for (receiver, protocol, address) in self.addresses() {
+            info!(receiver, protocol, %address, "listening");
+        }
+        shutdown::live_and_die(self, stop).await
+    }
+}
+
+fn pages(config: &Config, metrics: Metrics, health: Health) -> Result<Vec<Page>, Failure> {
+    let mut pages = Vec::new();
+    let mut add = |listen: &crate::config::Listen, what, handler| -> Result<(), Failure> {
+        let endpoint = listen.endpoint.value.to_string();
+        let bound = listen::Bound::bind(&endpoint, listen::Settings::default())
+            .with_context(|| format!("serve {what}"))?;
+        info!(address = %bound.local_addr(), "{what} page");
+        pages.push(Page { bound, handler });
+        Ok(())
+    };
+    if let Some(listen) = &config.service.telemetry.metrics {
+        add(listen, "metrics", Arc::new(MetricsPage(Arc::new(metrics))) as Arc<dyn listen::Handler>)?;
+    }
+    if let Some(listen) = &config.service.health {
+        add(listen, "health", Arc::new(health) as Arc<dyn listen::Handler>)?;
+    }
+    Ok(pages)
+}
+
+/// Makes a folder that only this user can look into, with the folders around it.
+fn make_private_dir(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| {
+        format!(
+            "make the data folder {}: set `service: {{data_dir: …}}` to a folder that this user may write",
+            path.display()
+        )
+    })
+}

@@ -1,0 +1,277 @@
+//! Plugins as parts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use http::HeaderValue;
+use tokio::runtime::Handle;
+use weir_model::{Exporter, HttpReceiver, Ledger};
+use weir_net::client::Client;
+use weir_net::roots::Trust;
+use weir_plugin::load::Flaw;
+use weir_plugin::{
+    EndKind, Grants, Host, HostSettings, Limits, ListenKind, Listener, LoadError, Loaded, Part, PluginCounts,
+    PoolSettings, SettingsError,
+};
+
+use super::Bench;
+use super::exporters::{authorization, trust};
+use crate::bundled::BUNDLED;
+use crate::command::Failure;
+use crate::config::{Config, Digest, Id, Kind, PluginConfig, PluginExporter, PluginReceiver, Storage};
+use crate::telemetry::metrics::{PluginFigure, PluginSource};
+use crate::validate::{PluginCheck, PluginFacts, PluginListen, PluginProblem, SettingProblem};
+
+/// The folder of compiled plugins in the data folder.
+const CACHE_DIR: &str = "plugin-cache";
+
+/// Plugins by name and pin.
+type Shelf = BTreeMap<(String, Option<String>), Arc<Loaded>>;
+
+/// The plugin host, and the plugins that it has loaded: each is compiled once for a start.
+#[derive(Clone)]
+pub struct Plugins {
+    host: Host,
+    runtime: Handle,
+    loaded: Arc<Mutex<Shelf>>,
+}
+
+impl Plugins {
+    /// The plugin host of this configuration.
+    ///
+    /// # Errors
+    /// Where the machine cannot run guests.
+    pub fn new(
+        config: &Config,
+        ledger: Arc<Ledger>,
+        client: Client,
+        runtime: Handle,
+    ) -> Result<Self, Failure> {
+        // A process that keeps nothing on disk keeps no compiled code either.
+        let on_disk = config.service.queue.storage == Storage::Disk;
+        let settings = HostSettings {
+            ledger,
+            client,
+            cache_dir: on_disk.then(|| config.service.data_dir.join(CACHE_DIR)),
+            plugin_dir: config.service.plugin_dir.clone(),
+            bundled: BUNDLED,
+        };
+        let host = Host::new(settings).context("start the plugin host")?;
+        Ok(Self { host, runtime, loaded: Arc::default() })
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    async fn load(&self, name: &str, pin: Option<&Digest>) -> Result<Arc<Loaded>, LoadError> {
+        let pin = pin.map(|digest| hex(digest));
+        let key = (name.to_owned(), pin);
+        if let Some(loaded) = self.known().get(&key) {
+            return Ok(Arc::clone(loaded));
+        }
+        let loaded = self.host.load(name, key.1.as_deref()).await?;
+        self.known().insert(key, Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// A plugin that is loaded already, whatever was pinned.
+    fn by_name(&self, name: &str) -> Option<Arc<Loaded>> {
+        self.known().iter().find(|((known, _), _)| known == name).map(|(_, loaded)| Arc::clone(loaded))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Shelf> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PluginCheck for Plugins {
+    fn names(&self) -> Vec<String> {
+        self.host
+            .list()
+            .map_or_else(|_| Vec::new(), |found| found.into_iter().map(|found| found.name).collect())
+    }
+
+    fn find(&self, plugin: &str, kind: Kind, sha256: Option<&Digest>) -> Result<PluginFacts, PluginProblem> {
+        let loaded =
+            self.runtime.block_on(self.load(plugin, sha256)).map_err(|error| problem(plugin, &error))?;
+        let (wanted, serves) = match kind {
+            Kind::Receiver => ("http-receiver", loaded.scan.has("http-receiver")),
+            Kind::Exporter => ("exporter", loaded.scan.has("exporter")),
+            Kind::Processor => ("processor", false),
+        };
+        if !serves {
+            let reason = format!("it does not export {wanted}");
+            return Err(PluginProblem::Unusable { origin: loaded.source.to_string(), reason });
+        }
+        let listens = loaded.marks.listen.iter().filter_map(|mark| {
+            Some(PluginListen {
+                pointer: mark.pointer()?,
+                default: mark.default_address().map(str::to_owned),
+            })
+        });
+        Ok(PluginFacts {
+            origin: loaded.source.to_string(),
+            signals: loaded.descriptor.signals.clone(),
+            listens: listens.collect(),
+        })
+    }
+
+    fn check(&self, plugin: &str, _: Kind, settings: &serde_json::Value) -> Result<(), Vec<SettingProblem>> {
+        // A plugin that cannot be loaded has been told by `find`.
+        let Some(loaded) = self.by_name(plugin) else { return Ok(()) };
+        let errors = self.runtime.block_on(loaded.check_settings(settings));
+        let problem = |error: SettingsError| SettingProblem {
+            pointer: error.pointer,
+            message: error.message,
+            expected: String::new(),
+            known: Vec::new(),
+        };
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(errors.into_iter().map(problem).collect()),
+        }
+    }
+
+    fn schema(&self, plugin: &str, _: Kind) -> Option<serde_json::Value> {
+        self.by_name(plugin).map(|loaded| loaded.descriptor.settings_schema.clone())
+    }
+}
+
+fn problem(plugin: &str, error: &LoadError) -> PluginProblem {
+    match &error.flaw {
+        Flaw::NotFound { .. } => {
+            let folder = std::path::Path::new(&error.place);
+            let file = match folder.is_absolute() || folder.is_dir() {
+                true => folder.join(format!("{plugin}.wasm")).display().to_string(),
+                false => format!("{plugin}.wasm (no `service: {{plugin_dir: …}}` is set)"),
+            };
+            PluginProblem::Absent { looked: vec![file, format!("{plugin} among the bundled plugins")] }
+        }
+        Flaw::Pin { found, .. } => {
+            PluginProblem::Digest { origin: error.place.clone(), found: *found.bytes() }
+        }
+        flaw => PluginProblem::Unusable { origin: error.place.clone(), reason: chain(flaw) },
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Builds an exporter out of a plugin.
+pub(crate) async fn exporter(
+    bench: &mut Bench<'_>,
+    id: &Id,
+    exporter: &PluginExporter,
+    pool: Option<usize>,
+) -> Result<Arc<dyn Exporter>, Failure> {
+    let loaded = load(bench, id, &exporter.plugin).await?;
+    let mut part = part(id, &exporter.plugin);
+    if let Some(instances) = pool {
+        part.pool = PoolSettings { instances };
+    }
+    let trust = trust(&exporter.tls);
+    part.trust = (trust != Trust::default()).then_some(trust);
+    if let Some(auth) = &exporter.auth {
+        let mut value: HeaderValue = authorization(auth)
+            .parse()
+            .with_context(|| format!("auth of {id}: expected visible characters"))?;
+        value.set_sensitive(true);
+        part.authorization = Some(value);
+    }
+    let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
+    show(bench, id, Kind::Exporter, built.counts().clone());
+    Ok(built)
+}
+
+/// Builds a receiver out of a plugin, with the addresses that it wants bound.
+pub(crate) async fn http_receiver(
+    bench: &mut Bench<'_>,
+    id: &Id,
+    receiver: &PluginReceiver,
+) -> Result<(Arc<dyn HttpReceiver>, Vec<Listener>), Failure> {
+    let plugin = &receiver.plugin;
+    let loaded = load(bench, id, plugin).await?;
+    let listeners = loaded.listeners(&plugin.settings.value);
+    let listeners: Vec<Listener> =
+        listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect();
+    if listeners.is_empty() {
+        let name = &plugin.plugin.value;
+        return Err(anyhow::anyhow!(
+            "receiver {id}: no setting of plugin {name} names an HTTP address to listen on"
+        )
+        .into());
+    }
+    let mut part = part(id, plugin);
+    if let Some(instances) = receiver.pool {
+        part.pool = PoolSettings { instances };
+    }
+    let built = loaded.http_receiver(part).with_context(|| format!("build receiver {id}"))?;
+    show(bench, id, Kind::Receiver, built.counts().clone());
+    Ok((built, listeners))
+}
+
+async fn load(bench: &Bench<'_>, id: &Id, plugin: &PluginConfig) -> Result<Arc<Loaded>, Failure> {
+    let pin = plugin.sha256.as_ref().map(|digest| &digest.value);
+    let loaded = bench.plugins.load(&plugin.plugin.value, pin).await;
+    Ok(loaded.with_context(|| format!("load the plugin of {id}"))?)
+}
+
+fn part(id: &Id, plugin: &PluginConfig) -> Part {
+    let limits = Limits {
+        memory_bytes: usize::try_from(plugin.limits.memory_bytes).unwrap_or(usize::MAX),
+        cpu_deadline: plugin.limits.cpu_deadline,
+        call_deadline: plugin.limits.call_deadline,
+        ..Limits::default()
+    };
+    Part {
+        grants: Grants {
+            egress: plugin.grants.iter().map(|origin| origin.value.clone()).collect(),
+            ..Grants::default()
+        },
+        limits,
+        ..Part::new(id.to_string(), plugin.settings.value.clone())
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn show(bench: &mut Bench<'_>, id: &Id, kind: Kind, counts: PluginCounts) {
+    let id = format!("{}/{id}", kind.key());
+    bench.sources.plugins.push(PluginSource { id, read: Arc::new(move || figures(&counts)) });
+}
+
+fn figures(counts: &PluginCounts) -> Vec<PluginFigure> {
+    let one = |name, value| PluginFigure { name, kind: String::new(), value };
+    let mut figures = vec![
+        one("calls", counts.calls.get()),
+        one("call_nanoseconds", counts.call_nanoseconds.get()),
+        one("instances", counts.instances.get()),
+        one("memory_peak_bytes", counts.memory_peak_bytes.get()),
+        one("requests", counts.requests.get()),
+        one("egress_bytes", counts.egress_bytes.get()),
+        one("denials", counts.denials.get()),
+        one("log_lines_suppressed", counts.log_lines_suppressed.get()),
+    ];
+    for (outcome, pushes, items) in counts.outcomes.iter() {
+        figures.push(PluginFigure { name: "pushes", kind: outcome.to_owned(), value: pushes.get() });
+        figures.push(PluginFigure { name: "items", kind: outcome.to_owned(), value: items.get() });
+    }
+    for kind in EndKind::ALL {
+        let value = counts.ends.of(kind).get();
+        figures.push(PluginFigure { name: "ends", kind: kind.name().to_owned(), value });
+    }
+    figures
+}

@@ -1,0 +1,214 @@
+//! Receivers and their doors.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use weir_model::count::ReceiverCounts;
+use weir_model::{Consumer, Signal};
+use weir_net::Drain;
+use weir_net::limits::ListenLimits as NetLimits;
+use weir_net::tls::{MinVersion, TlsConfig};
+use weir_pipeline::{Fanout, Pipeline};
+use weir_receiver::cors::CorsConfig;
+use weir_receiver::door::{Bound, Pipelines, Settings};
+use weir_receiver::intake::CountLimits;
+use weir_receiver::opencensus::TranslationCounts;
+use weir_receiver::{opencensus, otlp, plugin_http};
+
+use super::{Bench, pipelines, plugins};
+use crate::command::Failure;
+use crate::config::{
+    Cors, Id, Kind, Listen, ListenLimits, OpenCensusReceiver, OtlpReceiver, PipelineId, PluginReceiver,
+    ReceiverConfig, ServerTls,
+};
+
+/// A receiver, bound.
+pub(crate) enum Entrance {
+    /// Requests, each with an answer.
+    Requests(Bound),
+    /// Streams of OpenCensus libraries, and pages.
+    OpenCensus(opencensus::Bound),
+}
+
+impl Entrance {
+    /// Each protocol with its address.
+    pub(crate) fn local_addrs(&self) -> Vec<(&'static str, SocketAddr)> {
+        match self {
+            Self::Requests(bound) => bound.local_addrs(),
+            Self::OpenCensus(bound) => bound.local_addrs(),
+        }
+    }
+
+    /// Serves until `drain` is signaled and everything has ended; dropping the future cuts what is still open.
+    ///
+    /// # Errors
+    /// Where a socket cannot be handed to the runtime.
+    pub(crate) async fn serve(self, drain: Drain) -> io::Result<()> {
+        match self {
+            Self::Requests(bound) => bound.serve(drain).await,
+            Self::OpenCensus(bound) => bound.serve(drain).await,
+        }
+    }
+}
+
+/// Binds every receiver that some pipeline names.
+pub(crate) async fn doors(
+    bench: &mut Bench<'_>,
+    built: &BTreeMap<PipelineId, Arc<Pipeline>>,
+) -> Result<Vec<(String, Entrance)>, Failure> {
+    let config = bench.config;
+    let mut doors = Vec::new();
+    for (id, receiver) in &config.receivers {
+        if !config.uses(Kind::Receiver, id) {
+            continue;
+        }
+        let settings = settings(bench, id, built);
+        let started = match &receiver.value {
+            ReceiverConfig::Otlp(otlp) => otlp_config(otlp).bind(settings).map(Entrance::Requests),
+            ReceiverConfig::OpenCensus(opencensus) => {
+                let losses = TranslationCounts::default();
+                bench.sources.translations.push((id.to_string(), losses.clone()));
+                let config = opencensus_config(opencensus);
+                config.bind(settings, Arc::clone(&bench.nodes), losses).map(Entrance::OpenCensus)
+            }
+            ReceiverConfig::Plugin(plugin) => {
+                Ok(Entrance::Requests(of_plugin(bench, id, plugin, settings).await?))
+            }
+        };
+        doors.push((id.to_string(), started.with_context(|| format!("start receiver {id}"))?));
+    }
+    Ok(doors)
+}
+
+fn settings(bench: &mut Bench<'_>, id: &Id, built: &BTreeMap<PipelineId, Arc<Pipeline>>) -> Settings {
+    let counts = ReceiverCounts::default();
+    bench.sources.receivers.push((id.to_string(), counts.clone()));
+    let consumer = |signal: Signal| -> Option<Arc<dyn Consumer>> {
+        let fed = pipelines::fed_by(bench.config, built, id, signal);
+        (!fed.is_empty()).then(|| Arc::new(Fanout::new(fed)) as Arc<dyn Consumer>)
+    };
+    Settings {
+        id: id.to_string().into(),
+        pipelines: Pipelines {
+            traces: consumer(Signal::Traces),
+            metrics: consumer(Signal::Metrics),
+            logs: consumer(Signal::Logs),
+        },
+        ledger: Arc::clone(&bench.ledger),
+        counts,
+    }
+}
+
+async fn of_plugin(
+    bench: &mut Bench<'_>,
+    id: &Id,
+    receiver: &PluginReceiver,
+    settings: Settings,
+) -> Result<Bound, Failure> {
+    let (plugin, listeners) = plugins::http_receiver(bench, id, receiver).await?;
+    let mut bound = Bound::new();
+    for listener in listeners {
+        let config = plugin_http::Config {
+            endpoint: listener.address.clone(),
+            max_request_body_size: bytes(receiver.limits.request_bytes_max),
+            tls: tls(&receiver.tls),
+            cors: None,
+            limits: listen_limits(&receiver.limits),
+            counts: count_limits(&receiver.limits),
+        };
+        config
+            .bind(&mut bound, &listener.name, Arc::clone(&plugin), settings.clone())
+            .with_context(|| format!("start receiver {id}"))?;
+    }
+    Ok(bound)
+}
+
+fn otlp_config(receiver: &OtlpReceiver) -> otlp::Config {
+    let grpc = receiver.grpc.as_ref().map(|grpc| otlp::GrpcConfig {
+        endpoint: endpoint(&grpc.listen),
+        max_recv_msg_size_mib: mib(grpc.limits.request_bytes_max),
+        tls: tls(&grpc.listen.tls),
+        limits: listen_limits(&grpc.limits),
+    });
+    let http = receiver.http.as_ref().map(|http| otlp::HttpConfig {
+        endpoint: endpoint(&http.listen),
+        max_request_body_size: bytes(http.limits.request_bytes_max),
+        tls: tls(&http.listen.tls),
+        cors: cors(&http.cors),
+        limits: listen_limits(&http.limits),
+    });
+    let limits = receiver.grpc.as_ref().map(|grpc| &grpc.limits);
+    let limits = limits
+        .or(receiver.http.as_ref().map(|http| &http.limits))
+        .map_or_else(CountLimits::default, count_limits);
+    otlp::Config { protocols: otlp::Protocols { grpc, http }, limits }
+}
+
+fn opencensus_config(receiver: &OpenCensusReceiver) -> opencensus::Config {
+    opencensus::Config {
+        endpoint: endpoint(&receiver.listen),
+        max_recv_msg_size_mib: mib(receiver.limits.request_bytes_max),
+        tls: tls(&receiver.listen.tls),
+        cors: cors(&receiver.cors),
+        limits: listen_limits(&receiver.limits),
+        items: count_limits(&receiver.limits),
+    }
+}
+
+fn endpoint(listen: &Listen) -> String {
+    listen.endpoint.value.to_string()
+}
+
+fn tls(tls: &ServerTls) -> Option<TlsConfig> {
+    match tls {
+        ServerTls::Absent | ServerTls::Insecure => None,
+        ServerTls::Files(files) => Some(TlsConfig {
+            cert_file: files.cert_file.value.clone(),
+            key_file: files.key_file.value.clone(),
+            client_ca_file: files.client_ca_file.as_ref().map(|file| file.value.clone()),
+            min_version: MinVersion::default(),
+        }),
+    }
+}
+
+fn cors(cors: &Cors) -> Option<CorsConfig> {
+    if cors.allowed_origins.is_empty() {
+        return None;
+    }
+    let texts =
+        |list: &[crate::config::Located<String>]| list.iter().map(|text| text.value.clone()).collect();
+    Some(CorsConfig {
+        allowed_origins: texts(&cors.allowed_origins),
+        allowed_headers: texts(&cors.allowed_headers),
+        max_age: cors.max_age.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)),
+    })
+}
+
+fn listen_limits(limits: &ListenLimits) -> NetLimits {
+    NetLimits {
+        connections_max: limits.connections_max,
+        streams_max: limits.streams_max,
+        age_max: limits.age_max,
+        age_grace: limits.age_grace,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        request_timeout: limits.request_timeout,
+        ratio_max: limits.ratio_max,
+        ..NetLimits::default()
+    }
+}
+
+fn count_limits(limits: &ListenLimits) -> CountLimits {
+    CountLimits { items_max: limits.items_max, attributes_max: limits.attributes_max }
+}
+
+fn bytes(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn mib(limit: u64) -> usize {
+    bytes(limit.div_ceil(1024 * 1024))
+}

@@ -1,0 +1,117 @@
+//! `weir plugin`: looks at plugins.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use tokio::runtime::Runtime;
+use weir_plugin::Inspection;
+
+use super::{Failure, say};
+use crate::assembly::Foundation;
+use crate::config::{self, Config};
+
+/// Looks at plugins.
+#[derive(Debug, Subcommand)]
+pub(super) enum Plugin {
+    /// Lists the plugins of the program and of the plugin folder.
+    List(Where),
+    /// Shows what a plugin is, what it may do, and its settings.
+    Inspect {
+        /// A plugin's name, or the path of a `.wasm` file.
+        plugin: String,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+/// Where plugins lie.
+#[derive(Debug, Args)]
+pub(super) struct Where {
+    /// The configuration, whose `service: {plugin_dir: …}` is looked into.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The plugin folder itself.
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    plugin_dir: Option<PathBuf>,
+    /// Answers in JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it.
+pub(super) fn plugin(command: Plugin) -> Result<ExitCode, Failure> {
+    let runtime = Runtime::new().context("start the runtime")?;
+    let (inspections, json) = match command {
+        Plugin::List(place) => {
+            let host = foundation(&place, &runtime)?;
+            let all =
+                runtime.block_on(host.plugins.host().inspect_all()).context("read the plugin folder")?;
+            (all, place.json)
+        }
+        Plugin::Inspect { plugin, place } => {
+            let host = foundation(&place, &runtime)?;
+            let one = runtime.block_on(host.plugins.host().inspect(&plugin));
+            show_one(&one, place.json)?;
+            return Ok(if one.error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+    };
+    if json {
+        say(&serde_json::to_string_pretty(&inspections).context("write JSON")?);
+    } else {
+        inspections.iter().for_each(show_line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn foundation(place: &Where, runtime: &Runtime) -> Result<Foundation, Failure> {
+    let mut config = match &place.config {
+        Some(file) => {
+            let draft = config::load(file).map_err(|report| Failure::Config(report.to_string()))?;
+            draft.config().clone()
+        }
+        None => Config::default_run(false),
+    };
+    if place.plugin_dir.is_some() {
+        config.service.plugin_dir.clone_from(&place.plugin_dir);
+    }
+    Foundation::lay(&config, runtime.handle().clone())
+}
+
+fn show_line(plugin: &Inspection) {
+    let shadows = if plugin.shadows { ", in front of the bundled one" } else { "" };
+    match (&plugin.details, &plugin.error) {
+        (Some(details), _) => say(&format!(
+            "{:24} {:10} {} ({}{shadows})",
+            plugin.name,
+            details.descriptor.version,
+            details.scan.exports.join(", "),
+            plugin.source,
+        )),
+        (None, error) => say(&format!(
+            "{:24} cannot be used: {} ({}{shadows})",
+            plugin.name,
+            error.as_deref().unwrap_or("no reason known"),
+            plugin.source,
+        )),
+    }
+}
+
+fn show_one(plugin: &Inspection, json: bool) -> anyhow::Result<()> {
+    if json {
+        say(&serde_json::to_string_pretty(plugin)?);
+        return Ok(());
+    }
+    show_line(plugin);
+    if let Some(details) = &plugin.details {
+        say(&format!("  {}", details.descriptor.description));
+        say(&format!("  sha256   {}", details.digest));
+        say(&format!("  size     {} bytes", details.bytes));
+        say(&format!("  contract weir:plugin {}", plugin.contract));
+        say(&format!("  scan     {}", serde_json::to_string(&details.scan)?));
+        say(&format!("  asks for {}", serde_json::to_string(&details.marks)?));
+        say(&format!("  settings {}", serde_json::to_string_pretty(&details.descriptor.settings_schema)?));
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! `weir queue`: looks into queues, with the daemon running or not, and mends them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Subcommand};
+use tokio::runtime::Runtime;
+use weir_model::{Ledger, Signal};
+use weir_queue::{DiskQueue, Settings};
+
+use super::{Failure, complain, say};
+use crate::admin::{self, QueueView, Reply, Request};
+use crate::assembly::{self, NamedQueue};
+use crate::config::{self, Config};
+
+/// Looks into queues.
+#[derive(Debug, Args)]
+pub(super) struct Queue {
+    /// The configuration, whose `service: {data_dir: …}` is looked into.
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The data folder itself.
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "config")]
+    data_dir: Option<PathBuf>,
+    /// Answers in JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Lists queues and their exporters, or the dead letters of one pipeline.
+    Ls {
+        /// The pipeline whose dead letters are listed.
+        pipeline: Option<String>,
+        /// Only letters with a greater number.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Writes a dead letter to standard output, as OTLP/JSON or as it lies there.
+    Dump {
+        /// The pipeline.
+        pipeline: String,
+        /// The letter's number.
+        id: u64,
+        /// The OTLP protobuf bytes instead of JSON.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Gives a dead letter to its exporter again.
+    Requeue {
+        /// The pipeline.
+        pipeline: String,
+        /// The letter's number.
+        id: u64,
+    },
+    /// Deletes a dead letter for good.
+    Drop {
+        /// The pipeline.
+        pipeline: String,
+        /// The letter's number.
+        id: u64,
+    },
+    /// Deletes the cursor of an exporter that is not configured any more, and what only it was still to get.
+    Forget {
+        /// The pipeline.
+        pipeline: String,
+        /// The exporter's id.
+        exporter: String,
+    },
+}
+
+/// Does it.
+pub(super) fn queue(command: Queue) -> Result<ExitCode, Failure> {
+    let Queue { config, data_dir, json, act } = command;
+    let draft = match config {
+        Some(file) => Some(config::load(&file).map_err(|report| Failure::Config(report.to_string()))?),
+        None => None,
+    };
+    let config = draft.as_ref().map(|draft| draft.config());
+    let Some(data_dir) = data_dir.or_else(|| config.map(|config| config.service.data_dir.clone())) else {
+        complain("error: expected --config FILE or --data-dir DIR");
+        return Ok(ExitCode::from(64));
+    };
+    let raw = matches!(act, Act::Dump { raw: true, .. });
+    let runtime = Runtime::new().context("start the runtime")?;
+    let reply = runtime.block_on(ask(&data_dir, config, request(act)))?;
+    show(reply, json, raw)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(act: Act) -> Request {
+    match act {
+        Act::Ls { pipeline: None, .. } => Request::Ls,
+        Act::Ls { pipeline: Some(pipeline), after } => Request::DeadLetters { pipeline, after },
+        Act::Dump { pipeline, id, .. } => Request::Dump { pipeline, id },
+        Act::Requeue { pipeline, id } => Request::Requeue { pipeline, id },
+        Act::Drop { pipeline, id } => Request::Drop { pipeline, id },
+        Act::Forget { pipeline, exporter } => Request::Forget { pipeline, exporter },
+    }
+}
+
+/// Asks the daemon that has the folder, or opens the files where none does.
+async fn ask(data_dir: &Path, config: Option<&Config>, request: Request) -> anyhow::Result<Reply> {
+    if let Some(reply) = admin::ask(data_dir, &request).await.context("ask the running daemon")? {
+        return Ok(reply);
+    }
+    if let Request::Forget { pipeline, exporter } = &request {
+        may_forget(config, pipeline, exporter)?;
+    }
+    let queues = open(data_dir)?;
+    let mut reply = admin::perform(&queues, request).await;
+    if let Reply::Queues(queues) = &mut reply {
+        // Nobody has subscribed in this process: what is configured stands in the file, if anywhere.
+        for QueueView { pipeline, exporters, .. } in queues {
+            for cursor in exporters {
+                cursor.configured = config.map(|config| names(config, pipeline, &cursor.exporter));
+            }
+        }
+    }
+    for NamedQueue { pipeline, queue } in &queues {
+        queue.close().await.with_context(|| format!("close the queue of pipeline {pipeline}"))?;
+    }
+    Ok(reply)
+}
+
+/// The files alone cannot tell an exporter that is gone from one whose daemon is stopped.
+fn may_forget(config: Option<&Config>, pipeline: &str, exporter: &str) -> anyhow::Result<()> {
+    match config {
+        None => bail!(
+            "no daemon runs: expected --config FILE, which tells whether `{exporter}` is still configured"
+        ),
+        Some(config) if names(config, pipeline, exporter) => {
+            bail!("exporter `{exporter}` is configured: take it out of pipeline `{pipeline}` first")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether the configuration names this exporter in this pipeline.
+fn names(config: &Config, pipeline: &str, exporter: &str) -> bool {
+    let found = config.pipelines.iter().find(|(id, _)| id.to_string() == pipeline);
+    found.is_some_and(|(_, of)| of.exporters.iter().any(|id| id.value.to_string() == exporter))
+}
+
+fn open(data_dir: &Path) -> anyhow::Result<Vec<NamedQueue>> {
+    let folder = assembly::queues_dir(data_dir);
+    let entries = std::fs::read_dir(&folder).with_context(|| {
+        format!("look into {}: is this the data folder of a daemon that has run?", folder.display())
+    })?;
+    let mut queues = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name =
+            entry.file_name().into_string().map_err(|name| anyhow!("{} is no queue", name.display()))?;
+        let pipeline = assembly::pipeline_name(&name);
+        let settings = Settings::new(Ledger::new(weir_model::ledger::LEDGER_BYTES_DEFAULT));
+        let queue = DiskQueue::open(&entry.path(), settings, SystemTime::now())
+            .with_context(|| format!("open the queue of pipeline {pipeline}"))?;
+        queues.push(NamedQueue { pipeline, queue: queue as Arc<dyn weir_queue::Queue> });
+    }
+    queues.sort_by(|a, b| a.pipeline.cmp(&b.pipeline));
+    Ok(queues)
+}
+
+fn show(reply: Reply, json: bool, raw: bool) -> anyhow::Result<()> {
+    match reply {
+        Reply::Refused(why) => bail!(why),
+        Reply::Body { signal, hex } => dump(&signal, &hex, raw),
+        reply if json => {
+            say(&serde_json::to_string_pretty(&reply)?);
+            Ok(())
+        }
+        Reply::Done => {
+            say("done");
+            Ok(())
+        }
+        Reply::Queues(queues) => {
+            queues.iter().for_each(show_queue);
+            Ok(())
+        }
+        Reply::DeadLetters(letters) => {
+            if letters.is_empty() {
+                say("no dead letters");
+            }
+            for letter in letters {
+                say(&format!(
+                    "{:>6}  {}  {} {} ({} bytes)  record {}, after {} attempts  {}",
+                    letter.id,
+                    letter.exporter,
+                    letter.items,
+                    letter.signal,
+                    letter.bytes,
+                    letter.seq,
+                    letter.attempts,
+                    letter.reason,
+                ));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn show_queue(queue: &QueueView) {
+    let percent = queue.bytes.saturating_mul(100) / queue.budget_bytes.max(1);
+    say(&format!(
+        "{}  {} records, {} items, {} bytes in {} segments ({percent} % of the budget), {} dead letters",
+        queue.pipeline, queue.records, queue.items, queue.bytes, queue.segments, queue.dead_letters,
+    ));
+    if let Some(why) = &queue.degraded {
+        say(&format!("  degraded: {why}"));
+    }
+    for cursor in &queue.exporters {
+        let state = match (&cursor.paused, cursor.configured) {
+            (Some(why), _) => format!("paused: {why}"),
+            (None, Some(true)) => "ok".to_owned(),
+            (None, None) => "no daemon runs".to_owned(),
+            (None, Some(false)) => {
+                "not configured any more: kept 24 h, or until `weir queue forget`".to_owned()
+            }
+        };
+        say(&format!(
+            "  {}  {} records, {} items to come, {} leases out, {} dead letters  {state}",
+            cursor.exporter, cursor.records, cursor.items, cursor.in_flight, cursor.dead_letters,
+        ));
+    }
+}
+
+fn dump(signal: &str, hex: &str, raw: bool) -> anyhow::Result<()> {
+    let body = unhex(hex).context("the daemon's answer is not in hex")?;
+    let mut out = std::io::stdout().lock();
+    if raw {
+        return out.write_all(&body).context("write to standard output");
+    }
+    let signal: Signal = signal.parse().map_err(|_| anyhow!("an unknown signal {signal:?}"))?;
+    let mut json = Vec::new();
+    weir_wire::json::to_json(signal, &body, &mut json)
+        .map_err(|error| anyhow!("the letter is not OTLP: {error}"))?;
+    json.push(b'\n');
+    out.write_all(&json).context("write to standard output")
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
+        _ => None,
+    });
+    pairs.collect()
+}

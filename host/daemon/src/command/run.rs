@@ -1,0 +1,91 @@
+//! `weir run`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::runtime::{Handle, Runtime};
+use tracing::{info, warn};
+use weir_net::Drain;
+
+use super::{Failure, complain};
+use crate::assembly::{Daemon, Foundation};
+use crate::bundled::BUNDLED;
+use crate::config::{self, Config, Draft, LogFormat, Report};
+use crate::shutdown::{self, Ended};
+use crate::telemetry::logs;
+use crate::validate;
+
+/// A configuration that can be started, and what it was checked with.
+pub(super) struct Prepared {
+    pub(super) config: Config,
+    pub(super) foundation: Foundation,
+}
+
+/// Runs until SIGTERM or Ctrl-C.
+pub(super) fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
+    let runtime = Runtime::new().context("start the runtime")?;
+    let prepared = match file {
+        Some(path) => {
+            let draft = config::load(path);
+            if let Ok(draft) = &draft {
+                start_log(draft.config());
+            }
+            prepare(draft, runtime.handle())?
+        }
+        None => by_default(runtime.handle())?,
+    };
+    runtime.block_on(serve(prepared))
+}
+
+/// Completes a draft: everything that is wrong with it is told at once.
+pub(super) fn prepare(draft: Result<Draft, Report>, runtime: &Handle) -> Result<Prepared, Failure> {
+    let wrong = |report: Report| Failure::Config(report.to_string());
+    let draft = draft.map_err(wrong)?;
+    let foundation = Foundation::lay(draft.config(), runtime.clone())?;
+    let checked = validate::check(draft, &foundation.plugins).map_err(wrong)?;
+    for warning in &checked.warnings {
+        warn!("{}", warning.line());
+    }
+    Ok(Prepared { config: checked.config, foundation })
+}
+
+fn by_default(runtime: &Handle) -> Result<Prepared, Failure> {
+    let zipkin = BUNDLED.iter().any(|plugin| plugin.name == "zipkin-receiver");
+    let config = Config::default_run(zipkin);
+    start_log(&config);
+    info!("no configuration: standard ports on localhost, queue in memory, exporter debug");
+    let foundation = Foundation::lay(&config, runtime.clone())?;
+    Ok(Prepared { config, foundation })
+}
+
+fn start_log(config: &Config) {
+    let of = &config.service.telemetry.logs;
+    let format = match of.format {
+        LogFormat::Text => logs::Format::Text,
+        LogFormat::Json => logs::Format::Json,
+    };
+    logs::start(of.level.name(), format);
+}
+
+async fn serve(prepared: Prepared) -> Result<ExitCode, Failure> {
+    let started = std::time::Instant::now();
+    let daemon = Daemon::assemble(prepared.config, prepared.foundation).await?;
+    let stop = Drain::new();
+    let running = tokio::spawn(daemon.run(stop.clone()));
+    info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
+    let signal = shutdown::signaled().await.context("listen for signals")?;
+    info!(signal, "draining");
+    stop.signal();
+    match running.await.context("the daemon panicked")? {
+        Ended::Clean { took } => {
+            info!(?took, "drained cleanly");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Cut { what } => {
+            warn!(what, "the drain was cut");
+            complain(&format!("error: the drain was cut at its deadline: {what}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

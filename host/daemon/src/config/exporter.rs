@@ -1,0 +1,462 @@
+//! `exporters:` where telemetry goes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+
+use super::location::Located;
+use super::plugin::{self, PluginConfig};
+use super::processor::{self, BatchConfig};
+use super::secret::Secret;
+use super::section::{Field, Hints, Section};
+use super::tls::{self, ClientTls};
+use super::{Id, Kind};
+
+/// Exporters that are part of the binary.
+pub(crate) const NATIVE: [&str; 3] = ["otlp", "otlphttp", "debug"];
+
+/// Other programs' names for `otlp` and `otlphttp`.
+const OTLP_NAMES: [&str; 4] = ["otlp", "otlp_grpc", "otlphttp", "otlp_http"];
+
+/// One exporter.
+#[derive(Debug, Clone)]
+pub struct ExporterConfig {
+    /// How it is tried, and tried again.
+    pub delivery: Delivery,
+    /// What it is.
+    pub kind: ExporterKind,
+}
+
+/// What an exporter is.
+#[derive(Debug, Clone)]
+pub enum ExporterKind {
+    /// `otlp`, `otlphttp`.
+    Otlp(OtlpExporter),
+    /// `debug`.
+    Debug(DebugExporter),
+    /// Anything else.
+    Plugin(PluginExporter),
+}
+
+/// Keys that every exporter has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// `timeout`: how long one try may take. 10 s; a plugin's `call_deadline` where it is one.
+    pub timeout: Duration,
+    /// `retry`: how long to wait between tries. There is no last try.
+    pub retry: Retry,
+    /// `queue: {when_full: …}`.
+    pub when_full: WhenFull,
+    /// `batch`: instead of the pipeline's processor, for this exporter alone.
+    pub batch: Option<BatchConfig>,
+    /// `pool`: tries under way at once, at most one for each of the 16 lanes; for a plugin, its instances.
+    pub pool: Option<usize>,
+}
+
+/// Waits between tries; each is twice the one before, with jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// `initial_interval`: after the first refusal. 500 ms.
+    pub initial_interval: Duration,
+    /// `max_interval`: the longest, also for what the backend asks for. 30 s.
+    pub max_interval: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { initial_interval: Duration::from_millis(500), max_interval: Duration::from_secs(30) }
+    }
+}
+
+/// What happens to an exporter that is so far behind that the queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// `refuse`: senders are told to come again; nothing that was promised is lost.
+    #[default]
+    Refuse,
+    /// `skip_oldest`: this exporter loses what is oldest; counted as loss.
+    SkipOldest,
+}
+
+/// `otlp:`.
+#[derive(Debug, Clone)]
+pub struct OtlpExporter {
+    /// `endpoint`, always with its scheme: `http://127.0.0.1:4317/`, `https://in.example/base`. Paths such as
+    /// `/v1/traces` are added to it.
+    pub endpoint: Located<Uri>,
+    /// `protocol`.
+    pub protocol: OtlpProtocol,
+    /// `compression`.
+    pub compression: Compression,
+    /// `headers` of every request, by their names in lower case.
+    pub headers: BTreeMap<String, Secret>,
+    /// `tls`.
+    pub tls: ClientTls,
+    /// `auth`.
+    pub auth: Option<Auth>,
+}
+
+/// How OTLP travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// `grpc`, which `otlp` is unless told otherwise.
+    Grpc,
+    /// `http`: protobuf over HTTP, which `otlphttp` always is.
+    Http,
+}
+
+/// How request bodies are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// `none`: the bytes as they lie in the queue.
+    #[default]
+    None,
+    /// `gzip`.
+    Gzip,
+    /// `zstd`.
+    Zstd,
+}
+
+/// `debug:` writes to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DebugExporter {
+    /// `verbosity`.
+    pub verbosity: Verbosity,
+}
+
+/// How much `debug` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// `basic`: a line for each batch.
+    Basic,
+    /// `detailed`: every item.
+    Detailed,
+}
+
+/// An exporter that a plugin encodes for.
+#[derive(Debug, Clone)]
+pub struct PluginExporter {
+    /// Which plugin, with its settings.
+    pub plugin: PluginConfig,
+    /// `tls` of its requests.
+    pub tls: ClientTls,
+    /// `auth` of its requests; the plugin does not see it.
+    pub auth: Option<Auth>,
+}
+
+/// Credentials that the host adds to requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// `bearer: TOKEN`.
+    Bearer(Secret),
+    /// `basic: {username: …, password: …}`.
+    Basic {
+        /// The user.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+}
+
+const HINTS: Hints = &[
+    ("sending_queue", "this is `queue` here, and `service: {queue: …}` for all exporters"),
+    ("retry_on_failure", "this is `retry`"),
+    ("batcher", "this is `batch`"),
+    ("traces_endpoint", "`endpoint` is the base; `/v1/traces` is added to it"),
+    ("metrics_endpoint", "`endpoint` is the base; `/v1/metrics` is added to it"),
+    ("logs_endpoint", "`endpoint` is the base; `/v1/logs` is added to it"),
+    ("encoding", "OTLP leaves as protobuf"),
+    ("insecure", "this is `tls: {insecure: true}`"),
+];
+
+/// Lanes of a queue: more tries at once would wait for one another.
+const POOL_MAX: u64 = weir_model::LANES as u64;
+
+pub(crate) fn read(id: &Id, field: &Field<'_>) -> ExporterConfig {
+    let mut section = field.section();
+    let type_name = id.type_name.as_str();
+    if section.has("plugin") || !(OTLP_NAMES.contains(&type_name) || type_name == "debug") {
+        return of_plugin(id, field, section);
+    }
+    let delivery = delivery(&mut section, Duration::from_secs(10));
+    if type_name == "debug" {
+        let words = [("basic", Verbosity::Basic), ("detailed", Verbosity::Detailed)];
+        let verbosity = section.field("verbosity").and_then(|field| field.choice(&words));
+        section.finish(HINTS);
+        let debug = DebugExporter { verbosity: verbosity.unwrap_or(Verbosity::Basic) };
+        return ExporterConfig { delivery, kind: ExporterKind::Debug(debug) };
+    }
+    let otlp = otlp(type_name, &mut section);
+    section.finish(HINTS);
+    ExporterConfig { delivery, kind: ExporterKind::Otlp(otlp) }
+}
+
+fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterConfig {
+    let tls = tls::client(&mut section);
+    let auth = auth(&mut section);
+    let limits = section.section("limits");
+    // Delivery's default rests on the plugin's limits, which are read last, with all that is the plugin's.
+    let written = section.has("timeout");
+    let mut delivery = delivery(&mut section, Duration::from_secs(60));
+    let plugin = plugin::read(id, Kind::Exporter, section, limits, field.key_at);
+    if !written {
+        delivery.timeout = plugin.limits.call_deadline;
+    }
+    ExporterConfig { delivery, kind: ExporterKind::Plugin(PluginExporter { plugin, tls, auth }) }
+}
+
+fn delivery(section: &mut Section<'_>, timeout: Duration) -> Delivery {
+    let times = Duration::from_millis(100)..=Duration::from_secs(600);
+    let timeout = section.field("timeout").and_then(|field| field.duration(times)).unwrap_or(timeout);
+    let retry = retry(section.section("retry"));
+    let mut queue = section.section("queue");
+    let words = [("refuse", WhenFull::Refuse), ("skip_oldest", WhenFull::SkipOldest)];
+    let when_full = queue.field("when_full").and_then(|field| field.choice(&words)).unwrap_or_default();
+    queue.finish(&[
+        ("queue_size", "budgets are set for all exporters: `service: {queue: {budget_mib: …}}`"),
+        ("storage", "storage is chosen for all exporters: `service: {queue: {storage: disk}}`"),
+        ("num_consumers", "this is `pool` of the exporter"),
+        ("enabled", "every exporter has a queue: nothing is acknowledged without one"),
+    ]);
+    let batch = section.field("batch").map(|field| processor::batch(field.section()));
+    Delivery { timeout, retry, when_full, batch, pool: plugin::pool(section, POOL_MAX) }
+}
+
+fn retry(mut section: Section<'_>) -> Retry {
+    let mut retry = Retry::default();
+    let times = Duration::from_millis(10)..=Duration::from_secs(3600);
+    if let Some(time) = section.field("initial_interval").and_then(|field| field.duration(times.clone())) {
+        retry.initial_interval = time;
+        retry.max_interval = retry.max_interval.max(time);
+    }
+    if let Some(field) = section.field("max_interval") {
+        match field.duration(times) {
+            Some(time) if time < retry.initial_interval => {
+                field.wrong("expected at least as much as `initial_interval`");
+            }
+            Some(time) => retry.max_interval = time,
+            None => {}
+        }
+    }
+    section.finish(&[
+        ("max_elapsed_time", "there is no last try: what was acknowledged is kept until it is delivered"),
+        ("max_attempts", "there is no last try: what was acknowledged is kept until it is delivered"),
+        ("enabled", "there is no last try: what was acknowledged is kept until it is delivered"),
+        ("initial", "this is `initial_interval`"),
+        ("max", "this is `max_interval`"),
+    ]);
+    retry
+}
+
+fn otlp(type_name: &str, section: &mut Section<'_>) -> OtlpExporter {
+    let words = [("grpc", OtlpProtocol::Grpc), ("http", OtlpProtocol::Http)];
+    let protocol = match type_name {
+        "otlphttp" | "otlp_http" => Some(OtlpProtocol::Http),
+        "otlp_grpc" => Some(OtlpProtocol::Grpc),
+        _ => section.field("protocol").and_then(|field| field.choice(&words)),
+    };
+    let protocol = protocol.unwrap_or(OtlpProtocol::Grpc);
+    let words = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let compression = section.field("compression").and_then(|field| field.choice(&words)).unwrap_or_default();
+    let headers = headers(section.section("headers"));
+    let tls = tls::client(section);
+    let auth = auth(section);
+    let endpoint = match section.field("endpoint") {
+        Some(field) => endpoint(&field, protocol, &tls),
+        None => {
+            section.problems.push(
+                super::Diagnostic::error(
+                    section.at,
+                    section.path.clone(),
+                    "an exporter without an `endpoint`",
+                )
+                .label(format!("expected `endpoint: {}`", example(protocol))),
+            );
+            None
+        }
+    };
+    let endpoint = endpoint.unwrap_or_else(|| Located::new(Uri::default(), section.at));
+    OtlpExporter { endpoint, protocol, compression, headers, tls, auth }
+}
+
+fn example(protocol: OtlpProtocol) -> &'static str {
+    match protocol {
+        OtlpProtocol::Grpc => "https://in.example:4317",
+        OtlpProtocol::Http => "https://in.example:4318",
+    }
+}
+
+/// The endpoint with its scheme: what was written, else by `tls`, else plaintext on loopback and TLS elsewhere.
+fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Option<Located<Uri>> {
+    let address = format!("an address as in `{}`", example(protocol));
+    let text = field.text(&address)?;
+    let expected = format!("expected {address}");
+    let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let written: Option<Uri> = whole.parse().ok();
+    let Some(uri) = written.filter(|uri| uri.host().is_some_and(|host| !host.is_empty())) else {
+        field.wrong(expected);
+        return None;
+    };
+    let plain = tls.insecure.as_ref().map(|insecure| insecure.value);
+    let secure = match text.split_once("://").map(|(scheme, _)| scheme) {
+        Some("http") if tls.asks_for_tls() => {
+            field.wrong("expected `https://`: the keys under `tls` are for TLS");
+            return None;
+        }
+        Some("https") if plain == Some(true) => {
+            field.wrong("expected `http://`, or no `insecure: true` under `tls`");
+            return None;
+        }
+        Some("http") => false,
+        Some("https") => true,
+        Some(_) => {
+            field.wrong(expected);
+            return None;
+        }
+        None => !plain.unwrap_or(!tls.asks_for_tls() && is_loopback(&uri)),
+    };
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    if authority.contains('@') || uri.query().is_some() {
+        field.wrong("expected an address without a user and without a query; credentials stand under `auth`");
+        return None;
+    }
+    let base = uri.path().trim_end_matches('/');
+    match protocol {
+        OtlpProtocol::Grpc if uri.port_u16().is_none() => {
+            field.wrong(format!("expected a port, as in `{authority}:4317`"));
+            return None;
+        }
+        OtlpProtocol::Grpc if !base.is_empty() => {
+            field.wrong("expected an address without a path: gRPC has paths of its own; for HTTP say `protocol: http`");
+            return None;
+        }
+        OtlpProtocol::Http
+            if base.ends_with("/v1/traces")
+                || base.ends_with("/v1/metrics")
+                || base.ends_with("/v1/logs") =>
+        {
+            field.wrong("expected the address without `/v1/…`: it is added for each signal");
+            return None;
+        }
+        OtlpProtocol::Grpc | OtlpProtocol::Http => {}
+    }
+    let scheme = if secure { "https" } else { "http" };
+    let whole = format!("{scheme}://{authority}{base}");
+    whole.parse().ok().map(|uri| Located::new(uri, field.at()))
+}
+
+fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Headers that are the protocol's.
+const OWN_HEADERS: [&str; 8] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "grpc-encoding",
+    "host",
+    "te",
+    "transfer-encoding",
+];
+
+/// Headers that one exporter may add: servers refuse a hundred.
+const HEADERS_MAX: usize = 64;
+
+fn headers(section: Section<'_>) -> BTreeMap<String, Secret> {
+    let mut read = BTreeMap::new();
+    for (name, value) in section.fields() {
+        let known: Option<HeaderName> = name.parse().ok();
+        let own = known.as_ref().is_some_and(|name| OWN_HEADERS.contains(&name.as_str()));
+        match known {
+            Some(_) if own => {
+                let error = value.key_error(format!("the header `{}` is the protocol's", value.name));
+                value.problems.push(error.label("expected no such header"));
+            }
+            Some(_) if read.len() == HEADERS_MAX => {
+                value.problems.push(
+                    value.key_error("too many headers").label(format!("expected at most {HEADERS_MAX}")),
+                );
+                break;
+            }
+            Some(name) => {
+                let Some(text) = value.text("a text") else {
+                    continue;
+                };
+                if HeaderValue::from_str(text).is_ok() {
+                    read.insert(name.as_str().to_owned(), Secret::new(text));
+                } else {
+                    let error =
+                        value.error(format!("the value of the header `{}` cannot be sent", value.name));
+                    value.problems.push(error.label("expected visible characters and spaces"));
+                }
+            }
+            None => {
+                let error = value.key_error(format!("`{}` cannot be a header", value.name));
+                value.problems.push(error.label("expected letters, digits and `-`"));
+            }
+        }
+    }
+    read
+}
+
+fn auth(section: &mut Section<'_>) -> Option<Auth> {
+    let field = section.field("auth")?;
+    let mut keys = field.section();
+    let bearer = keys.field("bearer").and_then(|field| field.text("a token").map(Secret::new));
+    let basic = keys.field("basic").and_then(|field| {
+        let mut basic = field.section();
+        let username = basic.field("username").and_then(|field| field.text("a name").map(str::to_owned));
+        let password = basic.field("password").and_then(|field| field.text("a password").map(Secret::new));
+        basic.finish(&[]);
+        Some(Auth::Basic { username: username?, password: password? })
+    });
+    let (has_bearer, has_basic) = (keys.has("bearer"), keys.has("basic"));
+    let unknown = keys.rest().len();
+    keys.finish(&[("authenticator", "expected `bearer: TOKEN` or `basic: {username: …, password: …}`")]);
+    if has_bearer == has_basic {
+        if unknown == 0 {
+            let message = if has_bearer { "credentials of two kinds" } else { "credentials of no kind" };
+            let expected = "expected one of `bearer: TOKEN` and `basic: {username: …, password: …}`";
+            field.problems.push(field.error(message).label(expected));
+        }
+        return None;
+    }
+    bearer.map(Auth::Bearer).or(basic)
+}
+
+/// What runs without a file.
+pub(crate) fn default_debug() -> ExporterConfig {
+    ExporterConfig {
+        delivery: Delivery {
+            timeout: Duration::from_secs(10),
+            retry: Retry::default(),
+            when_full: WhenFull::Refuse,
+            batch: None,
+            pool: None,
+        },
+        kind: ExporterKind::Debug(DebugExporter { verbosity: Verbosity::Basic }),
+    }
+}
+
+impl ExporterConfig {
+    /// The plugin, where it is one.
+    pub fn plugin(&self) -> Option<&PluginConfig> {
+        match &self.kind {
+            ExporterKind::Otlp(_) | ExporterKind::Debug(_) => None,
+            ExporterKind::Plugin(exporter) => Some(&exporter.plugin),
+        }
+    }
+
+    /// How its requests are protected, where it makes some.
+    pub fn tls(&self) -> Option<&ClientTls> {
+        match &self.kind {
+            ExporterKind::Debug(_) => None,
+            ExporterKind::Otlp(exporter) => Some(&exporter.tls),
+            ExporterKind::Plugin(exporter) => Some(&exporter.tls),
+        }
+    }
+}

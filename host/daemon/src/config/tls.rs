@@ -1,0 +1,149 @@
+//! `tls:` of what listens and of what dials.
+
+use std::path::PathBuf;
+
+use super::location::Located;
+use super::section::{Hints, Section};
+
+/// `tls:` of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerTls {
+    /// Nothing was written: plaintext, which is taken on loopback addresses only.
+    Absent,
+    /// `insecure: true`: plaintext on any address, as the user has spelled out.
+    Insecure,
+    /// TLS.
+    Files(ServerTlsFiles),
+}
+
+/// Files of a listener's TLS, all in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTlsFiles {
+    /// The certificate with its chain.
+    pub cert_file: Located<PathBuf>,
+    /// Its private key.
+    pub key_file: Located<PathBuf>,
+    /// Authorities of which one must vouch for a client; without them any client is taken.
+    pub client_ca_file: Option<Located<PathBuf>>,
+}
+
+/// `tls:` of an exporter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientTls {
+    /// `true`: plaintext where the endpoint does not say. `false`: TLS. `None`: nothing was written.
+    pub insecure: Option<Located<bool>>,
+    /// Authorities to trust instead of the usual ones, PEM.
+    pub ca_file: Option<Located<PathBuf>>,
+    /// Our certificate with its chain, where the backend asks for one, PEM.
+    pub cert_file: Option<Located<PathBuf>>,
+    /// Its private key, PEM.
+    pub key_file: Option<Located<PathBuf>>,
+}
+
+impl ClientTls {
+    /// Whether something was written that only TLS can mean.
+    pub fn asks_for_tls(&self) -> bool {
+        let Self { insecure, ca_file, cert_file, key_file } = self;
+        let files = ca_file.is_some() || cert_file.is_some() || key_file.is_some();
+        files || insecure.as_ref().is_some_and(|insecure| !insecure.value)
+    }
+
+    /// Every file that must be readable.
+    pub fn files(&self) -> impl Iterator<Item = &Located<PathBuf>> {
+        [&self.ca_file, &self.cert_file, &self.key_file].into_iter().flatten()
+    }
+}
+
+impl ServerTls {
+    /// Every file that must be readable.
+    pub fn files(&self) -> Vec<&Located<PathBuf>> {
+        match self {
+            Self::Absent | Self::Insecure => Vec::new(),
+            Self::Files(ServerTlsFiles { cert_file, key_file, client_ca_file }) => {
+                [Some(cert_file), Some(key_file), client_ca_file.as_ref()].into_iter().flatten().collect()
+            }
+        }
+    }
+}
+
+const SERVER_HINTS: Hints = &[("ca_file", "the authorities of clients are `client_ca_file`")];
+
+pub(crate) fn server(section: &mut Section<'_>) -> ServerTls {
+    if section.field("tls").is_none() {
+        return ServerTls::Absent;
+    }
+    let mut tls = section.section("tls");
+    let insecure = tls.field("insecure").and_then(|field| Some((field.boolean()?, field)));
+    let cert_file = tls.field("cert_file").map(|field| (field.path(), field));
+    let key_file = tls.field("key_file").map(|field| (field.path(), field));
+    let client_ca_file = tls.field("client_ca_file").and_then(|field| field.path());
+    let (at, path, problems) = (tls.at, tls.path.clone(), tls.problems);
+    tls.finish(SERVER_HINTS);
+    if let Some((true, field)) = &insecure {
+        if cert_file.is_some() || key_file.is_some() || client_ca_file.is_some() {
+            field.wrong("expected either `insecure: true` or files, not both");
+        }
+        return ServerTls::Insecure;
+    }
+    match (cert_file, key_file) {
+        (Some((Some(cert_file), _)), Some((Some(key_file), _))) => {
+            ServerTls::Files(ServerTlsFiles { cert_file, key_file, client_ca_file })
+        }
+        // A path that is no path has been spoken of.
+        (Some(_), Some(_)) => ServerTls::Insecure,
+        (Some((_, field)), None) => {
+            field
+                .problems
+                .push(field.error("a certificate without its key").label("expected `key_file` beside it"));
+            ServerTls::Insecure
+        }
+        (None, Some((_, field))) => {
+            field
+                .problems
+                .push(field.error("a key without its certificate").label("expected `cert_file` beside it"));
+            ServerTls::Insecure
+        }
+        (None, None) if client_ca_file.is_some() || insecure.is_none() => {
+            let error = super::report::Diagnostic::error(at, path, "TLS without a certificate");
+            problems
+                .push(error.label("expected `cert_file` and `key_file`, or `insecure: true` for plaintext"));
+            ServerTls::Insecure
+        }
+        (None, None) => ServerTls::Absent,
+    }
+}
+
+const CLIENT_HINTS: Hints = &[
+    ("insecure_skip_verify", "certificates are always verified; name the authority in `ca_file`"),
+    ("server_name_override", "the certificate must bear the endpoint's host"),
+];
+
+pub(crate) fn client(section: &mut Section<'_>) -> ClientTls {
+    if section.field("tls").is_none() {
+        return ClientTls::default();
+    }
+    let mut tls = section.section("tls");
+    let insecure = tls.field("insecure").and_then(|field| Some(Located::new(field.boolean()?, field.at())));
+    let ca_file = tls.field("ca_file").and_then(|field| field.path());
+    let cert = tls.field("cert_file");
+    let key = tls.field("key_file");
+    match (&cert, &key) {
+        (Some(cert), None) => {
+            cert.problems
+                .push(cert.error("a certificate without its key").label("expected `key_file` beside it"));
+        }
+        (None, Some(key)) => {
+            key.problems
+                .push(key.error("a key without its certificate").label("expected `cert_file` beside it"));
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    let read = ClientTls {
+        insecure,
+        ca_file,
+        cert_file: cert.and_then(|field| field.path()),
+        key_file: key.and_then(|field| field.path()),
+    };
+    tls.finish(CLIENT_HINTS);
+    read
+}

@@ -1,0 +1,22 @@
+//! The daemon: the process around the parts.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `command.rs` | the command line |
+//! | `config.rs`, `validate.rs` | the user's file, and everything that is wrong with it |
+//! | `assembly.rs` | who is connected to whom |
+//! | `shutdown.rs` | the order of death |
+//! | `admin.rs` | what `weir queue` asks a running daemon |
+//! | `telemetry.rs` | our own log, metrics and health |
+//! | `bundled.rs` | plugins that are part of the program |
+//!
+//! Invariant: the only crate that knows all others.
+
+pub mod admin;
+pub mod assembly;
+pub mod bundled;
+pub mod command;
+pub mod config;
+pub mod shutdown;
+pub mod telemetry;
+pub mod validate;

@@ -1,0 +1,5 @@
+//! What the process says about itself: its log, its metrics, its health.
+
+pub mod logs;
+pub mod metrics;
+pub mod pages;

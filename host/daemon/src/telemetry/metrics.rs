@@ -1,0 +1,520 @@
+//! Own metrics in the text format, under names that users of the OpenTelemetry Collector know.
+//!
+//! What the Collector counts too has its name (`otelcol_receiver_accepted_spans` …, with `_total` as its newer
+//! versions write counters); what only we have begins with `weir_`.
+//!
+//! Every label value is a configured id, a name from an enum, or a node's id, of which at most [`NODES_SHOWN_MAX`]
+//! are shown (CVE-2023-45142: labels that peers choose).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use weir_exporter::ExporterCounts;
+use weir_model::count::{BySignal, ReceiverCounts};
+use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
+use weir_pipeline::PipelineCounts;
+use weir_queue::{Queue, QueueCounts, Status};
+use weir_receiver::opencensus::TranslationCounts;
+
+/// Nodes that `/metrics` shows: the ones heard most recently. All of them are counted in `weir_nodes`.
+pub const NODES_SHOWN_MAX: usize = 100;
+
+const SIGNALS: [Signal; 3] = [Signal::Traces, Signal::Metrics, Signal::Logs];
+
+/// One exporter of one pipeline.
+#[derive(Debug, Clone)]
+pub struct ExporterSource {
+    /// The configured id.
+    pub exporter: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// What it counts.
+    pub counts: ExporterCounts,
+}
+
+/// One pipeline with its log.
+#[derive(Clone)]
+pub struct PipelineSource {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// What it counts.
+    pub counts: PipelineCounts,
+    /// Its log.
+    pub queue: Arc<dyn Queue>,
+    /// What the log counts.
+    pub queue_counts: QueueCounts,
+}
+
+/// One configured plugin id: its counters in the order in which they are shown, name and help first.
+#[derive(Clone)]
+pub struct PluginSource {
+    /// The configured id.
+    pub id: String,
+    /// The counters, read when asked.
+    pub read: Arc<dyn Fn() -> Vec<PluginFigure> + Send + Sync>,
+}
+
+/// One figure of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginFigure {
+    /// What is counted, from a fixed set.
+    pub name: &'static str,
+    /// Its kind within that (an outcome, an end), or empty.
+    pub kind: String,
+    /// The value.
+    pub value: u64,
+}
+
+/// Everything that is shown. Sources are added while the process is assembled.
+#[derive(Default)]
+pub struct Sources {
+    /// Configured receivers.
+    pub receivers: Vec<(String, ReceiverCounts)>,
+    /// What translation has cost, by receiver.
+    pub translations: Vec<(String, TranslationCounts)>,
+    /// Pipelines.
+    pub pipelines: Vec<PipelineSource>,
+    /// Exporters.
+    pub exporters: Vec<ExporterSource>,
+    /// Plugins.
+    pub plugins: Vec<PluginSource>,
+}
+
+/// The metrics page.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// The page over these sources.
+    pub fn new(sources: Sources, ledger: Arc<Ledger>, nodes: Arc<NodeRegistry>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Page { sources, ledger, nodes, started: Instant::now() }));
+        Self { registry }
+    }
+
+    /// The page as text.
+    ///
+    /// # Errors
+    /// Never in practice: a string takes all.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// The content type of the page, which Prometheus 3 insists on.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+struct Page {
+    sources: Sources,
+    ledger: Arc<Ledger>,
+    nodes: Arc<NodeRegistry>,
+    started: Instant,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Page")
+    }
+}
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.receivers(&mut encoder)?;
+        self.pipelines(&mut encoder)?;
+        self.exporters(&mut encoder)?;
+        self.queues(&mut encoder)?;
+        self.plugins(&mut encoder)?;
+        self.memory(&mut encoder)?;
+        self.node_rows(&mut encoder)?;
+        self.process(&mut encoder)
+    }
+}
+
+impl Page {
+    fn receivers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = &self.sources.receivers;
+        for signal in SIGNALS {
+            let noun = noun(signal);
+            let rows = all
+                .iter()
+                .map(|(id, counts)| (vec![("receiver", id.clone())], counts.accepted.of(signal).get()));
+            let name = format!("otelcol_receiver_accepted_{noun}");
+            counter(encoder, &name, "Items for which success was answered", rows)?;
+            let by_reason = |pick: fn(&ReceiverCounts, Signal, Reason) -> u64| {
+                let mut rows = Vec::new();
+                for (id, counts) in all {
+                    for reason in Reason::ALL {
+                        let value = pick(counts, signal, reason);
+                        if value > 0 {
+                            rows.push((
+                                vec![("receiver", id.clone()), ("reason", reason.to_string())],
+                                value,
+                            ));
+                        }
+                    }
+                }
+                rows
+            };
+            let refused = by_reason(|counts, signal, reason| counts.refused.of(signal, reason).get());
+            let name = format!("otelcol_receiver_refused_{noun}");
+            counter(encoder, &name, "Items of requests that were refused", refused)?;
+            let dropped = by_reason(|counts, signal, reason| counts.dropped.of(signal, reason).get());
+            let name = format!("weir_receiver_dropped_{noun}");
+            counter(
+                encoder,
+                &name,
+                "Items that are gone: cut as invalid, or taken without an answer",
+                dropped,
+            )?;
+        }
+        let of = |pick: fn(&ReceiverCounts) -> &Counter| {
+            all.iter()
+                .map(|(id, counts)| (vec![("receiver", id.clone())], pick(counts).get()))
+                .collect::<Vec<_>>()
+        };
+        counter(encoder, "weir_receiver_requests", "Requests and stream messages", of(|c| &c.requests))?;
+        let help = "Requests refused whole before their items could be counted";
+        counter(encoder, "weir_receiver_requests_refused", help, of(|c| &c.requests_refused))?;
+        gauge(encoder, "weir_receiver_streams", "Streams open now", of(|c| &c.streams))?;
+        self.translations(encoder)
+    }
+
+    fn translations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut rows = Vec::new();
+        for (id, counts) in &self.sources.translations {
+            for (kind, counter) in [
+                ("metrics_untranslatable", &counts.metrics_untranslatable),
+                ("points_unset", &counts.points_unset),
+                ("buckets_cut", &counts.buckets_cut),
+                ("attributes_cut", &counts.attributes_cut),
+                ("texts_cut", &counts.texts_cut),
+                ("texts_repaired", &counts.texts_repaired),
+                ("stack_traces_cut", &counts.stack_traces_cut),
+            ] {
+                rows.push((vec![("receiver", id.clone()), ("kind", kind.to_owned())], counter.get()));
+            }
+        }
+        counter(
+            encoder,
+            "weir_receiver_translation_losses",
+            "What OTLP has no place for, or what was over a limit",
+            rows,
+        )
+    }
+
+    fn pipelines(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = |pick: fn(&PipelineCounts) -> &BySignal| {
+            let row = |source: &PipelineSource| {
+                SIGNALS
+                    .map(|signal| {
+                        (vec![("pipeline", source.pipeline.clone())], pick(&source.counts).of(signal).get())
+                    })
+                    .into_iter()
+                    .filter(|(_, value)| *value > 0)
+                    .collect::<Vec<_>>()
+            };
+            self.sources.pipelines.iter().flat_map(row).collect::<Vec<_>>()
+        };
+        let help = "Items that doors handed to the pipeline";
+        counter(encoder, "otelcol_processor_incoming_items", help, rows(|counts| &counts.incoming))?;
+        let help = "Items that the pipeline's log admitted";
+        counter(encoder, "otelcol_processor_outgoing_items", help, rows(|counts| &counts.outgoing))
+    }
+
+    fn exporters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Pick = fn(&ExporterCounts) -> &BySignal;
+        let families: [(&str, &str, Pick); 4] = [
+            ("otelcol_exporter_sent", "Items that the backend took", |counts| &counts.sent),
+            ("otelcol_exporter_send_failed", "Items of pushes that failed and are kept", |counts| {
+                &counts.send_failed
+            }),
+            ("weir_exporter_rejected", "Items that the backend left out of a push that it took", |counts| {
+                &counts.rejected
+            }),
+            ("weir_exporter_dead_lettered", "Items that went to the dead-letter log", |counts| {
+                &counts.dead_lettered
+            }),
+        ];
+        for (name, help, pick) in families {
+            for signal in SIGNALS {
+                let rows = self.sources.exporters.iter();
+                let rows = rows.map(|source| (labels(source), pick(&source.counts).of(signal).get()));
+                let rows = rows.filter(|(_, value)| *value > 0).collect::<Vec<_>>();
+                counter(encoder, &format!("{name}_{}", noun(signal)), help, rows)?;
+            }
+        }
+        let of = |pick: fn(&ExporterCounts) -> u64| {
+            self.sources
+                .exporters
+                .iter()
+                .map(|source| (labels(source), pick(&source.counts)))
+                .collect::<Vec<_>>()
+        };
+        counter(encoder, "weir_exporter_pushes", "Pushes made", of(|counts| counts.pushes.get()))?;
+        counter(
+            encoder,
+            "weir_exporter_push_nanoseconds",
+            "Time spent in pushes",
+            of(|counts| counts.push_nanos.get()),
+        )?;
+        let help = "Pushes during which a plugin's instance ended";
+        counter(encoder, "weir_exporter_ends", help, of(|counts| counts.ends.get()))?;
+        gauge(encoder, "weir_exporter_in_flight", "Pushes under way", of(|counts| counts.in_flight.get()))?;
+        let help = "1 while the exporter waits for an operator (see /health for why)";
+        gauge(encoder, "weir_exporter_paused", help, of(|counts| u64::from(counts.state().paused.is_some())))
+    }
+
+    fn queues(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let stati: Vec<(&PipelineSource, Status)> =
+            self.sources.pipelines.iter().map(|source| (source, source.queue.status())).collect();
+        let of = |pick: fn(&Status) -> u64| {
+            let row = |(source, status): &(&PipelineSource, Status)| {
+                (vec![("pipeline", source.pipeline.clone())], pick(status))
+            };
+            stati.iter().map(row).collect::<Vec<_>>()
+        };
+        gauge(encoder, "weir_queue_records", "Records kept", of(|status| status.records))?;
+        gauge(encoder, "weir_queue_items", "Items kept", of(|status| status.items))?;
+        gauge(encoder, "weir_queue_bytes", "Bytes on disk, or in memory", of(|status| status.bytes))?;
+        gauge(
+            encoder,
+            "otelcol_exporter_queue_capacity",
+            "The budget for them, in bytes",
+            of(|status| status.budget_bytes),
+        )?;
+        gauge(encoder, "weir_queue_segments", "Segment files", of(|status| status.segments))?;
+        gauge(
+            encoder,
+            "weir_queue_segments_quarantined",
+            "Segment files set aside as damaged",
+            of(|s| s.quarantined),
+        )?;
+        gauge(
+            encoder,
+            "weir_queue_degraded",
+            "1 while the queue is not as it should be",
+            of(|s| s.degraded.is_some().into()),
+        )?;
+        gauge(encoder, "weir_queue_dead_letters", "Dead letters", of(|status| status.dead_letters))?;
+        gauge(
+            encoder,
+            "weir_queue_dead_letter_bytes",
+            "Bytes of dead letters",
+            of(|status| status.dead_letter_bytes),
+        )?;
+        let mut pending = Vec::new();
+        for (source, status) in &stati {
+            for cursor in &status.cursors {
+                let labels =
+                    vec![("exporter", cursor.exporter.clone()), ("pipeline", source.pipeline.clone())];
+                pending.push((labels, cursor.pending_records));
+            }
+        }
+        gauge(encoder, "otelcol_exporter_queue_size", "Records that the exporter has not settled", pending)?;
+        self.queue_counts(encoder)
+    }
+
+    fn queue_counts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |pick: fn(&QueueCounts) -> &Counter| {
+            let row = |source: &PipelineSource| {
+                (vec![("pipeline", source.pipeline.clone())], pick(&source.queue_counts).get())
+            };
+            self.sources.pipelines.iter().map(row).collect::<Vec<_>>()
+        };
+        counter(
+            encoder,
+            "weir_queue_appended_records",
+            "Records whose receipt was given",
+            of(|c| &c.appended_records),
+        )?;
+        counter(encoder, "weir_queue_rounds", "Append rounds, one fdatasync each", of(|c| &c.rounds))?;
+        counter(
+            encoder,
+            "weir_queue_sync_failures",
+            "fdatasync calls that failed",
+            of(|c| &c.sync_failures),
+        )?;
+        let lost = |pick: fn(&QueueCounts) -> &BySignal| {
+            let row = |source: &PipelineSource| {
+                let sum = SIGNALS.iter().map(|signal| pick(&source.queue_counts).of(*signal).get()).sum();
+                (vec![("pipeline", source.pipeline.clone())], sum)
+            };
+            self.sources.pipelines.iter().map(row).collect::<Vec<_>>()
+        };
+        let help = "Items lost because an exporter may skip the oldest";
+        counter(encoder, "weir_queue_skipped_items", help, lost(|counts| &counts.skipped))?;
+        let help = "Items lost because they could not be read back";
+        counter(encoder, "weir_queue_damaged_items", help, lost(|counts| &counts.damaged))
+    }
+
+    fn plugins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut rows = Vec::new();
+        for source in &self.sources.plugins {
+            for PluginFigure { name, kind, value } in (source.read)() {
+                rows.push((
+                    vec![("plugin", source.id.clone()), ("figure", name.to_owned()), ("kind", kind)],
+                    value,
+                ));
+            }
+        }
+        gauge(
+            encoder,
+            "weir_plugin",
+            "Figures of a plugin: calls, items, ends, memory, egress, denials",
+            rows,
+        )
+    }
+
+    fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let one = |value: u64| [(Vec::new(), value)];
+        gauge(encoder, "weir_memory_used_bytes", "Bytes claimed in the ledger", one(self.ledger.used()))?;
+        gauge(
+            encoder,
+            "weir_memory_peak_bytes",
+            "The most bytes ever claimed at once",
+            one(self.ledger.peak()),
+        )?;
+        gauge(encoder, "weir_memory_limit_bytes", "The ledger's budget", one(self.ledger.limit()))?;
+        counter(encoder, "weir_memory_denied", "Claims that found no room", one(self.ledger.denied()))
+    }
+
+    fn node_rows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = self.nodes.list(Instant::now());
+        gauge(
+            encoder,
+            "weir_nodes",
+            "Nodes heard in the last 15 minutes",
+            [(Vec::new(), rows.len() as u64)],
+        )?;
+        let of = |pick: fn(&weir_model::registry::Row) -> u64| {
+            let row = |row: &weir_model::registry::Row| {
+                let labels = vec![
+                    ("node", row.node.id.to_string()),
+                    ("service", row.node.service.clone()),
+                    ("host", row.node.host.clone()),
+                ];
+                (labels, pick(row))
+            };
+            rows.iter().take(NODES_SHOWN_MAX).map(row).collect::<Vec<_>>()
+        };
+        counter(encoder, "weir_node_items", "Items of the node that were taken", of(|row| row.items))?;
+        counter(encoder, "weir_node_batches", "Batches of the node that were taken", of(|row| row.batches))?;
+        counter(
+            encoder,
+            "weir_node_refusals",
+            "Requests of the node that were refused",
+            of(|row| row.refusals),
+        )?;
+        gauge(encoder, "weir_node_streams", "Streams of the node that are open", of(|row| row.streams.into()))
+    }
+
+    fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let one = |value: u64| [(Vec::new(), value)];
+        let up = self.started.elapsed().as_secs();
+        gauge(encoder, "otelcol_process_uptime_seconds", "Seconds since the start", one(up))?;
+        gauge(encoder, "otelcol_process_cpu_milliseconds", "Processor time used", one(cpu_millis()))?;
+        gauge(encoder, "otelcol_process_memory_rss_bytes", "Resident memory", one(resident_bytes()))
+    }
+}
+
+fn labels(source: &ExporterSource) -> Labels {
+    vec![("exporter", source.exporter.clone()), ("pipeline", source.pipeline.clone())]
+}
+
+/// The Collector's word for the items of a signal.
+fn noun(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "spans",
+        Signal::Metrics => "metric_points",
+        Signal::Logs => "log_records",
+    }
+}
+
+/// Resident memory from `/proc/self/statm`, in bytes; 0 where there is none.
+fn resident_bytes() -> u64 {
+    let Ok(text) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
+    let pages = text.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// Processor time of all threads from `/proc/self/stat`, in milliseconds; 0 where there is none.
+fn cpu_millis() -> u64 {
+    let Ok(text) = std::fs::read_to_string("/proc/self/stat") else { return 0 };
+    // The second field is the program's name in brackets and may hold spaces; utime and stime are fields 14 and 15.
+    let Some((_, fields)) = text.rsplit_once(')') else { return 0 };
+    let ticks: u64 =
+        fields.split_ascii_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1)
+}
+
+// === families ===
+
+type Labels = Vec<(&'static str, String)>;
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    family(encoder, name, help, MetricType::Counter, rows)
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    family(encoder, name, help, MetricType::Gauge, rows)
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    rows: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in rows {
+        let row = Row { kind, value };
+        row.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+struct Row {
+    kind: MetricType,
+    value: u64,
+}
+
+impl EncodeMetric for Row {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self.kind {
+            MetricType::Counter => {
+                encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&self.value, None)
+            }
+            // Foreign: the other kinds are not made here.
+            _ => encoder.encode_gauge(&i64::try_from(self.value).unwrap_or(i64::MAX)),
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.kind
+    }
+}

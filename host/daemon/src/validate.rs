@@ -1,0 +1,579 @@
+//! What can be checked of a configuration once plugins can be asked: that they are there, their settings, what they
+//! listen on, what flows through them; and that no two parts want the same port.
+//!
+//! Invariant: starts nothing and binds nothing. It looks at files, and at plugins through [`PluginCheck`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde_json::Value as Json;
+use weir_model::Signal;
+
+use crate::config::exporter::NATIVE as EXPORTERS;
+use crate::config::listener::{exposure, instead};
+use crate::config::nearest::nearest;
+use crate::config::receiver::NATIVE as RECEIVERS;
+use crate::config::scalar::{ShownBytes, ShownDuration, listen_address};
+use crate::config::{
+    BatchConfig, Config, Diagnostic, Digest, Draft, ExporterKind, Id, Kind, Listen, Located, PipelineConfig,
+    PipelineId, PluginConfig, Problems, ProcessorConfig, ReceiverConfig, Report, ResourceConfig, Storage,
+    Warning,
+};
+
+/// What a configuration asks of plugins. Whoever can load them answers.
+pub trait PluginCheck {
+    /// The names of all plugins that are there: `zipkin-receiver`, `acme-exporter`.
+    fn names(&self) -> Vec<String>;
+
+    /// Looks for a plugin that can serve as this kind of part.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    fn find(&self, plugin: &str, kind: Kind, sha256: Option<&Digest>) -> Result<PluginFacts, PluginProblem>;
+
+    /// Checks settings against the plugin's schema, and asks the plugin itself.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them; the same text as in the schema's own words is enough.
+    fn check(&self, plugin: &str, kind: Kind, settings: &Json) -> Result<(), Vec<SettingProblem>>;
+
+    /// The JSON Schema of the plugin's settings, where it is at hand: with it a key that is unknown is told with its
+    /// place and the nearest known one.
+    fn schema(&self, _plugin: &str, _kind: Kind) -> Option<Json> {
+        None
+    }
+}
+
+/// What a plugin says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginFacts {
+    /// Where it was found: a file, or `bundled`.
+    pub origin: String,
+    /// What can flow through it.
+    pub signals: Vec<Signal>,
+    /// Settings that are addresses which the host binds for it.
+    pub listens: Vec<PluginListen>,
+}
+
+/// A setting that is an address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginListen {
+    /// JSON pointer into the settings.
+    pub pointer: String,
+    /// The schema's default, where the settings need not say it.
+    pub default: Option<String>,
+}
+
+/// Why a plugin cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PluginProblem {
+    /// It is not there.
+    Absent {
+        /// Where it was looked for, in this order.
+        looked: Vec<String>,
+    },
+    /// The file's SHA-256 is another.
+    Digest {
+        /// The file.
+        origin: String,
+        /// What it has.
+        found: Digest,
+    },
+    /// It is there and of no use: not a component, imports what is not offered, is no part of this kind.
+    Unusable {
+        /// The file.
+        origin: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One thing that is wrong with a plugin's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingProblem {
+    /// JSON pointer to the value that is wrong, or to the key that is unknown.
+    pub pointer: String,
+    /// What is wrong. What came from a variable is hidden in it.
+    pub message: String,
+    /// What was expected, where the message does not say it.
+    pub expected: String,
+    /// For an unknown key: those that are known beside it.
+    pub known: Vec<String>,
+}
+
+/// A configuration that can be started. Its `Display` is what `weir validate` prints.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// What is odd about it.
+    pub warnings: Vec<Warning>,
+    /// What each configured plugin says of itself.
+    pub plugins: BTreeMap<(Kind, Id), PluginFacts>,
+}
+
+/// Completes the reading of a file.
+///
+/// # Errors
+/// [`Report`] with everything that is wrong, from the first reading and from this one.
+pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report> {
+    let Draft { config, found } = draft;
+    let problems = Problems::after(found);
+    let mut facts = BTreeMap::new();
+    for (kind, id, plugin) in config.plugins() {
+        if let Some(found) = one_plugin(kind, id, plugin, plugins, &problems) {
+            facts.insert((kind, id.clone()), found);
+        }
+    }
+    signals(&config, &facts, &problems);
+    ports(&bindings(&config, &facts, &problems), &problems);
+    files(&config, &problems);
+    let warnings = Report::conclude(config.source.clone(), problems.take())?;
+    Ok(Checked { config, warnings, plugins: facts })
+}
+
+// === plugins ===
+
+fn one_plugin(
+    kind: Kind,
+    id: &Id,
+    config: &PluginConfig,
+    plugins: &dyn PluginCheck,
+    problems: &Problems,
+) -> Option<PluginFacts> {
+    let name = &config.plugin.value;
+    let path = format!("{}.{id}", kind.key());
+    let facts = match plugins.find(name, kind, config.sha256.as_ref().map(|digest| &digest.value)) {
+        Ok(facts) => facts,
+        Err(problem) => {
+            problems.push(refused(kind, id, config, &problem, &path, &plugins.names()));
+            return None;
+        }
+    };
+    let settings = &config.settings;
+    let unknown =
+        plugins.schema(name, kind).map(|schema| unknown_keys(&schema, &settings.value)).unwrap_or_default();
+    let found = plugins.check(name, kind, &settings.value).err().unwrap_or_default();
+    // The schema complains about unknown keys at the object around them; we do at the keys.
+    let around = |pointer: &str| pointer.rfind('/').map_or("", |end| &pointer[..end]).to_owned();
+    let told: BTreeSet<String> = unknown.iter().map(|problem| around(&problem.pointer)).collect();
+    let again =
+        |problem: &SettingProblem| problem.message.starts_with(ADDITIONAL) && told.contains(&problem.pointer);
+    for problem in unknown.iter().chain(found.iter().filter(|problem| !again(problem))) {
+        problems.push(wrong_setting(name, config, problem));
+    }
+    Some(facts)
+}
+
+/// How the schema's checker begins when it complains about unknown keys.
+const ADDITIONAL: &str = "Additional properties are not allowed";
+
+fn wrong_setting(name: &str, config: &PluginConfig, problem: &SettingProblem) -> Diagnostic {
+    let SettingProblem { pointer, message, expected, known } = problem;
+    let settings = &config.settings;
+    let (message, path) = (settings.hide(pointer, message), settings.path(pointer));
+    if known.is_empty() {
+        let at = settings.locate(pointer);
+        return match expected.is_empty() {
+            true => Diagnostic::error(at, path, format!("wrong settings for plugin `{name}`")).label(message),
+            false => Diagnostic::error(at, path, message)
+                .label(expected.as_str())
+                .note(format!("settings of plugin `{name}`")),
+        };
+    }
+    let key = pointer.rsplit('/').next().unwrap_or_default();
+    let error = Diagnostic::error(settings.locate_key(pointer), path, message);
+    let error = match nearest(key, known.iter().map(String::as_str)) {
+        Some(near) => error.label(format!("did you mean `{near}`?")),
+        None if expected.is_empty() => error.label("not a setting that this plugin knows"),
+        None => error.label(expected.as_str()),
+    };
+    error.note(format!("settings of plugin `{name}`")).note(format!("known keys: {}", known.join(", ")))
+}
+
+/// Keys that a schema's `additionalProperties: false` forbids, as deep as `properties` and `items` lead.
+fn unknown_keys(schema: &Json, settings: &Json) -> Vec<SettingProblem> {
+    let mut found = Vec::new();
+    let mut open = vec![(schema, settings, String::new())];
+    while let Some((schema, value, pointer)) = open.pop() {
+        let properties = schema.get("properties").and_then(Json::as_object);
+        let closed = schema.get("additionalProperties") == Some(&Json::Bool(false))
+            && schema.get("patternProperties").is_none();
+        if let (Some(properties), Json::Object(object)) = (properties, value) {
+            for (key, inner) in object {
+                let here = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+                match properties.get(key) {
+                    Some(schema) => open.push((schema, inner, here)),
+                    None if closed => found.push(SettingProblem {
+                        pointer: here,
+                        message: format!("unknown setting `{key}`"),
+                        expected: String::new(),
+                        known: properties.keys().cloned().collect(),
+                    }),
+                    None => {}
+                }
+            }
+        }
+        if let (Some(items), Json::Array(list)) = (schema.get("items"), value) {
+            open.extend(
+                list.iter().enumerate().map(|(index, inner)| (items, inner, format!("{pointer}/{index}"))),
+            );
+        }
+    }
+    found
+}
+
+fn refused(
+    kind: Kind,
+    id: &Id,
+    config: &PluginConfig,
+    problem: &PluginProblem,
+    path: &str,
+    names: &[String],
+) -> Diagnostic {
+    let name = &config.plugin.value;
+    let at = config.plugin.at;
+    match problem {
+        PluginProblem::Absent { looked } if config.is_named => {
+            let error =
+                Diagnostic::error(at, format!("{path}.plugin"), format!("there is no plugin `{name}`"));
+            let error = match nearest(name, names.iter().map(String::as_str)) {
+                Some(near) => error.label(format!("did you mean `{near}`?")),
+                None => error.label("expected the name of a plugin that is there"),
+            };
+            let error = error.note(format!("looked for: {}", looked.join(", ")));
+            error.note(format!("plugins that are there: {}", listed(names)))
+        }
+        PluginProblem::Absent { looked } => {
+            let type_name = &id.type_name;
+            let error = Diagnostic::error(at, path, format!("unknown {kind} `{type_name}`"));
+            let known = types(kind, names);
+            let short = type_name.strip_suffix(&format!("-{}", kind.noun())).unwrap_or(type_name);
+            let hint = TYPE_HINTS.iter().find(|(of, other, _)| *of == kind && other == type_name);
+            let error = match (hint, nearest(short, known.iter().map(String::as_str))) {
+                (Some((.., hint)), _) => error.label(*hint),
+                (None, Some(near)) => error.label(format!("did you mean `{near}`?")),
+                (None, None) => error.label(format!("expected a known {kind}, or `plugin: NAME` in it")),
+            };
+            let error = error.note(format!("looked for: {}", looked.join(", ")));
+            error.note(format!("known {}: {}", kind.key(), known.join(", ")))
+        }
+        PluginProblem::Digest { origin, found } => {
+            let at = config.sha256.as_ref().map_or(at, |digest| digest.at);
+            let message = format!("plugin `{name}` ({origin}) has another SHA-256");
+            let error = Diagnostic::error(at, format!("{path}.sha256"), message);
+            error.label("expected the digest of the file that is to run").note(format!(
+                "it has {}",
+                found.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            ))
+        }
+        PluginProblem::Unusable { origin, reason } => {
+            let error = Diagnostic::error(at, path, format!("plugin `{name}` ({origin}) cannot be used"));
+            error.label(format!("expected a component that is {}", kind.with_article())).note(reason)
+        }
+    }
+}
+
+/// What other programs call our parts.
+const TYPE_HINTS: [(Kind, &str, &str); 2] = [
+    (Kind::Exporter, "logging", "this is `debug`"),
+    (Kind::Exporter, "nop", "nothing is thrown away here; `debug` writes to the log"),
+];
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Types that an id of this kind may have without `plugin:`.
+fn types(kind: Kind, names: &[String]) -> Vec<String> {
+    let native: &[&str] = match kind {
+        Kind::Receiver => &RECEIVERS,
+        Kind::Exporter => &EXPORTERS,
+        Kind::Processor => &[],
+    };
+    let suffix = format!("-{}", kind.noun());
+    let plugins = names.iter().filter_map(|name| name.strip_suffix(&suffix)).map(str::to_owned);
+    native.iter().map(|name| (*name).to_owned()).chain(plugins).collect()
+}
+
+// === signals ===
+
+fn signals(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems: &Problems) {
+    for (name, pipeline) in &config.pipelines {
+        for kind in [Kind::Receiver, Kind::Exporter] {
+            for (index, id) in pipeline.ids(kind).iter().enumerate() {
+                let Some(able) = able(config, facts, kind, &id.value) else {
+                    continue;
+                };
+                if able.contains(&name.signal) {
+                    continue;
+                }
+                let path = format!("service.pipelines.{name}.{}[{index}]", kind.key());
+                let message = format!("{kind} `{}` has no {} for pipeline `{name}`", id.value, name.signal);
+                let names: Vec<&str> = able.iter().map(|signal| signal.name()).collect();
+                let error = Diagnostic::error(id.at, path, message);
+                problems.push(error.label(format!("it has {}", names.join(" and "))));
+            }
+        }
+    }
+}
+
+/// What can flow through a part; `None` where it is not known, which has been told.
+fn able<'f>(
+    config: &Config,
+    facts: &'f BTreeMap<(Kind, Id), PluginFacts>,
+    kind: Kind,
+    id: &Id,
+) -> Option<&'f [Signal]> {
+    let of_plugin = || facts.get(&(kind, id.clone())).map(|facts| facts.signals.as_slice());
+    match kind {
+        Kind::Receiver => match config.receivers.get(id)?.value {
+            ReceiverConfig::OpenCensus(_) => Some(&[Signal::Traces, Signal::Metrics]),
+            ReceiverConfig::Otlp(_) => Some(&Signal::ALL),
+            ReceiverConfig::Plugin(_) => of_plugin(),
+        },
+        Kind::Exporter => match config.exporters.get(id)?.value.kind {
+            ExporterKind::Otlp(_) | ExporterKind::Debug(_) => Some(&Signal::ALL),
+            ExporterKind::Plugin(_) => of_plugin(),
+        },
+        Kind::Processor => None,
+    }
+}
+
+// === addresses ===
+
+/// Something that listens.
+struct Binding {
+    what: String,
+    path: String,
+    endpoint: Located<SocketAddr>,
+}
+
+/// What will listen once the configuration runs: parts that no pipeline names do not.
+fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems: &Problems) -> Vec<Binding> {
+    let mut bindings = Vec::new();
+    for (id, receiver) in &config.receivers {
+        let used = config.uses(Kind::Receiver, id);
+        for (protocol, listen) in receiver.value.listens().into_iter().filter(|_| used) {
+            let (what, path) = match protocol {
+                "" => (format!("receiver `{id}`"), format!("receivers.{id}.endpoint")),
+                protocol => (
+                    format!("receiver `{id}` ({protocol})"),
+                    format!("receivers.{id}.protocols.{protocol}.endpoint"),
+                ),
+            };
+            bindings.push(Binding { what, path, endpoint: listen.endpoint.clone() });
+        }
+        let ReceiverConfig::Plugin(plugin) = &receiver.value else {
+            continue;
+        };
+        let Some(facts) = facts.get(&(Kind::Receiver, id.clone())) else {
+            continue;
+        };
+        for listen in &facts.listens {
+            let settings = &plugin.plugin.settings;
+            let Some(endpoint) = plugin_endpoint(&plugin.plugin, listen, problems) else {
+                continue;
+            };
+            let path = settings.path(&listen.pointer);
+            exposure(problems, path.strip_suffix(".endpoint").unwrap_or(&path), &endpoint, &plugin.tls);
+            if used {
+                bindings.push(Binding { what: format!("receiver `{id}`"), path, endpoint });
+            }
+        }
+    }
+    let pages = [
+        ("service.telemetry.metrics", config.service.telemetry.metrics.as_ref()),
+        ("service.health", config.service.health.as_ref()),
+    ];
+    bindings.extend(pages.into_iter().filter_map(|(path, listen)| {
+        let endpoint = listen?.endpoint.clone();
+        Some(Binding { what: format!("`{path}`"), path: format!("{path}.endpoint"), endpoint })
+    }));
+    bindings
+}
+
+fn plugin_endpoint(
+    plugin: &PluginConfig,
+    listen: &PluginListen,
+    problems: &Problems,
+) -> Option<Located<SocketAddr>> {
+    let settings = &plugin.settings;
+    let at = settings.locate(&listen.pointer);
+    let text = match settings.value.pointer(&listen.pointer) {
+        Some(Json::String(text)) => text.as_str(),
+        // The schema says that it is a text, and has said so.
+        Some(_) => return None,
+        None => listen.default.as_deref()?,
+    };
+    match listen_address(text) {
+        Ok(address) => Some(Located::new(address, at)),
+        Err(slip) => {
+            let error =
+                Diagnostic::error(at, settings.path(&listen.pointer), "this is no address to listen on");
+            problems.push(error.label(instead(&slip)));
+            None
+        }
+    }
+}
+
+fn ports(bindings: &[Binding], problems: &Problems) {
+    let mut bindings: Vec<&Binding> = bindings.iter().collect();
+    bindings.sort_by_key(|binding| binding.endpoint.at);
+    for (index, later) in bindings.iter().enumerate() {
+        let first = bindings[..index].iter().find(|first| clash(first.endpoint.value, later.endpoint.value));
+        let Some(first) = first else { continue };
+        let message =
+            format!("{} and {} want the same port {}", first.what, later.what, later.endpoint.value.port());
+        problems.push(
+            Diagnostic::error(later.endpoint.at, later.path.clone(), message)
+                .label(format!(
+                    "{} listens on {}; give one of them another port",
+                    later.what, later.endpoint.value
+                ))
+                .other(first.endpoint.at, format!("{} listens on {}", first.what, first.endpoint.value)),
+        );
+    }
+}
+
+/// Whether two listeners cannot be bound side by side. Port 0 is any free one.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |one: IpAddr, other: IpAddr| match one {
+        IpAddr::V4(one) => one.is_unspecified() && other.is_ipv4(),
+        // A listener on [::] takes what comes over IPv4 as well, unless the system is told otherwise.
+        IpAddr::V6(one) => one.is_unspecified(),
+    };
+    let (a_ip, b_ip) = (a.ip(), b.ip());
+    a.port() != 0 && a.port() == b.port() && (a_ip == b_ip || covers(a_ip, b_ip) || covers(b_ip, a_ip))
+}
+
+// === files ===
+
+fn files(config: &Config, problems: &Problems) {
+    let look = |file: &Located<PathBuf>, path: String| {
+        if !file.value.is_file() {
+            let message = format!("there is no file {}", file.value.display());
+            problems.push(Diagnostic::error(file.at, path, message).label("expected a file in PEM form"));
+        }
+    };
+    for (id, receiver) in &config.receivers {
+        let files = receiver.value.tls().into_iter().flat_map(|tls| tls.files());
+        files.for_each(|file| look(file, format!("receivers.{id}")));
+    }
+    for (id, exporter) in &config.exporters {
+        let files = exporter.value.tls().into_iter().flat_map(|tls| tls.files());
+        files.for_each(|file| look(file, format!("exporters.{id}.tls")));
+    }
+}
+
+// === what `weir validate` prints ===
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { source, pipelines, service, .. } = &self.config;
+        writeln!(f, "{} is valid", source.name)?;
+        for (name, pipeline) in pipelines {
+            self.pipeline(f, name, pipeline)?;
+        }
+        writeln!(f)?;
+        let page = |listen: &Option<Listen>| match listen {
+            Some(listen) => listen.endpoint.value.to_string(),
+            None => "off".to_owned(),
+        };
+        let (metrics, health) = (page(&service.telemetry.metrics), page(&service.health));
+        writeln!(f, "metrics {metrics}, health {health}")?;
+        let (limit, budget) =
+            (ShownBytes(service.memory.limit_bytes), ShownBytes(service.queue.budget_bytes));
+        write!(f, "memory at most {limit}, queues at most {budget}")
+    }
+}
+
+impl Checked {
+    fn pipeline(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        name: &PipelineId,
+        pipeline: &PipelineConfig,
+    ) -> fmt::Result {
+        writeln!(f, "\npipeline {name}")?;
+        let of = |ids: &[Located<Id>], line: &dyn Fn(&Id) -> String| -> Vec<String> {
+            ids.iter().map(|id| line(&id.value)).collect()
+        };
+        column(f, "from", &of(&pipeline.receivers, &|id| self.receiver(id)))?;
+        column(f, "with", &of(&pipeline.processors, &|id| self.processor(id)))?;
+        column(f, "to", &of(&pipeline.exporters, &|id| self.exporter(id)))?;
+        match self.config.service.queue.storage {
+            Storage::Disk => {
+                writeln!(f, "  acknowledges from disk: {}", self.config.service.data_dir.display())
+            }
+            Storage::Memory => {
+                writeln!(f, "  acknowledges from memory: what was acknowledged is lost with the process")
+            }
+        }
+    }
+
+    fn receiver(&self, id: &Id) -> String {
+        let Some(receiver) = self.config.receivers.get(id) else {
+            return id.to_string();
+        };
+        let listens = receiver.value.listens();
+        let listens = listens.into_iter().map(|(protocol, listen)| match protocol {
+            "" => listen.endpoint.value.to_string(),
+            protocol => format!("{protocol} {}", listen.endpoint.value),
+        });
+        let mut words: Vec<String> = listens.collect();
+        let facts = self.plugins.get(&(Kind::Receiver, id.clone()));
+        if let (Some(facts), Some(plugin)) = (facts, receiver.value.plugin()) {
+            let written = |listen: &PluginListen| match plugin.settings.value.pointer(&listen.pointer) {
+                Some(Json::String(text)) => Some(text.clone()),
+                Some(_) | None => listen.default.clone(),
+            };
+            words.extend(facts.listens.iter().filter_map(written));
+        }
+        format!("{id} {}{}", words.join(", "), self.plugin(Kind::Receiver, id, receiver.value.plugin()))
+    }
+
+    fn processor(&self, id: &Id) -> String {
+        let words = match self.config.processors.get(id).map(|processor| &processor.value) {
+            Some(ProcessorConfig::Batch(BatchConfig { items, bytes, timeout })) => {
+                format!("up to {items} items or {}, after {}", ShownBytes(*bytes), ShownDuration(*timeout))
+            }
+            Some(ProcessorConfig::Resource(ResourceConfig { attributes, detect, overwrite })) => {
+                let over = if *overwrite { ", over what senders say" } else { "" };
+                format!("adds up to {} attributes{over}", attributes.len() + detect.len())
+            }
+            None => String::new(),
+        };
+        format!("{id} {words}")
+    }
+
+    fn exporter(&self, id: &Id) -> String {
+        let Some(exporter) = self.config.exporters.get(id) else {
+            return id.to_string();
+        };
+        let words = match &exporter.value.kind {
+            ExporterKind::Otlp(otlp) => format!("{id} {}", otlp.endpoint.value),
+            ExporterKind::Debug(_) => format!("{id} to the log"),
+            ExporterKind::Plugin(_) => id.to_string(),
+        };
+        format!("{words}{}", self.plugin(Kind::Exporter, id, exporter.value.plugin()))
+    }
+
+    fn plugin(&self, kind: Kind, id: &Id, plugin: Option<&PluginConfig>) -> String {
+        let facts = self.plugins.get(&(kind, id.clone()));
+        match (plugin, facts) {
+            (Some(plugin), Some(facts)) => format!(" (plugin {}, {})", plugin.plugin.value, facts.origin),
+            (Some(_), None) | (None, _) => String::new(),
+        }
+    }
+}
+
+/// Lines under a word, the word on the first.
+fn column(f: &mut fmt::Formatter<'_>, word: &str, lines: &[String]) -> fmt::Result {
+    for (index, line) in lines.iter().enumerate() {
+        writeln!(f, "  {:5} {}", if index == 0 { word } else { "" }, line.trim_end())?;
+    }
+    Ok(())
+}

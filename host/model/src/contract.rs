@@ -1,0 +1,82 @@
+//! The law between parts.
+//!
+//! A **door** (receiver) makes an [`Arrival`] out of a request and hands it to a [`Consumer`]. It answers success
+//! only by consuming the [`Receipt`], and nothing before; a [`Refusal`] is told to the sender in the words of its
+//! protocol. A door bounds how many calls it has under way for a stream.
+//!
+//! A **pipeline** is the consumer: it augments, groups by node into [`Batch`]es and appends them to a [`Log`] in
+//! one piece. Where a receiver feeds several pipelines, each log admits first, and only when all have admitted
+//! does any commit: a request is taken whole by all, or refused by all. No timer stands before a receipt.
+//!
+//! A **log** holds what was promised until every exporter has settled it. The exporter side of a log (leases,
+//! settlements) is the business of `queue` and `exporter` alone.
+//!
+//! An **[`Exporter`]** takes one push and says how it went. It keeps nothing, retries nothing, orders nothing.
+//!
+//! Every part may be dropped at any await: a dropped `consume` may or may not have been persisted (the sender was
+//! told nothing), a dropped `push` counts as deferred.
+
+use std::pin::Pin;
+
+use crate::http;
+use crate::{Arrival, Batch, Outcome, Push, Receipt, Refusal};
+
+/// A future behind a pointer: these calls happen once a request, never once an item.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Takes what doors hand on.
+pub trait Consumer: Send + Sync {
+    /// Takes an arrival and returns when it is where the pipeline promises it to be, or says why not.
+    ///
+    /// The place in the order is taken at the future's first poll, so that a door that polls in order keeps order.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing of the arrival was taken.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have been persisted; the sender was not answered and may send again.
+    fn consume(&self, arrival: Arrival) -> BoxFuture<'_, Result<Receipt, Refusal>>;
+}
+
+/// Holds batches, in order within a lane, until all exporters have settled them.
+pub trait Log: Send + Sync {
+    /// Reserves room for all of `batches`, in their order, or says why not. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Refusal`]: no room, failed disk, or draining; nothing is reserved.
+    fn admit(&self, batches: Vec<Batch>) -> Result<Box<dyn Admission>, Refusal>;
+}
+
+/// Room in a log. Dropping it gives the room back.
+#[must_use = "an admission that is dropped gives its room back"]
+pub trait Admission: Send {
+    /// Appends what was admitted, in one transaction, and returns once the log can vouch for it.
+    ///
+    /// The call takes the place in the order; the future waits for the disk.
+    ///
+    /// # Errors
+    /// [`Refusal::Transient`] where the log could not write: nothing was promised.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<Receipt, Refusal>>;
+}
+
+/// Hands bytes to a backend.
+pub trait Exporter: Send + Sync {
+    /// Makes one try.
+    fn push(&self, push: Push) -> BoxFuture<'_, Outcome>;
+
+    /// How many pushes may be under way at once: 1 or more.
+    fn in_flight_max(&self) -> usize;
+}
+
+/// A plugin seen as a receiver of HTTP requests. The door owns the socket, the limits and the answer.
+pub trait HttpReceiver: Send + Sync {
+    /// Makes telemetry or a reply out of one request; `listener` is the name of the setting that bound the address.
+    ///
+    /// # Errors
+    /// [`Refusal::Transient`] where the plugin's instance ended or none was free in time.
+    fn receive<'a>(
+        &'a self,
+        listener: &'a str,
+        request: http::Request,
+    ) -> BoxFuture<'a, Result<http::Answer, Refusal>>;
+}

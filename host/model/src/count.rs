@@ -1,0 +1,83 @@
+//! Counters that parts own and the daemon shows.
+//!
+//! A part counts what happens to it in plain atomics; only `daemon` knows how they are named on `/metrics`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Reason, Signal};
+
+/// A number that only grows, or a gauge that its one owner sets. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Adds `amount`.
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Sets it, for numbers that go up and down.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Takes `amount` away, for numbers that go up and down.
+    pub fn sub(&self, amount: u64) {
+        self.0.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One counter for each signal.
+#[derive(Debug, Clone, Default)]
+pub struct BySignal([Counter; 3]);
+
+impl BySignal {
+    /// The counter of `signal`.
+    pub fn of(&self, signal: Signal) -> &Counter {
+        match signal {
+            Signal::Traces => &self.0[0],
+            Signal::Metrics => &self.0[1],
+            Signal::Logs => &self.0[2],
+        }
+    }
+}
+
+/// One counter for each signal and reason.
+#[derive(Debug, Clone)]
+pub struct ByReason(Arc<[BySignal; Reason::ALL.len()]>);
+
+impl Default for ByReason {
+    fn default() -> Self {
+        Self(Arc::new(std::array::from_fn(|_| BySignal::default())))
+    }
+}
+
+impl ByReason {
+    /// The counter of `signal` and `reason`.
+    pub fn of(&self, signal: Signal, reason: Reason) -> &Counter {
+        self.0[reason.index()].of(signal)
+    }
+}
+
+/// What one configured receiver counts, in items.
+#[derive(Debug, Clone, Default)]
+pub struct ReceiverCounts {
+    /// Items for which success was answered (or would be, where a protocol has no answer).
+    pub accepted: BySignal,
+    /// Items of requests that were refused; the sender was told.
+    pub refused: ByReason,
+    /// Items that are gone although nobody was told: cut from a request as invalid, or taken without an answer.
+    pub dropped: ByReason,
+    /// Requests and stream messages, whatever became of them.
+    pub requests: Counter,
+    /// Requests whose items could not be counted (malformed, too large) and were refused whole.
+    pub requests_refused: Counter,
+    /// Streams and connections open now.
+    pub streams: Counter,
+}

@@ -1,0 +1,39 @@
+//! The vocabulary of Weir and the contracts between its parts.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `contract.rs` | the law: who calls whom, and what each may assume |
+//! | `batch.rs` | what a door hands on, and what a log keeps |
+//! | `receipt.rs` | the proof that a success reply consumes |
+//! | `refusal.rs` | why something was not taken |
+//! | `outcome.rs` | how a delivery to a backend went |
+//! | `node.rs`, `registry.rs` | the process that speaks, and the bounded table of those heard |
+//! | `ledger.rs` | one budget of memory, paid with permits |
+//! | `count.rs` | counters that parts own and the daemon shows |
+//! | `http.rs` | an HTTP message as a plugin sees it |
+//!
+//! Invariant: no I/O, no task, no clock, no generated type.
+
+pub mod batch;
+pub mod contract;
+pub mod count;
+pub mod http;
+pub mod ledger;
+pub mod node;
+pub mod outcome;
+pub mod receipt;
+pub mod refusal;
+pub mod registry;
+pub mod seq;
+
+pub use batch::{Arrival, Batch, LANES, Lane};
+pub use contract::{Admission, BoxFuture, Consumer, Exporter, HttpReceiver, Log};
+pub use count::Counter;
+pub use ledger::{Claim, Exhausted, Ledger};
+pub use node::{Node, NodeId};
+pub use outcome::{Outcome, Push};
+pub use receipt::{Held, Persisted, Receipt};
+pub use refusal::{Reason, Refusal};
+pub use registry::NodeRegistry;
+pub use seq::Seq;
+pub use weir_wire::Signal;

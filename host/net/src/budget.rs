@@ -1,0 +1,69 @@
+//! Claims on the ledger, with a reserve for small senders.
+//!
+//! Large requests find room only while five eighths of the budget are not used up. The rest is for those of at most
+//! 16 KiB, so that a sender of small batches still gets its answer while others send more than we can take; for leases
+//! and guests, so that what was taken goes on; and for what the budget cannot see, such as HTTP/2's own buffers, so
+//! that the process stays near its budget (DESIGN section 2, overload).
+
+use std::sync::Arc;
+
+use weir_model::{Claim, Exhausted, Ledger};
+
+/// What counts as small: some 20 spans with twenty attributes.
+pub const SMALL_BYTES_MAX: u64 = 16 * 1024;
+
+/// The reserve is so many eighths of the budget.
+const RESERVE_EIGHTHS: u64 = 3;
+
+/// Claims `bytes` for a request or a message.
+///
+/// # Errors
+/// [`Exhausted`] where the budget has no room for it; nothing is claimed then.
+pub fn claim(ledger: &Arc<Ledger>, bytes: u64) -> Result<Claim, Exhausted> {
+    let claim = ledger.claim(bytes)?;
+    check(ledger, bytes, bytes)?;
+    Ok(claim)
+}
+
+/// Claims `more` bytes on top of `claim`.
+///
+/// # Errors
+/// [`Exhausted`] where the budget has no room for them; the claim stays as it was.
+pub fn grow(ledger: &Arc<Ledger>, claim: &mut Claim, more: u64) -> Result<(), Exhausted> {
+    let before = claim.bytes();
+    claim.grow(more)?;
+    check(ledger, claim.bytes(), more).inspect_err(|_| claim.shrink_to(before))
+}
+
+/// Large claims may not reach into the reserve.
+fn check(ledger: &Ledger, bytes: u64, asked: u64) -> Result<(), Exhausted> {
+    let used = ledger.used();
+    let limit = ledger.limit();
+    if bytes <= SMALL_BYTES_MAX || used <= limit - limit / 8 * RESERVE_EIGHTHS {
+        return Ok(());
+    }
+    Err(Exhausted { asked, used: used.saturating_sub(asked), limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: large requests take all that they can get; then a small one comes, and one that grows.
+    /// Guarantees: the small one is taken from the reserve, the growing one stops where it is no longer small.
+    #[test]
+    fn a_small_request_has_room_when_large_ones_have_taken_all_of_theirs() {
+        let ledger = Ledger::new(8 << 20);
+        let mut large = Vec::new();
+        while let Ok(taken) = claim(&ledger, 256 << 10) {
+            large.push(taken);
+        }
+        assert_eq!(ledger.used(), 5 << 20);
+        let mut small = claim(&ledger, 4 << 10).unwrap();
+        grow(&ledger, &mut small, 12 << 10).unwrap();
+        assert!(grow(&ledger, &mut small, 1).is_err());
+        assert_eq!(small.bytes(), 16 << 10);
+        drop(large);
+        grow(&ledger, &mut small, 1 << 20).unwrap();
+    }
+}

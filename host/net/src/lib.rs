@@ -1,0 +1,39 @@
+//! The network's edge: listeners, TLS, limits, decompression, gRPC framing, and the one client.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `limits.rs`, `duration.rs` | named defaults of everything that listens, and what a user may set |
+//! | `listen.rs`, `stream.rs` | addresses bound at once and served later, HTTP/1.1 and HTTP/2 on each |
+//! | `tls.rs` | TLS of listeners |
+//! | `drain.rs` | the word that it is time to stop |
+//! | `budget.rs` | claims on the ledger, with a reserve for small senders |
+//! | `body.rs`, `pace.rs` | an HTTP body as one piece: paid, limited, in time |
+//! | `decompress.rs` | the one way from encoded bytes to decoded ones |
+//! | `grpc.rs`, `rpc_status.rs` | the server half of gRPC, for messages that stay bytes |
+//! | `reply.rs` | the body of every reply |
+//! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
+//! | `grpc_client.rs` | unary gRPC calls that send bytes untouched |
+//!
+//! Invariant: no byte from the network is kept before it is paid for, and none is waited for without end.
+
+pub mod address;
+pub mod body;
+pub mod budget;
+pub mod client;
+pub mod decompress;
+pub mod drain;
+pub mod duration;
+pub mod grpc;
+pub mod grpc_client;
+pub mod limits;
+pub mod listen;
+mod pace;
+pub mod reply;
+pub mod roots;
+pub mod rpc_status;
+mod stream;
+pub mod tls;
+
+pub use drain::Drain;
+pub use pace::Slow;
+pub use reply::ReplyBody;

@@ -1,0 +1,111 @@
+//! One pipeline: group, augment, admit.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use weir_model::count::BySignal;
+use weir_model::{Admission, Arrival, Batch, Claim, Lane, Ledger, Log, NodeRegistry, Reason, Refusal};
+
+use crate::augment::Augment;
+use crate::group::{self, Group, Spoke};
+
+/// What one pipeline counts, in items.
+#[derive(Debug, Clone, Default)]
+pub struct PipelineCounts {
+    /// Items that doors handed on.
+    pub incoming: BySignal,
+    /// Items that the log admitted.
+    pub outgoing: BySignal,
+}
+
+/// One pipeline of one signal.
+pub struct Pipeline {
+    /// Its name in the configuration (`traces`, `metrics/edge`).
+    pub name: String,
+    /// What is added to every resource, in this order.
+    pub augments: Vec<Augment>,
+    /// Where its batches are kept.
+    pub log: Arc<dyn Log>,
+    /// Whom it has heard.
+    pub nodes: Arc<NodeRegistry>,
+    /// Pays for bytes that it makes.
+    pub ledger: Arc<Ledger>,
+    /// What it counts.
+    pub counts: PipelineCounts,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Room for an arrival, and whom to count when it has been taken.
+pub(crate) struct Admitted {
+    pub(crate) admission: Box<dyn Admission>,
+    pub(crate) spoke: Vec<Spoke>,
+}
+
+impl Pipeline {
+    /// Makes batches of an arrival and reserves room for them.
+    ///
+    /// # Errors
+    /// What the log says, or that memory for the changed bytes is not there.
+    pub(crate) fn admit(&self, arrival: &Arrival) -> Result<Admitted, Refusal> {
+        let (signal, items) = (arrival.signal, u64::from(arrival.items));
+        self.counts.incoming.of(signal).add(items);
+        // Who speaks is what the sender said, so nodes are told apart before anything is added.
+        let (groups, spoke) = match arrival.node {
+            Some(node) => {
+                let whole = Group { lane: Lane::of(node), items: arrival.items, body: arrival.body.clone() };
+                (vec![whole], Vec::new())
+            }
+            None => group::by_lane(signal, &arrival.body, arrival.items).map_err(|e| broken(&e))?,
+        };
+        let batches = groups
+            .into_iter()
+            .map(|Group { lane, items, body }| {
+                let (body, claim) = self.augmented(body, arrival.claim.clone())?;
+                Ok(Batch { signal, lane, items, body, claim })
+            })
+            .collect::<Result<Vec<_>, Refusal>>()?;
+        let admission = self.log.admit(batches)?;
+        self.counts.outgoing.of(signal).add(items);
+        Ok(Admitted { admission, spoke })
+    }
+
+    /// Counts what was taken for the nodes that spoke.
+    pub(crate) fn took(&self, arrival: &Arrival, spoke: &[Spoke], now: Instant) {
+        if let Some(node) = arrival.node {
+            self.nodes.took_known(node, u64::from(arrival.items), now);
+        }
+        for Spoke { node, items } in spoke {
+            self.nodes.took(node, u64::from(*items), now);
+        }
+    }
+
+    fn augmented(
+        &self,
+        mut body: Bytes,
+        mut claim: Option<Arc<Claim>>,
+    ) -> Result<(Bytes, Option<Arc<Claim>>), Refusal> {
+        for augment in &self.augments {
+            let room = body.len() + augment.growth_bytes();
+            let paid = self
+                .ledger
+                .claim(room as u64)
+                .map_err(|exhausted| Refusal::transient(Reason::MemoryFull, None, exhausted))?;
+            let augmented = augment.apply(&body).map_err(|e| broken(&e))?;
+            if augmented.as_ptr() != body.as_ptr() {
+                (body, claim) = (augmented, Some(Arc::new(paid)));
+            }
+        }
+        Ok((body, claim))
+    }
+}
+
+/// A door walks before it hands on, so this is a door's mistake; the sender is told that its bytes will not do.
+fn broken(error: &weir_wire::Malformed) -> Refusal {
+    Refusal::permanent(Reason::Malformed, error.to_string())
+}

@@ -1,0 +1,89 @@
+//! A plugin seen as an exporter.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_model::{BoxFuture, Exporter, Outcome, Push};
+
+use crate::counts::PluginCounts;
+use crate::describe::Encoding;
+use crate::end::End;
+use crate::meter::Meter;
+use crate::pool::Pool;
+
+/// One configured id whose exporter is a plugin.
+pub struct PluginExporter {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) encoding: Encoding,
+}
+
+impl PluginExporter {
+    /// What it counts.
+    pub fn counts(&self) -> &PluginCounts {
+        &self.pool.mold().identity.counts
+    }
+
+    /// What the plugin counts itself.
+    pub fn meter(&self) -> &Meter {
+        &self.pool.mold().identity.meter
+    }
+
+    /// Bytes of guest memory in its idle instances.
+    pub fn idle_bytes(&self) -> usize {
+        self.pool.idle_bytes()
+    }
+
+    async fn try_push(&self, push: Push) -> Outcome {
+        let permit = self.pool.permit().await;
+        let encoding = self.encoding;
+        let body = match encode(encoding, &push) {
+            Ok(body) => body,
+            Err(why) => return Outcome::Permanent(why),
+        };
+        // The batch is paid for; what it was converted to is not yet.
+        let more = if encoding == Encoding::Json { body.len() as u64 } else { 0 };
+        let claim = match self.pool.mold().ledger.claim(more) {
+            Ok(claim) => claim,
+            Err(exhausted) => {
+                return Outcome::Retryable { message: exhausted.to_string(), after: None };
+            }
+        };
+        let pushed = self.pool.call(permit, move |instance| {
+            Box::pin(async move {
+                let outcome = instance.push(&push, encoding, &body).await;
+                drop(claim);
+                outcome
+            })
+        });
+        match pushed.await {
+            Ok(outcome) => outcome,
+            Err(End { kind, message }) => Outcome::Ended { kind: kind.name(), message },
+        }
+    }
+}
+
+fn encode(encoding: Encoding, push: &Push) -> Result<Bytes, String> {
+    match encoding {
+        Encoding::Protobuf => Ok(push.body.clone()),
+        Encoding::Json => {
+            let mut json = Vec::new();
+            let encoded = weir_wire::json::to_json(push.signal, &push.body, &mut json);
+            encoded.map(|()| Bytes::from(json)).map_err(|error| format!("not OTLP: {error}"))
+        }
+    }
+}
+
+impl Exporter for PluginExporter {
+    fn push(&self, push: Push) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let items = push.items;
+            let outcome = self.try_push(push).await;
+            self.counts().outcomes.count(&outcome, items);
+            outcome
+        })
+    }
+
+    fn in_flight_max(&self) -> usize {
+        self.pool.instances_max()
+    }
+}

@@ -1,0 +1,68 @@
+//! A plugin seen as a receiver of HTTP requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+use weir_model::{BoxFuture, HttpReceiver, Reason, Refusal, http};
+
+use crate::counts::PluginCounts;
+use crate::meter::Meter;
+use crate::pool::Pool;
+
+/// How long a request waits for an instance. The sender will try again; it must not hold its connection for minutes.
+const WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// When a sender may try again after an end: a fresh instance takes microseconds, so at once, but not in a tight loop.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One configured id whose receiver is a plugin.
+pub struct PluginHttpReceiver {
+    pub(crate) pool: Arc<Pool>,
+}
+
+impl PluginHttpReceiver {
+    /// What it counts.
+    pub fn counts(&self) -> &PluginCounts {
+        &self.pool.mold().identity.counts
+    }
+
+    /// What the plugin counts itself.
+    pub fn meter(&self) -> &Meter {
+        &self.pool.mold().identity.meter
+    }
+
+    async fn try_receive(&self, listener: &str, request: http::Request) -> Result<http::Answer, Refusal> {
+        let Ok(permit) = tokio::time::timeout(WAIT_MAX, self.pool.permit()).await else {
+            return Err(Refusal::transient(
+                Reason::Unavailable,
+                Some(RETRY_AFTER),
+                "all instances of the plugin are busy",
+            ));
+        };
+        let listener = listener.to_owned();
+        let received = self.pool.call(permit, move |instance| {
+            Box::pin(async move { instance.receive(&listener, &request).await })
+        });
+        match received.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) => {
+                let identity = &self.pool.mold().identity;
+                warn!(plugin = %identity.plugin, id = %identity.id, error = why, "answer of a plugin is not valid");
+                let cause = format!("the plugin gave an answer that is not valid: {why}");
+                Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), cause))
+            }
+            Err(end) => Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), end)),
+        }
+    }
+}
+
+impl HttpReceiver for PluginHttpReceiver {
+    fn receive<'a>(
+        &'a self,
+        listener: &'a str,
+        request: http::Request,
+    ) -> BoxFuture<'a, Result<http::Answer, Refusal>> {
+        Box::pin(self.try_receive(listener, request))
+    }
+}

@@ -1,0 +1,316 @@
+//! The host side of one instance: its state, and the functions that it may call.
+//!
+//! A call without a grant answers with an error, never with a trap. Nothing here trusts a length or a text of the
+//! guest: what crosses is bounded by [`HANDOVER_BYTES_MAX`](crate::limits::HANDOVER_BYTES_MAX), lines are cut and rated.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tracing::{debug, error, info, trace, warn};
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use weir_model::Ledger;
+use weir_net::client::{ClientError, SendLimits};
+
+use crate::counts::PluginCounts;
+use crate::engine::GuestEngine;
+use crate::grant::Powers;
+use crate::limits::{Limiter, Limits, Timer};
+use crate::meter::Meter;
+use crate::rate::Bucket;
+use crate::stderr::Tail;
+use crate::v0_1::weir::plugin::{clock, http_client, http_types, log, meter, outcomes, telemetry};
+use crate::words::tame;
+
+/// Bytes of a log line.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// Fields of a log line.
+const FIELDS_MAX: usize = 16;
+
+/// Bytes of a field's name or value.
+const FIELD_BYTES_MAX: usize = 256;
+
+/// Log lines that one instance may write at once.
+const LINES_BURST: u32 = 100;
+
+/// After so long an instance has earned another line: ten a second.
+const LINE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Headers of one request of a guest.
+const HEADERS_MAX: usize = 100;
+
+/// Bytes that WASI's random hands out in one call.
+const RANDOM_BYTES_MAX: u64 = 64 * 1024;
+
+/// Handles of WASI resources in one instance.
+const RESOURCES_MAX: usize = 1_000;
+
+/// Everything that belongs to one instance on the host's side.
+pub(crate) struct Guest {
+    /// "plugin zipkin-exporter 1.2.0 (zipkin/eu)", for errors.
+    pub(crate) about: Arc<str>,
+    pub(crate) limiter: Limiter,
+    pub(crate) timer: Timer,
+    pub(crate) stderr: Tail,
+    identity: Identity,
+    engine: GuestEngine,
+    ledger: Arc<Ledger>,
+    powers: Powers,
+    response_bytes_max: usize,
+    lines: Bucket,
+    wasi: WasiCtx,
+    resources: ResourceTable,
+}
+
+/// Whose instance it is.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    /// The configured id (`zipkin/eu`), or the plugin's name where no id is configured yet.
+    pub(crate) id: Arc<str>,
+    /// The plugin's name.
+    pub(crate) plugin: Arc<str>,
+    /// As the plugin says; empty before it was asked.
+    pub(crate) version: Arc<str>,
+    pub(crate) counts: PluginCounts,
+    pub(crate) meter: Meter,
+}
+
+impl Guest {
+    pub(crate) fn new(
+        engine: &GuestEngine,
+        ledger: &Arc<Ledger>,
+        identity: &Identity,
+        powers: &Powers,
+        limits: &Limits,
+    ) -> Self {
+        let Identity { id, plugin, version, counts, .. } = identity;
+        let about = format!("plugin {plugin} {version} ({id})").replace("  ", " ");
+        let stderr = Tail::default();
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(RESOURCES_MAX);
+        Self {
+            about: about.into(),
+            limiter: Limiter::new(limits.memory_bytes, ledger, counts.memory_peak_bytes.clone()),
+            timer: Timer::new(limits),
+            wasi: null_wasi(&stderr),
+            stderr,
+            identity: identity.clone(),
+            engine: engine.clone(),
+            ledger: Arc::clone(ledger),
+            powers: powers.clone(),
+            response_bytes_max: limits.response_bytes,
+            lines: Bucket::new(LINES_BURST, LINE_INTERVAL),
+            resources,
+        }
+    }
+
+    /// Links everything that a plugin may import; with `wasi` also a WASI that offers clocks, random and a place for
+    /// output, and denies everything else.
+    pub(crate) fn link(linker: &mut Linker<Self>, wasi: bool) -> wasmtime::Result<()> {
+        if wasi {
+            wasmtime_wasi::p2::add_to_linker_async(linker)?;
+        }
+        http_types::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+        telemetry::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+        outcomes::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+        http_client::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+        log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+        clock::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
+        meter::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
+    }
+
+    async fn exchange(
+        &mut self,
+        request: http_types::RequestResult,
+        timeout: Option<u32>,
+    ) -> Result<http_types::Response, http_client::Error> {
+        let Some(outlet) = self.powers.egress.clone() else {
+            let denied = Powers::denied(&request.target);
+            self.deny(&denied.to_string());
+            return Err(http_client::Error::Denied(denied.to_string()));
+        };
+        let left = self.timer.left();
+        let timeout = timeout.map_or(left, |millis| left.min(Duration::from_millis(millis.into())));
+        let request = self.prepare(request).map_err(http_client::Error::Other)?;
+        let bytes = request.body().len() as u64;
+        let _claim =
+            self.ledger.claim(bytes).map_err(|error| http_client::Error::Other(error.to_string()))?;
+        self.identity.counts.requests.add(1);
+        let sent =
+            outlet.send(request, SendLimits { timeout, response_bytes_max: self.response_bytes_max }).await;
+        match sent {
+            Ok(response) => {
+                self.identity.counts.egress_bytes.add(bytes);
+                Ok(hand_back(response))
+            }
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    fn prepare(&self, request: http_types::RequestResult) -> Result<http::Request<Bytes>, String> {
+        let http_types::RequestResult { method, target, headers, body } = request;
+        if headers.len() > HEADERS_MAX {
+            return Err(format!("the request has {} headers, at most {HEADERS_MAX} fit", headers.len()));
+        }
+        let mut builder = http::Request::builder().method(method.as_str()).uri(target);
+        for (name, value) in &headers {
+            let is_auth = name.eq_ignore_ascii_case("authorization");
+            if is_hosts_own(name) || (is_auth && self.powers.authorization.is_some()) {
+                continue;
+            }
+            builder = builder.header(name.as_str(), self.powers.secrets.reveal(value).as_ref());
+        }
+        if let Some(authorization) = &self.powers.authorization {
+            builder = builder.header(http::header::AUTHORIZATION, authorization);
+        }
+        builder.body(Bytes::from(body)).map_err(|error| format!("not a request: {error}"))
+    }
+
+    fn explain(&mut self, error: &ClientError) -> http_client::Error {
+        let text = error.to_string();
+        match error {
+            ClientError::Denied(_) => {
+                self.deny(&text);
+                http_client::Error::Denied(text)
+            }
+            ClientError::Transport(_) => http_client::Error::Transport(text),
+            ClientError::Timeout(_) => http_client::Error::Timeout,
+            ClientError::ResponseTooLarge(_) => http_client::Error::ResponseTooLarge,
+            ClientError::Invalid(_) | ClientError::Memory(_) => http_client::Error::Other(text),
+        }
+    }
+
+    /// A denial is an event: counted, and logged within the rate of the instance's lines.
+    fn deny(&mut self, reason: &str) {
+        self.identity.counts.denials.add(1);
+        if self.lines.take(Instant::now()) {
+            let Identity { plugin, id, .. } = &self.identity;
+            warn!(%plugin, %id, reason, "request of a plugin denied");
+        }
+    }
+}
+
+/// Headers that the host writes itself: a guest's would contradict the body, the connection or the grant.
+fn is_hosts_own(name: &str) -> bool {
+    const OWN: [&str; 9] = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+    ];
+    OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
+}
+
+fn hand_back(response: http::Response<Bytes>) -> http_types::Response {
+    let (head, body) = response.into_parts();
+    let headers = head.headers.iter();
+    let headers = headers.map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    http_types::Response { status: head.status.as_u16(), headers: headers.collect(), body: body.into() }
+}
+
+/// WASI with clocks, random, and output to a bounded buffer: no files, no environment, no sockets.
+fn null_wasi(output: &Tail) -> WasiCtx {
+    WasiCtxBuilder::new()
+        .stdout(output.clone())
+        .stderr(output.clone())
+        .max_random_size(RANDOM_BYTES_MAX)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+    }
+}
+
+// === Imports ===
+
+impl telemetry::Host for Guest {}
+impl outcomes::Host for Guest {}
+impl http_types::Host for Guest {}
+
+impl http_client::Host for Guest {
+    async fn send(
+        &mut self,
+        request: http_types::RequestResult,
+        timeout_ms: Option<u32>,
+    ) -> Result<http_types::Response, http_client::Error> {
+        let before = self.engine.ticks();
+        let answer = self.exchange(request, timeout_ms).await;
+        if self.engine.ticks() != before {
+            self.timer.forgive();
+        }
+        answer
+    }
+}
+
+impl log::Host for Guest {
+    fn write(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) {
+        if !self.powers.log {
+            return;
+        }
+        if !self.lines.take(Instant::now()) {
+            self.identity.counts.log_lines_suppressed.add(1);
+            return;
+        }
+        let Identity { plugin, id, .. } = &self.identity;
+        let (message, said) = (tame(&message, LINE_BYTES_MAX), fields_of(&fields));
+        match level {
+            log::Level::Trace => trace!(%plugin, %id, said, "{message}"),
+            log::Level::Debug => debug!(%plugin, %id, said, "{message}"),
+            log::Level::Info => info!(%plugin, %id, said, "{message}"),
+            log::Level::Warn => warn!(%plugin, %id, said, "{message}"),
+            log::Level::Error => error!(%plugin, %id, said, "{message}"),
+        }
+    }
+}
+
+/// `a=1 b=2`, each part cut and tamed.
+fn fields_of(fields: &[(String, String)]) -> String {
+    let shown = fields.iter().take(FIELDS_MAX);
+    let shown = shown
+        .map(|(name, value)| format!("{}={}", tame(name, FIELD_BYTES_MAX), tame(value, FIELD_BYTES_MAX)));
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+impl clock::Host for Guest {
+    fn now(&mut self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl meter::Host for Guest {
+    fn add(&mut self, counter: String, value: u64, labels: Vec<(String, String)>) {
+        if !self.identity.meter.add(counter, value, labels) {
+            self.identity.counts.meter_suppressed.add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: fields with line breaks, and more of them than fit.
+    /// Guarantees: one line, bounded.
+    #[test]
+    fn fields_stay_in_their_line() {
+        let fields: Vec<_> = (0..100).map(|n| (format!("k{n}"), "a\nb".to_owned())).collect();
+        let shown = fields_of(&fields);
+        assert!(shown.starts_with("k0=a\\u{a}b k1="));
+        assert_eq!(shown.matches('=').count(), FIELDS_MAX);
+    }
+}

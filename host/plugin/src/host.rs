@@ -1,0 +1,414 @@
+//! The plugin host as the daemon sees it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use http::HeaderValue;
+use serde_json::Value;
+use tracing::{info, warn};
+use wasmtime::component::Linker;
+use weir_model::Ledger;
+use weir_net::client::{Client, Outlet};
+use weir_net::roots::{RootsError, Trust, client_config_of};
+
+use crate::as_exporter::PluginExporter;
+use crate::as_http_receiver::PluginHttpReceiver;
+use crate::cache::Cache;
+use crate::counts::PluginCounts;
+use crate::describe::{Listener, Marks, Schema, SettingsError};
+use crate::end::End;
+use crate::engine::GuestEngine;
+use crate::grant::{self, Grants, Powers, Secrets};
+use crate::guest::{Guest, Identity};
+use crate::instance::{Instance, Mold};
+use crate::limits::Limits;
+use crate::load::{self, Bundled, Compiled, Flaw, Found, LoadError, Loaded, Source, Wasm};
+use crate::meter::Meter;
+use crate::pool::{Pool, PoolSettings, Tasks};
+
+/// What the host needs from the process.
+pub struct HostSettings {
+    /// Pays for guests' memory.
+    pub ledger: Arc<Ledger>,
+    /// Sends guests' requests.
+    pub client: Client,
+    /// Where compiled code is kept; without one, plugins are compiled at every start.
+    pub cache_dir: Option<PathBuf>,
+    /// Where an operator drops plugins.
+    pub plugin_dir: Option<PathBuf>,
+    /// Plugins that are part of the program.
+    pub bundled: &'static [Bundled],
+}
+
+/// The plugin host. Cloning shares it.
+#[derive(Clone)]
+pub struct Host {
+    shared: Arc<Shared>,
+}
+
+/// What all plugins of a host have in common.
+pub(crate) struct Shared {
+    pub(crate) engine: GuestEngine,
+    pub(crate) cache: Option<Cache>,
+    ledger: Arc<Ledger>,
+    client: Client,
+    plugin_dir: Option<PathBuf>,
+    bundled: &'static [Bundled],
+    plain: Linker<Guest>,
+    /// Made for the first plugin that needs a WASI; bundled ones do not.
+    wasi: OnceLock<Linker<Guest>>,
+    tasks: Tasks,
+}
+
+/// The host cannot run plugins on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("start the plugin engine: {0}")]
+pub struct HostError(String);
+
+/// Everything about one configured id that is made of a plugin.
+#[derive(Clone)]
+pub struct Part {
+    /// The configured id, `type[/name]`.
+    pub id: String,
+    /// What the operator wrote for the plugin.
+    pub settings: Value,
+    /// What the operator grants beside the URLs in the settings.
+    pub grants: Grants,
+    /// Of each instance.
+    pub limits: Limits,
+    /// How many instances.
+    pub pool: PoolSettings,
+    /// Whom its requests trust, and what they show (`tls:`); none for the process's own trust.
+    pub trust: Option<Trust>,
+    /// The `authorization` header of its requests (`auth:`); the guest neither sees nor sets it.
+    pub authorization: Option<HeaderValue>,
+}
+
+/// Settings hold secrets, so they are not shown.
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, settings: _, grants, limits, pool, trust, authorization: _ } = self;
+        let mut part = f.debug_struct("Part");
+        part.field("id", id)
+            .field("grants", grants)
+            .field("limits", limits)
+            .field("pool", pool)
+            .field("trust", trust);
+        part.finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    /// A part with default grants, limits and pool.
+    pub fn new(id: impl Into<String>, settings: Value) -> Self {
+        Self {
+            id: id.into(),
+            settings,
+            grants: Grants::default(),
+            limits: Limits::default(),
+            pool: PoolSettings::default(),
+            trust: None,
+            authorization: None,
+        }
+    }
+}
+
+/// A plugin cannot be what the configuration wants it to be.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// It is something else.
+    #[error("plugin {plugin} is no {wanted}; it exports {found}")]
+    Interface {
+        /// Its name.
+        plugin: String,
+        /// The missing interface.
+        wanted: &'static str,
+        /// What it exports.
+        found: String,
+    },
+    /// URLs to reach are none, or too many.
+    #[error("settings of {id}: {}", first(errors))]
+    Settings {
+        /// The configured id.
+        id: String,
+        /// All of them.
+        errors: Vec<SettingsError>,
+    },
+    /// The trusted roots cannot be read.
+    #[error(transparent)]
+    Trust(#[from] RootsError),
+    /// The operating system has no random bytes for the tokens of secrets.
+    #[error("draw tokens for secrets: {0}")]
+    Random(getrandom::Error),
+}
+
+fn first(errors: &[SettingsError]) -> String {
+    errors.first().map(|error| format!("{}: {}", error.pointer, error.message)).unwrap_or_default()
+}
+
+impl Host {
+    /// Starts the engine. A cache that cannot be used is a warning: plugins are then compiled at every start.
+    ///
+    /// # Errors
+    /// [`HostError`] where the machine cannot run guests.
+    pub fn new(settings: HostSettings) -> Result<Self, HostError> {
+        let HostSettings { ledger, client, cache_dir, plugin_dir, bundled } = settings;
+        let failed = |error: wasmtime::Error| HostError(format!("{error:#}"));
+        let engine = GuestEngine::new().map_err(failed)?;
+        let mut plain = Linker::new(engine.engine());
+        Guest::link(&mut plain, false).map_err(failed)?;
+        let cache = cache_dir.and_then(|folder| match Cache::open(&folder) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                warn!(path = %folder.display(), %error, "no cache for compiled plugins, compiling at every start");
+                None
+            }
+        });
+        let (wasi, tasks) = (OnceLock::new(), Tasks::default());
+        Ok(Self {
+            shared: Arc::new(Shared {
+                engine,
+                cache,
+                ledger,
+                client,
+                plugin_dir,
+                bundled,
+                plain,
+                wasi,
+                tasks,
+            }),
+        })
+    }
+
+    /// Looks for a plugin: a file `name.wasm` in the plugin folder, else a bundled one.
+    ///
+    /// # Errors
+    /// [`LoadError`] where there is none.
+    pub fn find(&self, name: &str) -> Result<Found, LoadError> {
+        let folder = self.shared.plugin_dir.as_deref();
+        load::find(folder, self.shared.bundled, name).map_err(|flaw| {
+            let place =
+                folder.map_or_else(|| "no plugin folder".to_owned(), |folder| folder.display().to_string());
+            LoadError { plugin: name.to_owned(), place, flaw }
+        })
+    }
+
+    /// Every plugin of the folder and of the program, by name.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn list(&self) -> std::io::Result<Vec<Found>> {
+        load::list(self.shared.plugin_dir.as_deref(), self.shared.bundled)
+    }
+
+    /// Loads a plugin by name: finds, checks, compiles or takes from the cache, and asks it what it is.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load(&self, name: &str, sha256: Option<&str>) -> Result<Arc<Loaded>, LoadError> {
+        let found = self.find(name)?;
+        if found.shadows {
+            info!(plugin = name, source = %found.source, "a file stands in front of the bundled plugin");
+        }
+        self.load_found(found, sha256).await
+    }
+
+    /// Loads a file that need not lie in the plugin folder (`weir plugin inspect FILE`).
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load_file(&self, path: &Path) -> Result<Arc<Loaded>, LoadError> {
+        let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        self.load_found(Found { name, source: Source::File(path.to_owned()), shadows: false }, None).await
+    }
+
+    pub(crate) async fn load_found(
+        &self,
+        found: Found,
+        sha256: Option<&str>,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        let Found { name, source, .. } = found;
+        let failed = |flaw| LoadError { plugin: name.clone(), place: source.to_string(), flaw };
+        let compiled = self.compile(&name, &source, sha256.map(str::to_owned)).await.map_err(failed)?;
+        let descriptor = self.shared.describe(&name, &compiled).await.map_err(failed)?;
+        let marks = Marks::read(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
+        let schema = Schema::compile(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
+        let Compiled { digest, bytes, scan, blueprint } = compiled;
+        let shared = Arc::clone(&self.shared);
+        Ok(Arc::new(Loaded {
+            shared,
+            blueprint,
+            schema,
+            name,
+            source,
+            digest,
+            bytes,
+            descriptor,
+            marks,
+            scan,
+        }))
+    }
+
+    /// Compiling blocks for long, so it has a thread of its own.
+    async fn compile(&self, name: &str, source: &Source, pinned: Option<String>) -> Result<Compiled, Flaw> {
+        let (shared, name, source) = (Arc::clone(&self.shared), name.to_owned(), source.clone());
+        let compiling = tokio::task::spawn_blocking(move || {
+            let wasm = Wasm::read(&source, shared.bundled, &name)?;
+            load::compile(&shared, &name, &wasm, pinned.as_deref())
+        });
+        compiling.await.unwrap_or_else(|error| Err(Flaw::Engine(format!("the compiler gave up: {error}"))))
+    }
+
+    /// Waits for calls that nobody waits for any more. Each ends within its call deadline.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn drain(&self) {
+        self.shared.tasks.drain().await;
+    }
+}
+
+impl Shared {
+    pub(crate) fn linker(&self, wasi: bool) -> wasmtime::Result<&Linker<Guest>> {
+        if !wasi {
+            return Ok(&self.plain);
+        }
+        if let Some(linker) = self.wasi.get() {
+            return Ok(linker);
+        }
+        let mut linker = Linker::new(self.engine.engine());
+        Guest::link(&mut linker, true)?;
+        Ok(self.wasi.get_or_init(|| linker))
+    }
+
+    async fn describe(
+        self: &Arc<Self>,
+        name: &str,
+        compiled: &Compiled,
+    ) -> Result<crate::describe::Descriptor, Flaw> {
+        let mold =
+            self.mold(&compiled.blueprint, identity(name, name, ""), Powers::none(), Limits::default());
+        let mut instance = Instance::new(&mold).await?;
+        Ok(instance.describe().await??)
+    }
+
+    fn mold(
+        self: &Arc<Self>,
+        blueprint: &Arc<crate::instance::Blueprint>,
+        identity: Identity,
+        powers: Powers,
+        limits: Limits,
+    ) -> Mold {
+        Mold {
+            engine: self.engine.clone(),
+            ledger: Arc::clone(&self.ledger),
+            blueprint: Arc::clone(blueprint),
+            identity,
+            powers,
+            limits,
+        }
+    }
+}
+
+fn identity(id: &str, plugin: &str, version: &str) -> Identity {
+    Identity {
+        id: id.into(),
+        plugin: plugin.into(),
+        version: version.into(),
+        counts: PluginCounts::default(),
+        meter: Meter::default(),
+    }
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Checks an operator's settings: against the schema, then by the plugin's own `configure` in a throw-away
+    /// instance without powers. Empty: they are good.
+    pub async fn check_settings(&self, settings: &Value) -> Vec<SettingsError> {
+        let errors = self.schema.check(&self.marks, settings);
+        if !errors.is_empty() {
+            return errors;
+        }
+        let mut seen = settings.clone();
+        let checked = match Secrets::hide(&self.marks, &mut seen) {
+            Ok(_) => self.configure(&seen.to_string()).await,
+            Err(error) => {
+                return vec![SettingsError { pointer: String::new(), message: error.to_string() }];
+            }
+        };
+        match checked {
+            Ok(errors) => errors,
+            Err(end) => vec![SettingsError { pointer: String::new(), message: end.message }],
+        }
+    }
+
+    async fn configure(&self, settings: &str) -> Result<Vec<SettingsError>, End> {
+        let identity = identity(&self.name, &self.name, &self.descriptor.version);
+        let mold = self.shared.mold(&self.blueprint, identity, Powers::none(), Limits::default());
+        let mut instance = Instance::new(&mold).await?;
+        Ok(instance.configure(settings).await?.err().unwrap_or_default())
+    }
+
+    /// The addresses that the host must bind for these settings.
+    pub fn listeners(&self, settings: &Value) -> Vec<Listener> {
+        self.marks.listeners(settings)
+    }
+
+    /// An exporter out of this plugin. Settings must have passed [`Loaded::check_settings`].
+    ///
+    /// # Errors
+    /// [`PartError`].
+    pub fn exporter(&self, part: Part) -> Result<Arc<PluginExporter>, PartError> {
+        self.must_have("exporter")?;
+        let pool = self.pool(part)?;
+        Ok(Arc::new(PluginExporter { pool, encoding: self.descriptor.encoding }))
+    }
+
+    /// A receiver of HTTP requests out of this plugin. Settings must have passed [`Loaded::check_settings`].
+    ///
+    /// # Errors
+    /// [`PartError`].
+    pub fn http_receiver(&self, part: Part) -> Result<Arc<PluginHttpReceiver>, PartError> {
+        self.must_have("http-receiver")?;
+        Ok(Arc::new(PluginHttpReceiver { pool: self.pool(part)? }))
+    }
+
+    fn must_have(&self, wanted: &'static str) -> Result<(), PartError> {
+        if self.scan.has(wanted) {
+            return Ok(());
+        }
+        Err(PartError::Interface { plugin: self.name.clone(), wanted, found: self.scan.exports.join(", ") })
+    }
+
+    fn pool(&self, part: Part) -> Result<Arc<Pool>, PartError> {
+        let Part { id, mut settings, grants, limits, pool, trust, authorization } = part;
+        let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
+        let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
+        let powers = Powers { egress, secrets, authorization, log: true };
+        let identity = identity(&id, &self.name, &self.descriptor.version);
+        let mold = self.shared.mold(&self.blueprint, identity, powers, limits);
+        Ok(Pool::new(mold, settings.to_string(), &pool, self.shared.tasks.clone()))
+    }
+
+    /// The client with this id's grant; none where nothing is granted.
+    fn outlet(
+        &self,
+        id: &str,
+        settings: &Value,
+        grants: &Grants,
+        trust: Option<&Trust>,
+    ) -> Result<Option<Outlet>, PartError> {
+        let egress = grant::egress(&self.marks, settings, grants).map_err(|errors| PartError::Settings {
+            id: id.to_owned(),
+            errors: errors.into_iter().map(|(pointer, message)| SettingsError { pointer, message }).collect(),
+        })?;
+        if egress.origins().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(match trust {
+            Some(trust) => self.shared.client.outlet_with(egress, client_config_of(trust)?),
+            None => self.shared.client.outlet(egress)?,
+        }))
+    }
+}

@@ -1,0 +1,228 @@
+//! One instance of a component, and the calls into it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::InstancePre;
+use wasmtime::{Store, UpdateDeadline};
+use weir_model::{Ledger, Outcome, Push, http};
+
+use crate::convert;
+use crate::describe::{Descriptor, DescriptorError, Encoding, SettingsError};
+use crate::end::{End, EndKind};
+use crate::engine::{GuestEngine, Running};
+use crate::grant::Powers;
+use crate::guest::{Guest, Identity};
+use crate::limits::{ANSWER_GRACE, HANDLES_MAX, HANDOVER_BYTES_MAX, Limits};
+use crate::v0_1::exports::weir::plugin::{exporter, http_receiver, plugin};
+
+/// How long after the call deadline a host function that knows no deadline (WASI's poll) is cut: later than a guest that
+/// computes would have been.
+const CUT_GRACE: Duration = ANSWER_GRACE.saturating_mul(2);
+
+/// A component ready to be instantiated: linked, its exports looked up.
+pub(crate) struct Blueprint {
+    pre: InstancePre<Guest>,
+    plugin: plugin::GuestIndices,
+    exporter: Option<exporter::GuestIndices>,
+    http_receiver: Option<http_receiver::GuestIndices>,
+}
+
+impl Blueprint {
+    /// Looks the exports up by name and checks their types.
+    ///
+    /// # Errors
+    /// Where an interface that the component exports under our name is not ours.
+    pub(crate) fn new(pre: InstancePre<Guest>, exports: Exports) -> wasmtime::Result<Self> {
+        Ok(Self {
+            plugin: plugin::GuestIndices::new(&pre)?,
+            exporter: exports.exporter.then(|| exporter::GuestIndices::new(&pre)).transpose()?,
+            http_receiver: exports
+                .http_receiver
+                .then(|| http_receiver::GuestIndices::new(&pre))
+                .transpose()?,
+            pre,
+        })
+    }
+}
+
+/// Which of the interfaces that this host calls a component exports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Exports {
+    pub(crate) exporter: bool,
+    pub(crate) http_receiver: bool,
+}
+
+/// What each instance of an id is made of.
+pub(crate) struct Mold {
+    pub(crate) engine: GuestEngine,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) blueprint: Arc<Blueprint>,
+    pub(crate) identity: Identity,
+    pub(crate) powers: Powers,
+    pub(crate) limits: Limits,
+}
+
+/// One instance: a store with a component in it. After an [`End`] it must be dropped.
+pub(crate) struct Instance {
+    store: Store<Guest>,
+    engine: GuestEngine,
+    plugin: plugin::Guest,
+    exporter: Option<exporter::Guest>,
+    http_receiver: Option<http_receiver::Guest>,
+}
+
+impl Instance {
+    /// Makes an instance; its start code runs under the same deadlines as a call.
+    ///
+    /// # Errors
+    /// [`End`].
+    pub(crate) async fn new(mold: &Mold) -> Result<Self, End> {
+        let Mold { engine, ledger, blueprint, identity, powers, limits } = mold;
+        identity.counts.instances.add(1);
+        let mut store = Store::new(engine.engine(), Guest::new(engine, ledger, identity, powers, limits));
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_hostcall_fuel(HANDOVER_BYTES_MAX);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.epoch_deadline_callback(|mut store| {
+            Ok(if store.data_mut().timer.tick() {
+                UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+            } else {
+                UpdateDeadline::Interrupt
+            })
+        });
+        let call = Call::begin("instantiate", engine, &mut store);
+        let made = call.run(&mut store, async |store| blueprint.pre.instantiate_async(store).await).await?;
+        let mut load = || {
+            Ok::<_, wasmtime::Error>((
+                blueprint.plugin.load(&mut store, &made)?,
+                blueprint.exporter.as_ref().map(|indices| indices.load(&mut store, &made)).transpose()?,
+                blueprint
+                    .http_receiver
+                    .as_ref()
+                    .map(|indices| indices.load(&mut store, &made))
+                    .transpose()?,
+            ))
+        };
+        match load() {
+            Ok((plugin, exporter, http_receiver)) => {
+                Ok(Self { store, engine: engine.clone(), plugin, exporter, http_receiver })
+            }
+            Err(error) => Err(End::of("instantiate", &error, store.data_mut())),
+        }
+    }
+
+    /// Bytes of memory that it has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.store.data().limiter.bytes()
+    }
+
+    /// `plugin.describe`.
+    ///
+    /// # Errors
+    /// [`End`] outside, a descriptor that is not valid inside.
+    pub(crate) async fn describe(&mut self) -> Result<Result<Descriptor, DescriptorError>, End> {
+        let call = Call::begin("plugin.describe", &self.engine, &mut self.store);
+        let plugin = &self.plugin;
+        let said = call.run(&mut self.store, async |store| plugin.call_describe(store).await).await?;
+        Ok(Descriptor::check(said))
+    }
+
+    /// `plugin.configure`.
+    ///
+    /// # Errors
+    /// [`End`] outside, the guest's objections inside.
+    pub(crate) async fn configure(&mut self, settings: &str) -> Result<Result<(), Vec<SettingsError>>, End> {
+        let call = Call::begin("plugin.configure", &self.engine, &mut self.store);
+        let plugin = &self.plugin;
+        let said =
+            call.run(&mut self.store, async |store| plugin.call_configure(store, settings).await).await?;
+        Ok(said.map_err(convert::objections))
+    }
+
+    /// `exporter.push` of a body in the encoding that the plugin asked for.
+    ///
+    /// # Errors
+    /// [`End`].
+    pub(crate) async fn push(
+        &mut self,
+        push: &Push,
+        encoding: Encoding,
+        body: &[u8],
+    ) -> Result<Outcome, End> {
+        let call = Call::begin("exporter.push", &self.engine, &mut self.store);
+        let Some(exporter) = &self.exporter else {
+            return Err(absent(self.store.data(), "exporter"));
+        };
+        let (batch, delivery) = convert::push(push, encoding, body);
+        let said =
+            call.run(&mut self.store, async |store| exporter.call_push(store, batch, delivery).await).await?;
+        Ok(convert::outcome(said))
+    }
+
+    /// `http-receiver.receive`.
+    ///
+    /// # Errors
+    /// [`End`] outside, an answer that is not valid inside.
+    pub(crate) async fn receive(
+        &mut self,
+        listener: &str,
+        request: &http::Request,
+    ) -> Result<Result<http::Answer, String>, End> {
+        let call = Call::begin("http-receiver.receive", &self.engine, &mut self.store);
+        let Some(receiver) = &self.http_receiver else {
+            return Err(absent(self.store.data(), "http-receiver"));
+        };
+        let headers: Vec<(&str, &str)> =
+            request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let wit = convert::request(request, &headers);
+        let said = call
+            .run(&mut self.store, async |store| receiver.call_receive(store, listener, wit).await)
+            .await?;
+        Ok(convert::answer(said))
+    }
+}
+
+/// A call of an interface that the component does not export; the facade hands out no part that could make one.
+fn absent(guest: &Guest, interface: &str) -> End {
+    End { kind: EndKind::Trap, message: format!("{}: it does not export {interface}", guest.about) }
+}
+
+/// A call under way: its name, and the ticking clock.
+struct Call {
+    what: &'static str,
+    _running: Running,
+}
+
+impl Call {
+    fn begin(what: &'static str, engine: &GuestEngine, store: &mut Store<Guest>) -> Self {
+        let running = engine.running();
+        store.data_mut().timer.begin();
+        store.data_mut().stderr.clear();
+        store.set_epoch_deadline(1);
+        Self { what, _running: running }
+    }
+
+    /// Runs `f` in the store until it returns or the call's time is over.
+    async fn run<R>(
+        self,
+        store: &mut Store<Guest>,
+        f: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<R>,
+    ) -> Result<R, End> {
+        let ends_at = store.data().timer.ends_at() + CUT_GRACE;
+        let done = tokio::time::timeout_at(ends_at, f(store)).await;
+        let error = match done {
+            Ok(Ok(value)) => {
+                // A refused growth that the guest survived is its own business.
+                store.data_mut().limiter.take_refused();
+                return Ok(value);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => {
+                store.data_mut().timer.cut();
+                wasmtime::Error::msg("cut in a host function")
+            }
+        };
+        Err(End::of(self.what, &error, store.data_mut()))
+    }
+}

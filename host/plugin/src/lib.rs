@@ -1,0 +1,57 @@
+//! The plugin host: WebAssembly components seen through the model's contracts.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `host.rs` | [`Host`]: what the daemon calls; [`Part`]: one configured id |
+//! | `load.rs`, `scan.rs` | find a plugin, look at its bytes, check names, versions and pin, compile |
+//! | `cache.rs` | compiled code between starts, authenticated |
+//! | `describe.rs` | what a plugin says about itself; its settings' schema and the marks in it |
+//! | `inspect.rs` | what `weir plugin inspect` shows |
+//! | `engine.rs` | the engine, and the clock that interrupts guests |
+//! | `limits.rs` | memory, tables, deadlines |
+//! | `grant.rs` | all powers of a guest; secrets |
+//! | `guest.rs`, `meter.rs`, `stderr.rs` | the host side of an instance: its state and imports |
+//! | `instance.rs`, `end.rs` | one instance, the calls into it, how it ended |
+//! | `pool.rs` | the instances of one id |
+//! | `as_exporter.rs`, `as_http_receiver.rs` | a plugin as the model knows it |
+//! | `counts.rs` | what one id counts |
+//! | `v0_1/`, `convert.rs` | generated bindings of `weir:plugin@0.1`, and conversion |
+//! | `rate.rs`, `words.rs` | bounded logging of what guests say |
+//!
+//! Invariant: a guest reaches only what its grant lists, and whatever it does ends only its own instance.
+
+pub mod as_exporter;
+pub mod as_http_receiver;
+mod cache;
+mod convert;
+pub mod counts;
+pub mod describe;
+pub mod end;
+mod engine;
+pub mod grant;
+mod guest;
+pub mod host;
+pub mod inspect;
+mod instance;
+pub mod limits;
+pub mod load;
+pub mod meter;
+mod pool;
+mod rate;
+pub mod scan;
+mod stderr;
+mod v0_1;
+mod words;
+
+pub use as_exporter::PluginExporter;
+pub use as_http_receiver::PluginHttpReceiver;
+pub use counts::PluginCounts;
+pub use describe::{Descriptor, Encoding, ListenKind, Listener, Marks, SettingsError};
+pub use end::{End, EndKind};
+pub use grant::Grants;
+pub use host::{Host, HostError, HostSettings, Part, PartError};
+pub use inspect::Inspection;
+pub use limits::Limits;
+pub use load::{Bundled, Digest, Found, LoadError, Loaded, Source};
+pub use meter::{Meter, Series};
+pub use pool::PoolSettings;

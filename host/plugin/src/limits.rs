@@ -1,0 +1,319 @@
+//! How much one instance may use: memory, tables, time. One place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wasmtime::ResourceLimiter;
+use weir_model::{Claim, Counter, Ledger};
+
+use crate::engine::TICK;
+
+/// Elements of one table. A table element costs 8 bytes; interpreters compiled to Wasm need some ten thousand.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// What a table element costs the host.
+const TABLE_ELEMENT_BYTES: usize = 8;
+
+/// Core instances, tables and memories of one component: composed components and adapters have several of each.
+const PARTS_MAX: usize = 50;
+
+/// Bytes that a guest may hand to the host in one call (a request's body, telemetry): the largest joined batch as JSON.
+pub(crate) const HANDOVER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Component-model handles of one instance. Our interfaces have none; WASI's streams and pollables are a few.
+pub(crate) const HANDLES_MAX: usize = 1_000;
+
+/// The limits of each instance of a configured id (`limits:`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of linear memory and tables of one instance.
+    pub memory_bytes: usize,
+    /// Time that the guest itself may compute in one call; waiting in the host does not count.
+    pub cpu_deadline: Duration,
+    /// Time that one call may take, all in all. A request that is still under way then is answered with `timeout`.
+    pub call_deadline: Duration,
+    /// Bytes of one HTTP response that the guest may be handed.
+    pub response_bytes: usize,
+}
+
+impl Default for Limits {
+    /// 64 MiB, 5 s, 60 s, 4 MiB (DESIGN 1.4, `facts/reliability.md` 5.2).
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 * 1024 * 1024,
+            cpu_deadline: Duration::from_secs(5),
+            call_deadline: Duration::from_secs(60),
+            response_bytes: weir_net::client::RESPONSE_BYTES_MAX_DEFAULT,
+        }
+    }
+}
+
+/// A growth that was not granted. The guest sees only that it failed and traps; this is what the operator reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Over the instance's own limit.
+    Limit { asked: usize, limit: usize },
+    /// The process has no memory left to lend.
+    Ledger { asked: usize, limit: u64 },
+    /// A table over [`TABLE_ELEMENTS_MAX`].
+    Table { asked: usize },
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mebibytes = |bytes: usize| bytes.div_ceil(1024 * 1024);
+        match self {
+            Self::Limit { asked, limit } => {
+                write!(
+                    f,
+                    "memory limit {} MiB reached, asked for {} MiB",
+                    mebibytes(*limit),
+                    mebibytes(*asked)
+                )
+            }
+            Self::Ledger { asked, limit } => write!(
+                f,
+                "memory budget of the process ({} MiB) used up, asked for {} MiB",
+                limit / (1024 * 1024),
+                mebibytes(*asked)
+            ),
+            Self::Table { asked } => {
+                write!(f, "table limit {TABLE_ELEMENTS_MAX} elements reached, asked for {asked}")
+            }
+        }
+    }
+}
+
+/// Grants growth, pays for it from the ledger, remembers what it refused.
+pub(crate) struct Limiter {
+    limit: usize,
+    claim: Result<Claim, Arc<Ledger>>,
+    /// The growth that was granted last, should the engine report that it failed after all.
+    last_granted: usize,
+    refused: Option<Refused>,
+    peak: Counter,
+}
+
+impl Limiter {
+    pub(crate) fn new(limit: usize, ledger: &Arc<Ledger>, peak: Counter) -> Self {
+        Self { limit, claim: Err(Arc::clone(ledger)), last_granted: 0, refused: None, peak }
+    }
+
+    /// Bytes that the instance has now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.claim.as_ref().map_or(0, |claim| usize::try_from(claim.bytes()).unwrap_or(usize::MAX))
+    }
+
+    /// The growth that was refused since the last call of this function.
+    pub(crate) fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take()
+    }
+
+    fn grow(&mut self, more: usize) -> bool {
+        let asked = self.bytes().saturating_add(more);
+        if asked > self.limit {
+            self.refused = Some(Refused::Limit { asked, limit: self.limit });
+            return false;
+        }
+        let granted = match &mut self.claim {
+            Ok(claim) => claim.grow(more as u64),
+            Err(ledger) => ledger.claim(more as u64).map(|claim| self.claim = Ok(claim)),
+        };
+        if let Err(exhausted) = granted {
+            self.refused = Some(Refused::Ledger { asked, limit: exhausted.limit });
+            return false;
+        }
+        self.last_granted = more;
+        if asked as u64 > self.peak.get() {
+            self.peak.set(asked as u64);
+        }
+        true
+    }
+
+    fn give_back_last(&mut self) {
+        let bytes = self.bytes().saturating_sub(std::mem::take(&mut self.last_granted));
+        if let Ok(claim) = &mut self.claim {
+            claim.shrink_to(bytes as u64);
+        }
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.give_back_last();
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > TABLE_ELEMENTS_MAX {
+            self.refused = Some(Refused::Table { asked: desired });
+            return Ok(false);
+        }
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.give_back_last();
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        PARTS_MAX
+    }
+
+    fn tables(&self) -> usize {
+        PARTS_MAX
+    }
+
+    fn memories(&self) -> usize {
+        PARTS_MAX
+    }
+}
+
+/// How long a guest may go on after its call deadline, to answer what its last host call told it (`timeout`).
+pub(crate) const ANSWER_GRACE: Duration = Duration::from_millis(500);
+
+/// Which deadline a call has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deadline {
+    /// Of the guest's own time.
+    Cpu(Duration),
+    /// Of the whole call.
+    Call(Duration),
+}
+
+/// The time that is left to the call under way.
+pub(crate) struct Timer {
+    cpu_deadline: Duration,
+    call_deadline: Duration,
+    ticks_left: u32,
+    ends_at: Instant,
+    /// The epoch has advanced while the host had the call; the guest is not charged for that tick.
+    forgive: bool,
+    met: Option<Deadline>,
+}
+
+impl Timer {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let mut timer = Self {
+            cpu_deadline: limits.cpu_deadline,
+            call_deadline: limits.call_deadline,
+            ticks_left: 0,
+            ends_at: Instant::now(),
+            forgive: false,
+            met: None,
+        };
+        timer.begin();
+        timer
+    }
+
+    /// A call begins.
+    pub(crate) fn begin(&mut self) {
+        let ticks = self.cpu_deadline.as_millis().div_ceil(TICK.as_millis());
+        self.ticks_left = u32::try_from(ticks).unwrap_or(u32::MAX).max(1);
+        self.ends_at = Instant::now() + self.call_deadline;
+        self.forgive = false;
+        self.met = None;
+    }
+
+    /// A tick has met the guest at work. `false`: that was its last one.
+    pub(crate) fn tick(&mut self) -> bool {
+        if Instant::now() >= self.ends_at + ANSWER_GRACE {
+            self.met = Some(Deadline::Call(self.call_deadline));
+            return false;
+        }
+        if std::mem::take(&mut self.forgive) {
+            return true;
+        }
+        self.ticks_left = self.ticks_left.saturating_sub(1);
+        if self.ticks_left == 0 {
+            self.met = Some(Deadline::Cpu(self.cpu_deadline));
+        }
+        self.ticks_left > 0
+    }
+
+    /// At least one tick fell into a host call.
+    pub(crate) fn forgive(&mut self) {
+        self.forgive = true;
+    }
+
+    /// What is left of the call.
+    pub(crate) fn left(&self) -> Duration {
+        self.ends_at.saturating_duration_since(Instant::now())
+    }
+
+    /// When the call must be over.
+    pub(crate) fn ends_at(&self) -> Instant {
+        self.ends_at
+    }
+
+    /// The call was cut from outside, in a host function that knows no deadline.
+    pub(crate) fn cut(&mut self) {
+        self.met = Some(Deadline::Call(self.call_deadline));
+    }
+
+    /// The deadline that ended the call.
+    pub(crate) fn met(&self) -> Option<Deadline> {
+        self.met
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: growth within the limit, over it, over the process's budget, and one that the system cannot do.
+    /// Guarantees: the ledger holds exactly what the instance has, and a refusal is remembered in an operator's words.
+    #[test]
+    fn guest_memory_is_paid_for_and_refusals_are_remembered() {
+        const MIB: usize = 1024 * 1024;
+        let ledger = Ledger::new(100 * MIB as u64);
+        let peak = Counter::default();
+        let mut limiter = Limiter::new(64 * MIB, &ledger, peak.clone());
+        assert!(limiter.memory_growing(0, 60 * MIB, None).unwrap());
+        assert!(!limiter.memory_growing(60 * MIB, 71 * MIB, None).unwrap());
+        assert_eq!(
+            limiter.take_refused().unwrap().to_string(),
+            "memory limit 64 MiB reached, asked for 71 MiB"
+        );
+        let mut other = Limiter::new(64 * MIB, &ledger, peak.clone());
+        assert!(!other.memory_growing(0, 41 * MIB, None).unwrap());
+        assert_eq!(
+            other.take_refused().unwrap().to_string(),
+            "memory budget of the process (100 MiB) used up, asked for 41 MiB"
+        );
+        assert!(other.memory_growing(0, 40 * MIB, None).unwrap());
+        other.memory_grow_failed(wasmtime::Error::msg("the system said no")).unwrap();
+        assert_eq!(ledger.used(), 60 * MIB as u64);
+        assert!(!limiter.table_growing(0, TABLE_ELEMENTS_MAX + 1, None).unwrap());
+        drop(limiter);
+        assert_eq!(ledger.used(), 0);
+        assert_eq!(peak.get(), 60 * MIB as u64);
+    }
+
+    /// Scenario: ticks in the guest, ticks that fell into the host, and the end of the wall time.
+    /// Guarantees: only the guest's own ticks count against its CPU deadline.
+    #[test]
+    fn only_the_guests_own_ticks_count() {
+        let limits =
+            Limits { cpu_deadline: TICK * 3, call_deadline: Duration::from_secs(1), ..Limits::default() };
+        let mut timer = Timer::new(&limits);
+        assert!(timer.tick());
+        for _ in 0..10 {
+            timer.forgive();
+            assert!(timer.tick());
+        }
+        assert!(timer.tick());
+        assert!(!timer.tick());
+        assert_eq!(timer.met(), Some(Deadline::Cpu(TICK * 3)));
+        timer.begin();
+        timer.ends_at = Instant::now() - ANSWER_GRACE;
+        assert!(!timer.tick());
+        assert_eq!(timer.met(), Some(Deadline::Call(Duration::from_secs(1))));
+    }
+}

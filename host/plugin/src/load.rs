@@ -1,0 +1,381 @@
+//! Finds a plugin, looks at it, compiles it, asks it what it is.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tracing::{info, warn};
+use wasmtime::component::Component;
+
+use crate::describe::{Descriptor, DescriptorError, Marks, Schema};
+use crate::end::End;
+use crate::host::Shared;
+use crate::instance::{Blueprint, Exports};
+use crate::scan::{CONTRACT_VERSION, Scan};
+
+/// Bytes of a component. CPython's is 18.5 MB; compiling more than this is an attack on the processor.
+pub const COMPONENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes of a plugin's name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Files in the plugin folder that are looked at.
+const FILES_MAX: usize = 1_000;
+
+/// The SHA-256 of a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A plugin that is part of the program.
+#[derive(Debug, Clone, Copy)]
+pub struct Bundled {
+    /// Its name, without `.wasm`.
+    pub name: &'static str,
+    /// The component.
+    pub wasm: &'static [u8],
+}
+
+/// Where a plugin was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// Part of the program.
+    Bundled,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Bundled => f.write_str("bundled"),
+        }
+    }
+}
+
+/// A plugin that was found, not looked at yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its name, without `.wasm`.
+    pub name: String,
+    /// Where it is.
+    pub source: Source,
+    /// Whether a file of the plugin folder stands in front of a bundled plugin of the same name.
+    pub shadows: bool,
+}
+
+/// A plugin could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("load plugin {plugin} ({place})")]
+pub struct LoadError {
+    /// Its name or path, as it was asked for.
+    pub plugin: String,
+    /// Where it was found.
+    pub place: String,
+    /// What is wrong with it.
+    #[source]
+    pub flaw: Flaw,
+}
+
+/// What is wrong with a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum Flaw {
+    /// There is no such plugin.
+    #[error("there is no such file, and bundled are only: {bundled}")]
+    NotFound {
+        /// The bundled ones.
+        bundled: String,
+    },
+    /// The name is not one.
+    #[error(
+        "expected a name of at most {NAME_BYTES_MAX} letters, digits, '-', '_' and '.', not beginning with '.'"
+    )]
+    Name,
+    /// The file cannot be read.
+    #[error("read the file")]
+    Read(#[source] io::Error),
+    /// It is over [`COMPONENT_BYTES_MAX`].
+    #[error("it has {0} bytes, at most {COMPONENT_BYTES_MAX} are loaded")]
+    TooLarge(u64),
+    /// It is not the one that the operator pinned.
+    #[error("its sha256 is {found}, the configuration pins {pinned}")]
+    Pin {
+        /// In the configuration.
+        pinned: String,
+        /// Of the file.
+        found: Digest,
+    },
+    /// Its bytes are not a component.
+    #[error("not a WebAssembly component: {message}")]
+    NotAComponent {
+        /// What the parser says.
+        message: String,
+    },
+    /// It exports nothing of ours.
+    #[error("not a plugin: expected the export weir:plugin/plugin@{CONTRACT_VERSION}.x, found {found}")]
+    NotAPlugin {
+        /// What it exports instead.
+        found: String,
+    },
+    /// It speaks another version of the contract.
+    #[error(
+        "it was built for {name}, this host serves weir:plugin {CONTRACT_VERSION}: rebuild it, or get the version for this host"
+    )]
+    Version {
+        /// The interface with its version.
+        name: String,
+        /// The version.
+        found: String,
+    },
+    /// It wants something that no plugin gets.
+    #[error("it imports what no plugin gets: {names}")]
+    Imports {
+        /// The interfaces.
+        names: String,
+    },
+    /// The compiler or the linker refuse it.
+    #[error("{0}")]
+    Engine(String),
+    /// It says something impossible about itself.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// It ended while it was asked.
+    #[error(transparent)]
+    Ended(#[from] End),
+}
+
+/// A plugin that is compiled and has said what it is. Ids are made of it by [`Loaded::exporter`] and
+/// [`Loaded::http_receiver`].
+pub struct Loaded {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) blueprint: Arc<Blueprint>,
+    pub(crate) schema: Schema,
+    /// Its file name without `.wasm`.
+    pub name: String,
+    /// Where it was found.
+    pub source: Source,
+    /// SHA-256 of the component.
+    pub digest: Digest,
+    /// Bytes of the component.
+    pub bytes: u64,
+    /// What it says about itself.
+    pub descriptor: Descriptor,
+    /// What is marked in its schema.
+    pub marks: Marks,
+    /// What is written on its outside.
+    pub scan: Scan,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Looks for `name.wasm` in the plugin folder, then among the bundled plugins.
+pub(crate) fn find(folder: Option<&Path>, bundled: &[Bundled], name: &str) -> Result<Found, Flaw> {
+    if !is_name(name) {
+        return Err(Flaw::Name);
+    }
+    let inside = bundled.iter().any(|plugin| plugin.name == name);
+    let path = folder.map(|folder| folder.join(format!("{name}.wasm"))).filter(|path| path.is_file());
+    let source = match path {
+        Some(path) => Source::File(path),
+        None if inside => Source::Bundled,
+        None => {
+            let names: Vec<&str> = bundled.iter().map(|plugin| plugin.name).collect();
+            return Err(Flaw::NotFound { bundled: names.join(", ") });
+        }
+    };
+    let shadows = inside && source != Source::Bundled;
+    Ok(Found { name: name.to_owned(), source, shadows })
+}
+
+/// Every plugin of the folder and of the program, by name.
+pub(crate) fn list(folder: Option<&Path>, bundled: &[Bundled]) -> io::Result<Vec<Found>> {
+    let mut names: Vec<String> = bundled.iter().map(|plugin| plugin.name.to_owned()).collect();
+    if let Some(folder) = folder
+        && folder.exists()
+    {
+        for entry in folder.read_dir()?.take(FILES_MAX) {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            if path.extension().is_some_and(|extension| extension == "wasm") {
+                names.extend(stem.map(str::to_owned));
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    // A file whose name is not one cannot be asked for, so it is not listed.
+    Ok(names.iter().filter_map(|name| find(folder, bundled, name).ok()).collect())
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// The bytes of a plugin.
+pub(crate) enum Wasm {
+    Bundled(&'static [u8]),
+    Read(Vec<u8>),
+}
+
+impl Wasm {
+    pub(crate) fn read(source: &Source, bundled: &[Bundled], name: &str) -> Result<Self, Flaw> {
+        match source {
+            Source::Bundled => {
+                let found = bundled.iter().find(|plugin| plugin.name == name);
+                found
+                    .map(|plugin| Self::Bundled(plugin.wasm))
+                    .ok_or(Flaw::NotFound { bundled: String::new() })
+            }
+            Source::File(path) => {
+                let file = File::open(path).map_err(Flaw::Read)?;
+                let length = file.metadata().map_err(Flaw::Read)?.len();
+                if length > COMPONENT_BYTES_MAX {
+                    return Err(Flaw::TooLarge(length));
+                }
+                let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+                file.take(COMPONENT_BYTES_MAX).read_to_end(&mut bytes).map_err(Flaw::Read)?;
+                Ok(Self::Read(bytes))
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bundled(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// A component that is compiled and linked, not asked yet.
+pub(crate) struct Compiled {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u64,
+    pub(crate) scan: Scan,
+    pub(crate) blueprint: Arc<Blueprint>,
+}
+
+/// Looks at the bytes, checks pin, names and versions, takes the code from the cache or compiles. Blocks for as long as
+/// the compiler needs: 0.1 s for a Rust plugin, 12 s for Python.
+pub(crate) fn compile(
+    shared: &Shared,
+    name: &str,
+    wasm: &Wasm,
+    pinned: Option<&str>,
+) -> Result<Compiled, Flaw> {
+    let bytes = wasm.bytes();
+    let digest = Digest::of(bytes);
+    if let Some(pinned) = pinned
+        && !pinned.trim().eq_ignore_ascii_case(&digest.to_string())
+    {
+        return Err(Flaw::Pin { pinned: pinned.to_owned(), found: digest });
+    }
+    let scan = Scan::of(bytes)?;
+    scan.check()?;
+    let component = component(shared, name, bytes, &digest)?;
+    let refused = |error: wasmtime::Error| Flaw::Engine(format!("{error:#}"));
+    let pre =
+        shared.linker(scan.wasi()).and_then(|linker| linker.instantiate_pre(&component)).map_err(refused)?;
+    let exports = Exports { exporter: scan.has("exporter"), http_receiver: scan.has("http-receiver") };
+    let blueprint = Arc::new(Blueprint::new(pre, exports).map_err(refused)?);
+    Ok(Compiled { digest, bytes: bytes.len() as u64, scan, blueprint })
+}
+
+fn component(shared: &Shared, name: &str, bytes: &[u8], digest: &Digest) -> Result<Component, Flaw> {
+    let engine = shared.engine.engine();
+    if let Some(component) = shared.cache.as_ref().and_then(|cache| cache.get(engine, digest)) {
+        return Ok(component);
+    }
+    Scan::validate(bytes)?;
+    let started = Instant::now();
+    let component =
+        Component::from_binary(engine, bytes).map_err(|error| Flaw::Engine(format!("{error:#}")))?;
+    let took = started.elapsed();
+    info!(plugin = name, sha256 = %digest, took_ms = took.as_millis(), "plugin compiled");
+    if took > Duration::from_secs(5) && shared.cache.is_none() {
+        warn!(plugin = name, "it is compiled at every start: service.data_dir would keep the code");
+    }
+    if let Some(cache) = &shared.cache {
+        cache.put(engine, digest, &component);
+    }
+    Ok(component)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUNDLED: [Bundled; 1] = [Bundled { name: "zipkin-exporter", wasm: b"" }];
+
+    /// Scenario: names that lead out of the folder, that are hidden, that are empty.
+    /// Guarantees: no name opens a file outside the plugin folder.
+    #[test]
+    fn a_name_stays_in_the_folder() {
+        for name in ["", "../x", "/etc/passwd", ".hidden", "a/b", "a\0b", &"n".repeat(65)] {
+            assert!(matches!(find(None, &BUNDLED, name), Err(Flaw::Name)), "{name:?} was taken");
+        }
+        assert!(matches!(find(None, &BUNDLED, "absent"), Err(Flaw::NotFound { .. })));
+    }
+
+    /// Scenario: a bundled plugin, then a file of the same name beside another file.
+    /// Guarantees: the file takes its place and says so; the list names each once.
+    #[test]
+    fn a_file_stands_in_front_of_a_bundled_plugin() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = find(Some(folder.path()), &BUNDLED, "zipkin-exporter").unwrap();
+        assert_eq!((found.source, found.shadows), (Source::Bundled, false));
+        for name in ["zipkin-exporter.wasm", "acme.wasm", "README.md", "bad name.wasm"] {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
+        let found = find(Some(folder.path()), &BUNDLED, "zipkin-exporter").unwrap();
+        assert_eq!(
+            (found.source, found.shadows),
+            (Source::File(folder.path().join("zipkin-exporter.wasm")), true)
+        );
+        let listed = list(Some(folder.path()), &BUNDLED).unwrap();
+        let names: Vec<&str> = listed.iter().map(|found| found.name.as_str()).collect();
+        assert_eq!(names, ["acme", "zipkin-exporter"]);
+    }
+}

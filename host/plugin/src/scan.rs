@@ -1,0 +1,222 @@
+//! Looks at the bytes of a component before the engine does: what it exports, what it imports, who made it.
+//!
+//! All bytes are parsed, so that a truncated file is an error here and nothing worse later.
+
+use serde::Serialize;
+use wasmparser::{
+    ComponentExternalKind, Encoding, Parser, Payload, ProducersSectionReader, Validator, WasmFeatures,
+};
+
+use crate::load::Flaw;
+use crate::words::tame;
+
+/// The package whose interfaces this host knows.
+const PACKAGE: &str = "weir:plugin/";
+
+/// The version of it that this host serves; on `0.x` the minor number is the track on which names match.
+pub const CONTRACT_VERSION: &str = "0.1";
+
+/// Interfaces that this host calls.
+const CALLED: [&str; 3] = ["plugin", "exporter", "http-receiver"];
+
+/// Interfaces of the package that this host does not call yet.
+const LATER: [&str; 4] = ["page", "scraper", "datagram-receiver", "grpc-receiver"];
+
+/// Interfaces that a component may import from us; the last three hold types only.
+const OFFERED: [&str; 7] = ["http-client", "log", "clock", "meter", "telemetry", "outcomes", "http-types"];
+
+/// Imports and exports of one component together.
+const NAMES_MAX: usize = 256;
+
+/// Producers that are shown.
+const PRODUCERS_MAX: usize = 32;
+
+/// Bytes of a name that is shown.
+const NAME_BYTES_MAX: usize = 200;
+
+/// What is written on the outside of a component.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Scan {
+    /// Names of what it exports.
+    pub exports: Vec<String>,
+    /// Names of what it imports.
+    pub imports: Vec<Import>,
+    /// Language, compiler and tools, as they say themselves.
+    pub producers: Vec<String>,
+}
+
+/// One import of a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Import {
+    /// Its full name.
+    pub name: String,
+    /// What the host makes of it.
+    pub class: ImportClass,
+}
+
+/// What the host makes of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportClass {
+    /// An interface of ours: harmless, or by grant.
+    Offered,
+    /// WASI: clocks, random and output work, everything else is denied when it is used.
+    Wasi,
+    /// Nothing that the host has: the component is not loaded.
+    Refused,
+}
+
+impl Scan {
+    /// Parses all of `wasm`.
+    ///
+    /// # Errors
+    /// [`Flaw::NotAComponent`] for anything that is not a whole component.
+    pub(crate) fn of(wasm: &[u8]) -> Result<Self, Flaw> {
+        let broken = |message: String| Flaw::NotAComponent { message };
+        let mut scan = Self::default();
+        let mut depth = 0_usize;
+        for payload in Parser::new(0).parse_all(wasm) {
+            let payload = payload.map_err(|error| broken(error.to_string()))?;
+            match payload {
+                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                    return Err(broken(
+                        "a core module, not a component; see `wasm-tools component new`".to_owned(),
+                    ));
+                }
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentImportSection(imports) if depth == 0 => {
+                    for import in imports {
+                        let name = import.map_err(|error| broken(error.to_string()))?.name.name;
+                        scan.imports.push(Import { name: tame(name, NAME_BYTES_MAX), class: classify(name) });
+                    }
+                }
+                Payload::ComponentExportSection(exports) if depth == 0 => {
+                    for export in exports {
+                        let export = export.map_err(|error| broken(error.to_string()))?;
+                        if export.kind == ComponentExternalKind::Instance {
+                            scan.exports.push(tame(export.name.name, NAME_BYTES_MAX));
+                        }
+                    }
+                }
+                Payload::CustomSection(section) if section.name() == "producers" => {
+                    scan.add_producers(section.data(), section.data_offset());
+                }
+                // Sections that say nothing about the outside; the validator looks at them.
+                _ => (),
+            }
+            if scan.imports.len() + scan.exports.len() > NAMES_MAX {
+                return Err(broken(format!("it imports and exports more than {NAMES_MAX} names")));
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Validates all of `wasm`: turns what could be a panic of a compiler into an error.
+    pub(crate) fn validate(wasm: &[u8]) -> Result<(), Flaw> {
+        let validated = Validator::new_with_features(WasmFeatures::default()).validate_all(wasm);
+        validated.map(|_| ()).map_err(|error| Flaw::NotAComponent { message: error.to_string() })
+    }
+
+    /// Whether the component exports this interface of ours, in the version that the host serves.
+    pub fn has(&self, interface: &str) -> bool {
+        self.exports
+            .iter()
+            .any(|name| matches!(ours(name), Some((found, version)) if found == interface && serves(version)))
+    }
+
+    /// Whether it needs a WASI.
+    pub(crate) fn wasi(&self) -> bool {
+        self.imports.iter().any(|import| import.class == ImportClass::Wasi)
+    }
+
+    /// Checks names and versions of everything that crosses the border.
+    pub(crate) fn check(&self) -> Result<(), Flaw> {
+        for name in self.exports.iter().chain(self.imports.iter().map(|import| &import.name)) {
+            if let Some((interface, version)) = ours(name)
+                && (CALLED.contains(&interface) || LATER.contains(&interface) || OFFERED.contains(&interface))
+                && !serves(version)
+            {
+                return Err(Flaw::Version { name: name.clone(), found: version.to_owned() });
+            }
+        }
+        let refused = self.imports.iter().filter(|import| import.class == ImportClass::Refused);
+        let refused: Vec<String> = refused.map(|import| import.name.clone()).collect();
+        if !refused.is_empty() {
+            return Err(Flaw::Imports { names: refused.join(", ") });
+        }
+        if !self.has("plugin") {
+            let found = if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
+            return Err(Flaw::NotAPlugin { found });
+        }
+        Ok(())
+    }
+
+    fn add_producers(&mut self, data: &[u8], offset: usize) {
+        // Only for people: a section that does not parse is left out.
+        let Ok(fields) = ProducersSectionReader::new(wasmparser::BinaryReader::new(data, offset)) else {
+            return;
+        };
+        for field in fields.into_iter().flatten() {
+            for value in field.values.into_iter().flatten() {
+                let text = tame(&format!("{} {} {}", field.name, value.name, value.version), NAME_BYTES_MAX);
+                if self.producers.len() < PRODUCERS_MAX && !self.producers.contains(&text) {
+                    self.producers.push(text);
+                }
+            }
+        }
+    }
+}
+
+/// Interface and version of a name in our package.
+fn ours(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(PACKAGE)?.split_once('@')
+}
+
+/// Whether this host serves a version: any patch of the minor that it was built with.
+fn serves(version: &str) -> bool {
+    let rest = version.strip_prefix(CONTRACT_VERSION).and_then(|rest| rest.strip_prefix('.'));
+    rest.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn classify(name: &str) -> ImportClass {
+    // What `wasmtime_wasi::p2` links; `wasi:http` and the like are not among it.
+    const WASI: [&str; 6] =
+        ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+    match ours(name) {
+        Some((interface, _)) if OFFERED.contains(&interface) => ImportClass::Offered,
+        Some(_) => ImportClass::Refused,
+        None if WASI.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.") => {
+            ImportClass::Wasi
+        }
+        None => ImportClass::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: names of our package in several versions, WASI in two, strangers.
+    /// Guarantees: only what the host has is taken, other versions are told apart from strangers.
+    #[test]
+    fn imports_are_taken_by_name_and_version() {
+        assert_eq!(classify("weir:plugin/log@0.1.0"), ImportClass::Offered);
+        assert_eq!(classify("weir:plugin/filesystem@0.1.0"), ImportClass::Refused);
+        assert_eq!(classify("wasi:cli/stderr@0.2.6"), ImportClass::Wasi);
+        assert_eq!(classify("wasi:cli/stderr@0.3.0"), ImportClass::Refused);
+        assert_eq!(classify("wasi:http/outgoing-handler@0.2.6"), ImportClass::Refused);
+        assert_eq!(classify("acme:gpu/compute"), ImportClass::Refused);
+        assert!(serves("0.1.0") && serves("0.1.17"));
+        assert!(!serves("0.2.0") && !serves("0.10.0") && !serves("1.0.0") && !serves("0.1.0-rc"));
+    }
+
+    /// Scenario: a component that exports the next version of the contract.
+    /// Guarantees: the error names both versions.
+    #[test]
+    fn another_version_is_named_together_with_ours() {
+        let scan = Scan { exports: vec!["weir:plugin/plugin@0.2.0".into()], ..Scan::default() };
+        let error = scan.check().unwrap_err().to_string();
+        assert!(error.contains("0.2.0") && error.contains(CONTRACT_VERSION), "{error}");
+    }
+}

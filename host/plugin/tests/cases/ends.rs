@@ -1,0 +1,153 @@
+//! Ends of instances: what the operator reads, and that the next call finds a fresh instance.
+
+use weir_model::{Exporter as _, Outcome};
+use weir_plugin::{EndKind, Limits};
+
+use super::{Fixture, ended, mode, push, short};
+
+/// Runs one mode to its end and checks kind, text and counter.
+async fn check_end(name: &str, limits: Limits, kind: EndKind, words: &[&str]) {
+    let fixture = Fixture::new();
+    let exporter = fixture.hostile(mode(name), limits).await;
+    let (found, message) = ended(exporter.push(push("one")).await);
+    assert_eq!(found, kind.name(), "{message}");
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+    assert_eq!(exporter.counts().ends.of(kind).get(), 1);
+    assert_eq!(exporter.idle_bytes(), 0);
+    drop(exporter);
+    fixture.host.drain().await;
+    assert_eq!(fixture.ledger.used(), 0, "an ended instance still holds memory");
+}
+
+/// Scenario: a guest loops for ever.
+/// Guarantees: it ends at its CPU deadline; the error names plugin, version, id, call and limit; a runtime with one thread
+/// goes on meanwhile.
+#[tokio::test]
+async fn an_endless_loop_ends_at_the_cpu_deadline() {
+    let fixture = Fixture::new();
+    let looping = fixture.hostile(mode("loop"), short()).await;
+    let other = fixture.hostile(mode("accept"), short()).await;
+    let (ended_with, served) = tokio::join!(looping.push(push("one")), async {
+        let mut served = 0;
+        for n in 0..5 {
+            assert_eq!(other.push(push(&n.to_string())).await, Outcome::Accepted);
+            served += 1;
+        }
+        served
+    });
+    let (kind, message) = ended(ended_with);
+    assert_eq!((kind, served), ("cpu_deadline", 5), "{message}");
+    for word in [
+        "plugin hostile 6.6.6 (hostile/test)",
+        "exporter.push",
+        "computed for longer than cpu_deadline 200ms",
+        "endless",
+    ] {
+        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+}
+
+/// Scenario: recursion without end, a panic, an answer of 40 MiB.
+/// Guarantees: each is a trap with its cause and the guest's frames.
+#[tokio::test]
+async fn a_trap_says_what_and_where() {
+    check_end("recurse", short(), EndKind::Trap, &["call stack exhausted", "recurse"]).await;
+    check_end("panic", short(), EndKind::Trap, &["unreachable", "unreachable_by_design"]).await;
+    check_end("long-answer", short(), EndKind::Trap, &["exporter.push"]).await;
+}
+
+/// Scenario: a guest allocates until it is refused, against its own limit and against the process's budget.
+/// Guarantees: the text says which limit and how much was asked for, and the memory comes back.
+#[tokio::test]
+async fn memory_ends_at_the_limit() {
+    let limits = Limits { memory_bytes: 16 << 20, ..short() };
+    check_end("grow", limits, EndKind::MemoryLimit, &["memory limit 16 MiB reached, asked for 17 MiB"]).await;
+    let limits = Limits { memory_bytes: 1 << 30, ..short() };
+    check_end("grow", limits, EndKind::MemoryLimit, &["memory budget of the process (192 MiB) used up"])
+        .await;
+}
+
+/// Scenario: a guest that loops through host calls which are denied at once.
+/// Guarantees: waiting in the host is not charged, but working between the calls is: it ends at the CPU deadline.
+#[tokio::test]
+async fn host_calls_do_not_prolong_a_guests_life() {
+    check_end("send-for-ever", short(), EndKind::CpuDeadline, &["cpu_deadline"]).await;
+}
+
+/// Scenario: a guest counts its calls; another traps at the first attempt.
+/// Guarantees: an instance that behaves is used again; after an end the next call has a fresh one.
+#[tokio::test]
+async fn after_an_end_the_instance_is_fresh() {
+    let fixture = Fixture::new();
+    let counting = fixture.hostile(mode("count"), short()).await;
+    for expected in 1..=3 {
+        let Outcome::Partial { rejected, message } = counting.push(push("id-1")).await else {
+            panic!("no partial")
+        };
+        assert_eq!(rejected, expected);
+        assert!(message.starts_with("id-1 "), "{message}");
+    }
+    assert_eq!(counting.counts().instances.get(), 1);
+    let trapping = fixture.hostile(mode("trap-once"), short()).await;
+    assert_eq!(ended(trapping.push(push("one")).await).0, "trap");
+    let second = weir_model::Push { attempt: 2, ..push("one") };
+    assert_eq!(trapping.push(second).await, Outcome::Accepted);
+    assert_eq!(trapping.counts().instances.get(), 2);
+    assert_eq!(trapping.counts().calls.get(), 2);
+    let counted: Vec<_> =
+        trapping.counts().outcomes.iter().filter(|(_, pushes, _)| pushes.get() > 0).collect();
+    let counted: Vec<_> =
+        counted.iter().map(|(name, pushes, items)| (*name, pushes.get(), items.get())).collect();
+    assert_eq!(counted, [("accepted", 1, 7), ("ended", 1, 7)]);
+}
+
+/// Scenario: instances have more than half of the memory that they may have.
+/// Guarantees: each is retired after its call, so that a guest's memory, which never shrinks, comes back.
+#[tokio::test]
+async fn a_grown_instance_is_not_kept() {
+    let fixture = Fixture::new();
+    let limits = Limits { memory_bytes: 2 << 20, ..short() };
+    let counting = fixture.hostile(mode("count"), limits).await;
+    for _ in 0..3 {
+        let Outcome::Partial { rejected, .. } = counting.push(push("one")).await else {
+            panic!("no partial")
+        };
+        assert_eq!((rejected, counting.idle_bytes()), (1, 0));
+    }
+    assert_eq!(counting.counts().instances.get(), 3);
+    assert_eq!(fixture.ledger.used(), 0);
+}
+
+/// Scenario: a caller stops waiting for a guest that is in the middle of its call.
+/// Guarantees: the call goes on to its own end, and then its memory comes back.
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_is_finished() {
+    let fixture = Fixture::new();
+    let looping = fixture.hostile(mode("loop"), short()).await;
+    let left = tokio::time::timeout(std::time::Duration::from_millis(20), looping.push(push("one"))).await;
+    assert!(left.is_err());
+    fixture.host.drain().await;
+    assert_eq!(looping.counts().ends.of(EndKind::CpuDeadline).get(), 1);
+    drop(looping);
+    assert_eq!(fixture.ledger.used(), 0);
+}
+
+/// Scenario: an answer full of escapes; floods of log lines and of label sets.
+/// Guarantees: what reaches the log and the meter is tame and bounded, and what is left out is counted.
+#[tokio::test]
+async fn what_a_guest_says_is_tamed() {
+    let fixture = Fixture::new();
+    let odd = fixture.hostile(mode("odd-answer"), short()).await;
+    let Outcome::Permanent(text) = odd.push(push("one")).await else { panic!("not permanent") };
+    assert!(text.len() < 8 * 1024 && !text.contains('\u{1b}') && !text.contains('\n'), "{text:?}");
+    let long = Limits::default();
+    let logging = fixture.hostile(mode("log-flood"), long.clone()).await;
+    assert_eq!(logging.push(push("one")).await, Outcome::Accepted);
+    assert!(logging.counts().log_lines_suppressed.get() > 9_000);
+    let metering = fixture.hostile(mode("label-flood"), long).await;
+    assert_eq!(metering.push(push("one")).await, Outcome::Accepted);
+    assert_eq!(metering.meter().read().len(), 500);
+    assert_eq!(metering.counts().meter_suppressed.get(), 9_500);
+}

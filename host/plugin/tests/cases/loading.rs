@@ -1,0 +1,173 @@
+//! Loading: what is refused and why, the cache, and what the operator's settings are told.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::json;
+use weir_model::{Exporter as _, Outcome};
+use weir_plugin::load::Flaw;
+use weir_plugin::{Limits, LoadError, Part, PartError};
+
+use super::{Fixture, mode, push, wasm};
+
+fn text(error: &LoadError) -> String {
+    format!("{error}: {}", error.flaw)
+}
+
+/// Scenario: files that are empty, truncated, a core module, text, a component that is no plugin, a wrong pin, an absent name.
+/// Guarantees: each is refused with its reason and its place, and nothing panics.
+#[tokio::test]
+async fn what_is_not_a_plugin_is_refused_with_the_reason() {
+    let fixture = Fixture::new();
+    let whole = wasm("hostile");
+    let core = b"\0asm\x01\0\0\0";
+    let empty_component = b"\0asm\x0d\0\x01\0";
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("empty", b"", "not a WebAssembly component"),
+        ("truncated", &whole[..whole.len() / 2], "not a WebAssembly component"),
+        ("core", core, "a core module, not a component"),
+        ("text", b"(component)", "not a WebAssembly component"),
+        (
+            "foreign",
+            empty_component,
+            "not a plugin: expected the export weir:plugin/plugin@0.1.x, found nothing",
+        ),
+        (
+            "renamed",
+            &renamed(whole, b"weir:plugin/log@0.1.0", b"weir:plugin/lag@0.1.0"),
+            "weir:plugin/lag@0.1.0",
+        ),
+    ];
+    for (name, bytes, expected) in cases {
+        let path = fixture.folder.path().join(format!("{name}.wasm"));
+        fs::write(&path, bytes).unwrap();
+        let error = fixture.host.load(name, None).await.unwrap_err();
+        assert!(text(&error).contains(expected), "{name}: {}", text(&error));
+        assert!(text(&error).contains(&path.display().to_string()), "{name}: {}", text(&error));
+        let shown = fixture.host.inspect(name).await;
+        assert!(shown.error.is_some_and(|error| error.contains(expected)));
+    }
+    let error = fixture.host.load("hostile", Some("abc")).await.unwrap_err();
+    assert!(matches!(&error.flaw, Flaw::Pin { pinned, .. } if pinned == "abc"), "{error}");
+    let digest = fixture.load("hostile").await.digest.to_string().to_uppercase();
+    fixture.host.load("hostile", Some(&digest)).await.unwrap();
+    let error = fixture.host.load("absent", None).await.unwrap_err();
+    assert!(matches!(error.flaw, Flaw::NotFound { .. }), "{error}");
+}
+
+/// Scenario: a plugin of another version of the contract.
+/// Guarantees: the error names both versions and what to do.
+#[tokio::test]
+async fn another_version_is_refused_naming_both() {
+    let fixture = Fixture::new();
+    let next = renamed(wasm("hostile"), b"weir:plugin/exporter@0.1.0", b"weir:plugin/exporter@0.2.0");
+    fs::write(fixture.folder.path().join("next.wasm"), next).unwrap();
+    let error = text(&fixture.host.load("next", None).await.unwrap_err());
+    assert!(
+        error.contains("weir:plugin/exporter@0.2.0") && error.contains("serves weir:plugin 0.1"),
+        "{error}"
+    );
+}
+
+/// The component with one name replaced by another of the same length, wherever it stands.
+fn renamed(wasm: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut wasm = wasm.to_vec();
+    let found: Vec<usize> = (0..wasm.len() - from.len()).filter(|at| wasm[*at..].starts_with(from)).collect();
+    assert!(!found.is_empty(), "the name to replace is not in the component");
+    for at in found {
+        wasm[at..at + to.len()].copy_from_slice(to);
+    }
+    wasm
+}
+
+/// The files of compiled code in the fixture's cache.
+fn compiled(fixture: &Fixture) -> Vec<PathBuf> {
+    let entries = fs::read_dir(fixture.folder.path().join("cache")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).collect()
+}
+
+/// Scenario: a plugin is loaded twice by two hosts; then one bit of its compiled code is flipped; then it is cut short.
+/// Guarantees: the second load writes nothing, an altered file is compiled anew and replaced, and the plugin works each time.
+#[tokio::test]
+async fn compiled_code_is_kept_and_an_altered_file_is_not_loaded() {
+    let mut fixture = Fixture::new();
+    fixture.load("hostile").await;
+    let path = compiled(&fixture).pop().unwrap();
+    let original = fs::read(&path).unwrap();
+    let written = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
+    let first = written(&path);
+    fixture = Fixture::over(fixture.folder);
+    fixture.load("hostile").await;
+    assert_eq!(written(&path), first, "a hit wrote the file again");
+    let mut flipped = original.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for altered in [flipped, original[..original.len() - 1].to_vec(), original[..10].to_vec(), Vec::new()] {
+        fs::write(&path, &altered).unwrap();
+        fixture = Fixture::over(fixture.folder);
+        let exporter = fixture.load("hostile").await.exporter(Part::new("x", mode("accept"))).unwrap();
+        assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
+        assert!(fs::read(&path).unwrap() != altered, "the altered file is still there");
+        assert_eq!(compiled(&fixture), std::slice::from_ref(&path));
+    }
+}
+
+/// Scenario: compiled code is moved to where another plugin's is looked for.
+/// Guarantees: it is not loaded as that plugin.
+#[tokio::test]
+async fn compiled_code_does_not_pass_for_anothers() {
+    let mut fixture = Fixture::new();
+    fixture.load("hostile").await;
+    let hostile = compiled(&fixture).pop().unwrap();
+    fixture.load("errand").await;
+    let errand = compiled(&fixture).into_iter().find(|path| *path != hostile).unwrap();
+    fs::copy(&hostile, &errand).unwrap();
+    fixture = Fixture::over(fixture.folder);
+    assert_eq!(fixture.load("errand").await.descriptor.name, "errand");
+}
+
+/// Scenario: settings with an unknown key, a wrong type, a missing key; then ones that only the plugin itself refuses, and ones at
+/// which it traps.
+/// Guarantees: all findings of the schema at once with JSON pointers; the plugin's own objections; a trap is an objection too.
+#[tokio::test]
+async fn settings_are_judged_by_schema_and_plugin() {
+    let fixture = Fixture::new();
+    let loaded = fixture.load("hostile").await;
+    let found = loaded.check_settings(&json!({"endpoint": 1, "mod": "x"})).await;
+    let mut pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
+    pointers.sort_unstable();
+    assert_eq!(pointers, ["", "", "/endpoint"], "{found:?}");
+    let found = loaded.check_settings(&mode("refuse")).await;
+    assert_eq!((found[0].pointer.as_str(), found[0].message.as_str()), ("/mode", "not in this mood"));
+    let found = loaded.check_settings(&mode("trap-in-configure")).await;
+    assert!(found[0].message.contains("plugin.configure"), "{found:?}");
+    assert_eq!(loaded.check_settings(&mode("accept")).await, []);
+}
+
+/// Scenario: a plugin is asked what it is; a part is made that it cannot be; an egress URL is none.
+/// Guarantees: descriptor and marks are shown tamed, imports with their classes; both errors name what is wrong.
+#[tokio::test]
+async fn a_plugin_is_shown_and_held_to_what_it_is() {
+    let fixture = Fixture::new();
+    let shown = serde_json::to_value(fixture.host.inspect("errand").await).unwrap();
+    assert_eq!(shown["descriptor"]["encoding"], "json", "{shown:#}");
+    let imports = shown["scan"]["imports"].as_array().unwrap();
+    let classes = |class: &str| imports.iter().filter(|import| import["class"] == class).count();
+    assert!(classes("wasi") >= 8 && classes("refused") == 0, "{shown:#}");
+    let loaded = fixture.load("hostile").await;
+    assert_eq!(loaded.descriptor.description, "does \\u{1b}[31mharm");
+    assert_eq!(loaded.listeners(&mode("accept"))[0].address, "127.0.0.1:9411");
+    let Err(error) = fixture.load("errand").await.http_receiver(Part::new("errand", json!({}))) else {
+        panic!("taken")
+    };
+    assert!(
+        error.to_string().contains("plugin errand is no http-receiver; it exports weir:plugin/"),
+        "{error}"
+    );
+    let part =
+        Part { limits: Limits::default(), ..Part::new("x", json!({"mode": "send", "endpoint": "no url"})) };
+    let Err(PartError::Settings { errors, .. }) = loaded.exporter(part) else { panic!("taken") };
+    assert_eq!(errors[0].pointer, "/endpoint");
+}

@@ -1,0 +1,63 @@
+//! A guest with a WASI that tries its doors and reports what was behind them.
+//!
+//! Invariant: does nothing that its settings do not ask for.
+
+use exports::weir::plugin::exporter::{Batch, Delivery, Guest as Exporter, Outcome};
+use exports::weir::plugin::plugin::{Descriptor, Encoding, Guest as Plugin, SettingsError, Signal};
+
+wit_bindgen::generate!({
+    path: ["../../../../../wit", "wit"],
+    world: "weir:errand/errand",
+    generate_all,
+});
+
+struct Errand;
+export!(Errand);
+
+impl Plugin for Errand {
+    fn describe() -> Descriptor {
+        Descriptor {
+            name: "errand".into(),
+            version: "1.0.0".into(),
+            description: "tries the doors of WASI".into(),
+            signals: vec![Signal::Traces],
+            encoding: Encoding::Json,
+            settings_schema: "{}".into(),
+            extra: vec![],
+        }
+    }
+
+    fn configure(_: String) -> Result<(), Vec<SettingsError>> {
+        Ok(())
+    }
+}
+
+impl Exporter for Errand {
+    fn push(batch: Batch, delivery: Delivery) -> Outcome {
+        if delivery.id == "exit" {
+            wasi::cli::stderr::get_stderr()
+                .blocking_write_and_flush(b"going home\n")
+                .ok();
+            wasi::cli::exit::exit(Err(()));
+            return Outcome::Accepted;
+        }
+        if delivery.id == "sleep" {
+            wasi::clocks::monotonic_clock::subscribe_duration(3_600_000_000_000).block();
+        }
+        let environment = wasi::cli::environment::get_environment();
+        let arguments = wasi::cli::environment::get_arguments();
+        let folders = wasi::filesystem::preopens::get_directories().len();
+        let socket = wasi::sockets::tcp_create_socket::create_tcp_socket(
+            wasi::sockets::network::IpAddressFamily::Ipv4,
+        );
+        let now = wasi::clocks::wall_clock::now().seconds > 1_700_000_000;
+        let random = wasi::random::random::get_random_u64() != wasi::random::random::get_random_u64();
+        let body = String::from_utf8_lossy(&batch.body).into_owned();
+        Outcome::Permanent(format!(
+            "environment {} arguments {} folders {folders} socket {} clock {now} random {random} body {body}",
+            environment.len(),
+            arguments.len(),
+            socket.is_ok(),
+        ))
+    }
+}

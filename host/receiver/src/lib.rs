@@ -1,0 +1,25 @@
+//! The doors: who speaks, and what they say.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `door.rs` | what every door has: a name, pipelines behind it, a budget, counters, addresses |
+//! | `intake.rs` | from a request's bytes to an arrival in its pipeline |
+//! | `reply.rs` | from a proof or a refusal to what each protocol says |
+//! | `otlp.rs`, `otlp_grpc.rs`, `otlp_http.rs` | ports 4317 and 4318 |
+//! | `opencensus.rs` | port 55678: long streams, and JSON on the same port |
+//! | `cors.rs` | which web pages may send |
+//! | `plugin_http.rs` | the door of a plugin that receives over HTTP |
+//!
+//! Invariant: answers success only with a `Receipt` in hand.
+
+pub mod cors;
+pub mod door;
+pub mod intake;
+pub mod opencensus;
+pub mod otlp;
+mod otlp_grpc;
+mod otlp_http;
+pub mod plugin_http;
+pub mod reply;
+
+pub use door::{BindError, Bound, Pipelines, Settings};

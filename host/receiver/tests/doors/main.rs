@@ -1,0 +1,9 @@
+//! Doors seen from outside: real clients send, a scripted consumer stands behind.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod contract;
+mod harness;
+mod otlp_grpc;
+mod otlp_http;
+mod plugin_http;

@@ -1,0 +1,48 @@
+//! Stories from outside: a daemon, senders, a backend, and what goes wrong between them.
+//!
+//! | story | what happens |
+//! |---|---|
+//! | `kill.rs` | `kill -9` at random moments under load |
+//! | `cuts.rs` | power cuts under load |
+//! | `backend.rs` | the backend goes away, is slow, refuses |
+//! | `neighbours.rs` | one exporter hangs beside another |
+//! | `overload.rs` | twice the capacity on 64 connections |
+//! | `drain.rs` | SIGTERM and Ctrl-C in the middle of work |
+//! | `disk.rs` | a full disk, a disk that fails |
+//! | `start.rs` | what is refused at start, and how |
+//! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
+//!
+//! | tool | what it is |
+//! |---|---|
+//! | `run.rs` | figures, seeds, one heavy story at a time, commands of the binary |
+//! | `load.rs` | senders under way, and the book of what they were told |
+//! | `order.rs` | order within a node, as a backend sees it |
+//! | `memory.rs` | the daemon's resident memory, followed |
+//! | `stamp.rs` | batches made by patching ids, for load that the making must not slow |
+//! | `volume.rs` | a file system of its own, that can lose its power |
+//!
+//! Figures are small for every change. Before a release:
+//!
+//! ```text
+//! WEIR_CYCLES=100 WEIR_BATCHES=1000 cargo test --release -p weir-tests --test e2e -- --nocapture kill
+//! WEIR_CUTS=30 cargo test --release -p weir-tests --test e2e -- --nocapture cut             (as root)
+//! WEIR_DOWN=60 WEIR_RATE=20000 cargo test --release -p weir-tests --test e2e -- --nocapture backend
+//! WEIR_OVERLOAD=60 cargo test --release -p weir-tests --test e2e -- --nocapture overload
+//! WEIR_SEED=…                                                                 the same random choices again
+//! ```
+
+mod backend;
+mod cuts;
+mod disk;
+mod drain;
+mod kill;
+mod load;
+mod memory;
+mod neighbours;
+mod order;
+mod overload;
+mod queue_command;
+mod run;
+mod stamp;
+mod start;
+mod volume;

@@ -1,0 +1,190 @@
+//! What is refused at start, and how it is told.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use weir_tests::Profile;
+
+use crate::run::{Said, command};
+
+/// A core module, not a component: magic, version 1.
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+/// A component that exports nothing.
+const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+/// A component that imports a function called `foreign`: magic, a type section with `func()`, an import section.
+const FOREIGN_IMPORT: &[u8] = b"\0asm\x0d\0\x01\0\x07\x05\x01\x40\0\x01\0\x0a\x0c\x01\0\x07foreign\x01\0";
+
+/// A configuration with an exporter of a plugin.
+const WITH_PLUGIN: &str = "receivers:
+  otlp: {protocols: {grpc: {endpoint: '127.0.0.1:0'}}}
+exporters:
+  acme: {plugin: acme, settings: {endpoint: 'http://127.0.0.1:9/'}}
+service:
+  data_dir: FOLDER/data
+  plugin_dir: FOLDER/plugins
+  telemetry: {metrics: {enabled: false}}
+  health: {enabled: false}
+  pipelines:
+    traces: {receivers: [otlp], exporters: [acme]}
+";
+
+async fn binary() -> PathBuf {
+    tokio::task::spawn_blocking(|| weir_tests::binary::weir(Profile::Same))
+        .await
+        .expect("the binary is built")
+}
+
+async fn run(folder: &Path, config: &str) -> Said {
+    let file = folder.join("weir.yaml");
+    std::fs::write(&file, config.replace("FOLDER", folder.to_str().expect("a path of ours")))
+        .expect("our folder");
+    command(&binary().await, &["run", "--config", file.to_str().expect("a path of ours")]).await
+}
+
+/// Scenario: a plugin file that is noise, cut off, empty, a core module, a component of nothing, one with a foreign import.
+/// Guarantees: the start is refused, and the reason names the file and what is wrong with it.
+#[tokio::test]
+async fn a_file_that_is_no_plugin_is_refused_with_the_reason() {
+    let cases: [(&str, &[u8], &[&str]); 5] = [
+        ("noise", b"hello, this is not WebAssembly", &["not"]),
+        ("empty", b"", &["acme.wasm"]),
+        ("core module", CORE_MODULE, &["component"]),
+        ("nothing exported", EMPTY_COMPONENT, &["export"]),
+        ("foreign import", FOREIGN_IMPORT, &["foreign"]),
+    ];
+    for (case, bytes, parts) in cases {
+        let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+        std::fs::create_dir(folder.path().join("plugins")).expect("our folder");
+        std::fs::write(folder.path().join("plugins/acme.wasm"), bytes).expect("our folder");
+        let said = run(folder.path(), WITH_PLUGIN).await;
+        eprintln!("--- {case}: exit {:?}\n{}", said.code, said.err);
+        assert_eq!(said.code, Some(78), "{case}: {said:?}");
+        assert!(said.err.contains("acme.wasm"), "{case}: the file is not named: {}", said.err);
+        for part in parts {
+            assert!(said.err.contains(part), "{case}: no {part:?} in {}", said.err);
+        }
+        assert!(!said.err.contains("panicked"), "{case}: {}", said.err);
+    }
+}
+
+/// Scenario: a plugin whose digest is not the one that the operator wrote.
+/// Guarantees: the start is refused, both digests are told.
+#[tokio::test]
+async fn a_plugin_that_was_exchanged_is_refused() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    std::fs::create_dir(folder.path().join("plugins")).expect("our folder");
+    std::fs::write(folder.path().join("plugins/acme.wasm"), EMPTY_COMPONENT).expect("our folder");
+    let digest = "0".repeat(64);
+    let said = run(
+        folder.path(),
+        &WITH_PLUGIN.replace("plugin: acme,", &format!("plugin: acme, sha256: '{digest}',")),
+    )
+    .await;
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains(&digest) && said.err.contains("sha256"), "{}", said.err);
+}
+
+/// Scenario: a plugin that is not there, an unknown key, a wrong type, an unknown exporter in a pipeline, broken YAML.
+/// Guarantees: exit code 78; each error has file, line, column and what was expected; several are told at once.
+#[tokio::test]
+async fn a_wrong_configuration_is_told_with_its_place() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let missing = run(folder.path(), WITH_PLUGIN).await;
+    assert_eq!(missing.code, Some(78), "{missing:?}");
+    assert!(missing.err.contains("weir.yaml:4:"), "{}", missing.err);
+
+    let wrong = "receivers:
+  otlp: {protocols: {grpc: {endpiont: '127.0.0.1:0'}}}
+exporters:
+  debug: {verbosity: 7}
+service:
+  drain_timeout: soon
+  pipelines:
+    traces: {receivers: [otlp], exporters: [debog]}
+";
+    let said = run(folder.path(), wrong).await;
+    assert_eq!(said.code, Some(78), "{said:?}");
+    for part in ["weir.yaml:2:29", "endpoint", "weir.yaml:4:22", "weir.yaml:6:18", "weir.yaml:8:", "debug"] {
+        assert!(said.err.contains(part), "no {part:?} in\n{}", said.err);
+    }
+
+    let said = run(folder.path(), "receivers: [\n").await;
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains("weir.yaml:"), "{}", said.err);
+}
+
+/// Scenario: command lines that nobody can mean.
+/// Guarantees: exit code 64; help is an answer, and tells the exit codes.
+#[tokio::test]
+async fn a_wrong_command_line_is_64() {
+    let weir = binary().await;
+    let wrong: [&[&str]; 5] = [
+        &["run", "--bogus"],
+        &["fly"],
+        &[],
+        &["queue", "ls"],
+        &["queue", "--data-dir", "/x", "drop", "traces", "one"],
+    ];
+    for arguments in wrong {
+        let said = command(&weir, arguments).await;
+        assert_eq!(said.code, Some(64), "{arguments:?}: {said:?}");
+        assert!(!said.err.is_empty(), "{arguments:?} is told nothing");
+    }
+    let help = command(&weir, &["--help"]).await.well().text();
+    assert!(help.contains("64") && help.contains("78"), "{help}");
+}
+
+/// Scenario: a port that another process has; a configuration that is not there.
+/// Guarantees: exit code 1 and 78, and the message names the address, the file.
+#[tokio::test]
+async fn what_cannot_be_had_is_named() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let config = "receivers:
+  otlp: {protocols: {grpc: {endpoint: 'ADDRESS'}}}
+exporters:
+  debug:
+service:
+  data_dir: FOLDER/data
+  telemetry: {metrics: {enabled: false}}
+  health: {enabled: false}
+  pipelines:
+    traces: {receivers: [otlp], exporters: [debug]}
+";
+    let said = run(folder.path(), &config.replace("ADDRESS", &address)).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains(&address) && said.err.contains("in use"), "{}", said.err);
+
+    let said = command(&binary().await, &["run", "--config", "/nowhere/weir.yaml"]).await;
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains("/nowhere/weir.yaml"), "{}", said.err);
+}
+
+/// Scenario: a second daemon on the same data folder.
+/// Guarantees: it is refused and says who has the folder; the first is not disturbed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_folder_has_one_daemon() {
+    let config = "receivers:
+  otlp: {protocols: {grpc: {endpoint: <otlp>}}}
+exporters:
+  debug:
+service:
+  pipelines:
+    traces: {receivers: [otlp], exporters: [debug]}
+";
+    let first = weir_tests::Weir::start(config, &[]).await;
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let second = format!(
+        "{}  data_dir: {}\n  telemetry: {{metrics: {{enabled: false}}}}\n  health: {{enabled: false}}\n",
+        config.replace("<otlp>", "'127.0.0.1:0'"),
+        first.data_dir().display(),
+    );
+    let said = run(folder.path(), &second).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("traces") && said.err.contains("error: "), "{}", said.err);
+    assert_eq!(first.health().await.0, 200);
+    first.stop().await;
+}

@@ -1,0 +1,180 @@
+//! The clients of `tests/clients`, with what they need, installed by name into `target/interop`.
+//!
+//! ```text
+//! target/interop/<what>-<digest of its manifests>/   installed once; `ready` is written last
+//! ```
+//!
+//! What cannot be installed fails each test that needs it, with all that the package manager said; nothing is left out.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Something installed, or why it is not.
+type Installed = OnceLock<Result<PathBuf, String>>;
+
+/// Where the clients lie.
+pub(crate) fn sources(language: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(language)
+}
+
+/// The interpreter of one of the groups of Python packages, whose pins quarrel with one another.
+#[track_caller]
+pub(crate) fn python(group: &'static str) -> PathBuf {
+    static GROUPS: [(&str, Installed); 3] =
+        [("opencensus", OnceLock::new()), ("otlp", OnceLock::new()), ("protobuf3", OnceLock::new())];
+    let named = GROUPS.iter().find(|(name, _)| *name == group);
+    let (_, cell) = named.expect("a group that is there");
+    let make = || {
+        let requirements = sources("python").join(format!("{group}.txt"));
+        let folder = once(&format!("python-{group}"), &[&requirements], |folder| {
+            need("python3", &["python3", "python3-venv"])?;
+            run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+            let mut pip = Command::new(folder.join("bin/python"));
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+            run(pip.arg("--requirement").arg(&requirements))
+        });
+        Ok(folder?.join("bin/python"))
+    };
+    installed(cell, make)
+}
+
+/// The folder with the Node clients and their modules.
+#[track_caller]
+pub(crate) fn node() -> PathBuf {
+    static FOLDER: Installed = OnceLock::new();
+    const SCRIPTS: [&str; 4] = ["opencensus_web.js", "opentelemetry.js", "page.js", "zipkin.js"];
+    let make = || {
+        let source = sources("node");
+        let manifests = ["package.json", "package-lock.json"].map(|name| source.join(name));
+        let folder = once("node", &[&manifests[0], &manifests[1]], |folder| {
+            need("node", &["nodejs"])?;
+            need("npm", &["npm"])?;
+            for manifest in &manifests {
+                copy(manifest, folder)?;
+            }
+            let mut npm = Command::new("npm");
+            npm.args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+            run(npm.current_dir(folder))
+        })?;
+        for script in SCRIPTS {
+            copy(&source.join(script), &folder)?;
+        }
+        let mut bundle = Command::new(folder.join("node_modules/.bin/esbuild"));
+        bundle.args(["opencensus_web.js", "--bundle", "--platform=node", "--log-level=warning"]);
+        run(bundle.arg("--outfile=opencensus_web.bundle.js").current_dir(&folder))?;
+        Ok(folder)
+    };
+    installed(&FOLDER, make)
+}
+
+/// The Go client.
+#[track_caller]
+pub(crate) fn go() -> PathBuf {
+    static PROGRAM: Installed = OnceLock::new();
+    let make = || {
+        need("go", &["golang-go"])?;
+        let program = cache()?.join("go-client");
+        let mut build = Command::new("go");
+        // Go has a cache of its own: building again costs nothing where nothing has changed.
+        build.args(["build", "-o"]).arg(&program).arg(".");
+        build.current_dir(sources("go")).env("GOFLAGS", "-mod=readonly -buildvcs=false");
+        run(&mut build)?;
+        Ok(program)
+    };
+    installed(&PROGRAM, make)
+}
+
+/// The class path of the Java client.
+#[track_caller]
+pub(crate) fn java() -> String {
+    static FOLDER: Installed = OnceLock::new();
+    let make = || {
+        let source = sources("java");
+        let (manifest, program) = (source.join("pom.xml"), source.join("Client.java"));
+        once("java", &[&manifest, &program], |folder| {
+            need("javac", &["default-jdk-headless"])?;
+            need("mvn", &["maven"])?;
+            let jars = folder.join("jars");
+            let mut maven = Command::new("mvn");
+            maven.args(["--quiet", "--batch-mode", "--file"]).arg(&manifest);
+            maven.args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
+            run(maven.arg(format!("-DoutputDirectory={}", jars.display())))?;
+            let mut compiler = Command::new("javac");
+            compiler.args(["-nowarn", "-encoding", "UTF-8", "-d"]).arg(folder.join("classes"));
+            run(compiler.arg("-cp").arg(jars.join("*")).arg(&program))
+        })
+    };
+    let folder = installed(&FOLDER, make);
+    format!("{}:{}", folder.join("classes").display(), folder.join("jars/*").display())
+}
+
+#[track_caller]
+fn installed(cell: &Installed, make: impl FnOnce() -> Result<PathBuf, String>) -> PathBuf {
+    cell.get_or_init(make).clone().unwrap_or_else(|why| panic!("{why}"))
+}
+
+fn cache() -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(folder)
+}
+
+/// The folder that `make` fills, unless it did so for the same manifests before.
+fn once(
+    what: &str,
+    manifests: &[&Path],
+    make: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let in_words = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let mut digest = DefaultHasher::new();
+    for manifest in manifests {
+        let text = std::fs::read(manifest).map_err(|error| in_words(manifest, error))?;
+        text.hash(&mut digest);
+    }
+    let folder = cache()?.join(format!("{what}-{:016x}", digest.finish()));
+    let ready = folder.join("ready");
+    if !ready.exists() {
+        // What an interrupted run left is no base to build on.
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|error| in_words(&folder, error))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(|error| in_words(&folder, error))?;
+        make(&folder)?;
+        std::fs::write(&ready, "").map_err(|error| in_words(&ready, error))?;
+    }
+    Ok(folder)
+}
+
+/// Sees that a tool is there: where it is not, and the system's package manager is, installs it by name.
+fn need(tool: &str, packages: &[&str]) -> Result<(), String> {
+    let is_there = || Command::new(tool).arg("--help").output().is_ok();
+    if is_there() {
+        return Ok(());
+    }
+    eprintln!("{tool} is missing, installing {packages:?}");
+    let in_words = |why| format!("{tool} is missing, and installing it failed; install it: {why}");
+    run(Command::new("apt-get").args(["--quiet=2", "update"])).map_err(in_words)?;
+    let mut install = Command::new("apt-get");
+    install.args(["--quiet=2", "--yes", "--no-install-recommends", "install"]).args(packages);
+    run(install.env("DEBIAN_FRONTEND", "noninteractive")).map_err(in_words)?;
+    is_there().then_some(()).ok_or_else(|| format!("{tool} is missing still; install it"))
+}
+
+fn copy(file: &Path, folder: &Path) -> Result<(), String> {
+    let name = file.file_name().expect("a file");
+    let copied = std::fs::copy(file, folder.join(name));
+    copied.map(drop).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Runs to a good end, or says all that was said.
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Err(format!("{command:?} ended with {}:\n{}\n{}", output.status, said[0], said[1]))
+}

@@ -1,0 +1,223 @@
+//! Who is measured: Weir, and the OpenTelemetry Collector under the same load.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+use weir_tests::port::free_address;
+
+use crate::process::Process;
+use crate::send::Protocol;
+use crate::sink::Backend;
+
+/// How long a first start may take; it compiles plugins.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The Collector's builder, in the version of its manifest.
+const BUILDER: &str = "go.opentelemetry.io/collector/cmd/builder@v0.159.0";
+
+/// Where acknowledged batches are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// In memory.
+    Memory,
+    /// On disk; acknowledged after `fdatasync`.
+    Disk,
+}
+
+impl Storage {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// The way of a span through a daemon.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) protocol: Protocol,
+    pub(crate) backend: Backend,
+}
+
+/// The binaries.
+#[derive(Debug)]
+pub(crate) struct Binaries {
+    pub(crate) weir: PathBuf,
+    pub(crate) collector: Option<PathBuf>,
+    /// Where runs have their folders: on the disk of the build, not on one that is memory.
+    pub(crate) folder: PathBuf,
+    root: PathBuf,
+}
+
+impl Binaries {
+    /// Finds them: Weir is built in release, the Collector by its builder where it is asked for and not there yet.
+    ///
+    /// # Errors
+    /// Where the Collector does not build.
+    pub(crate) fn find(collector: bool) -> anyhow::Result<Self> {
+        let root =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().context("find the repository")?;
+        let weir = weir_tests::binary::weir(weir_tests::Profile::Release);
+        let folder = root.join("target/load");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let collector = if collector { Some(collector_binary(&root)?) } else { None };
+        Ok(Self { weir, collector, folder, root })
+    }
+
+    /// The version of each, for the report.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let binaries = [Some(&self.weir), self.collector.as_ref()];
+        let version = |binary: &PathBuf| {
+            let output = Command::new(binary).arg("--version").output().ok()?;
+            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        binaries.into_iter().flatten().filter_map(version).collect()
+    }
+
+    /// The repository.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+fn collector_binary(root: &Path) -> anyhow::Result<PathBuf> {
+    let binary = root.join("target/collector/otelcol");
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    let go = ["go", "/usr/local/go/bin/go"]
+        .into_iter()
+        .find(|go| Command::new(go).arg("version").output().is_ok());
+    let go =
+        go.context("--collector needs Go 1.26 or later: it is neither on PATH nor in /usr/local/go/bin")?;
+    let mut command = Command::new(go);
+    command.current_dir(root).args(["run", BUILDER, "--config", "tests/load/collector/builder.yaml"]);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/local/go/bin"));
+    eprintln!("building the Collector: {command:?}");
+    let status = command.status().context("run Go")?;
+    if !status.success() {
+        bail!("the Collector's builder ended with {status}; it says why above");
+    }
+    Ok(binary)
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) process: Process,
+    /// Where the way begins.
+    pub(crate) entry: SocketAddr,
+    // Removed with the daemon.
+    _folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts Weir so that it has one way.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub(crate) async fn weir(
+        binaries: &Binaries,
+        way: Way,
+        storage: Storage,
+        sink: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let folder = TempDir::new_in(&binaries.folder).context("make a folder")?;
+        let entry = free_address();
+        let config = weir_config(way, storage, entry, sink, folder.path());
+        Self::start(&binaries.weir, &["run", "--config"], &config, &[("WEIR_LOG", "warn")], entry, folder)
+            .await
+    }
+
+    /// Starts the Collector so that it has one way. It answers when the sink has: `wait_for_result`.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub(crate) async fn collector(binaries: &Binaries, sink: SocketAddr) -> anyhow::Result<Self> {
+        let folder = TempDir::new_in(&binaries.folder).context("make a folder")?;
+        let entry = free_address();
+        let binary = binaries.collector.as_ref().context("the Collector was not asked for")?;
+        let config = collector_config(entry, sink);
+        Self::start(binary, &["--config"], &config, &[("GOMAXPROCS", "1")], entry, folder).await
+    }
+
+    async fn start(
+        binary: &Path,
+        arguments: &[&str],
+        config: &str,
+        environment: &[(&str, &str)],
+        entry: SocketAddr,
+        folder: TempDir,
+    ) -> anyhow::Result<Self> {
+        let path = folder.path().join("config.yaml");
+        fs::write(&path, config).context("write a configuration")?;
+        let path = path.to_str().context("the build's folder has a name that is text")?;
+        let arguments: Vec<_> = arguments.iter().copied().chain([path]).collect();
+        let mut process = Process::start(binary, &arguments, environment, &folder.path().join("log"))?;
+        process.listens(entry, START_DEADLINE).await?;
+        Ok(Self { process, entry, _folder: folder })
+    }
+}
+
+/// A configuration with one pipeline.
+pub(crate) fn weir_config(
+    way: Way,
+    storage: Storage,
+    entry: SocketAddr,
+    sink: SocketAddr,
+    folder: &Path,
+) -> String {
+    let (receiver, receiver_config) = match way.protocol {
+        Protocol::Otlp => ("otlp", format!("{{protocols: {{grpc: {{endpoint: {entry}}}}}}}")),
+        Protocol::OpenCensus => ("opencensus", format!("{{endpoint: {entry}}}")),
+        Protocol::Zipkin => ("zipkin", format!("{{endpoint: {entry}}}")),
+    };
+    let (exporter, exporter_config) = match way.backend {
+        Backend::Otlp => ("otlp", format!("{{endpoint: 'http://{sink}', compression: none}}")),
+        Backend::Zipkin => ("zipkin", format!("{{endpoint: 'http://{sink}/api/v2/spans'}}")),
+    };
+    format!(
+        "receivers:\n  {receiver}: {receiver_config}\nexporters:\n  {exporter}: {exporter_config}\n{}  pipelines:\n    \
+         traces: {{receivers: [{receiver}], exporters: [{exporter}]}}\n",
+        service(storage, folder),
+    )
+}
+
+/// A configuration with everything that Weir has with it: what an idle agent holds in memory.
+pub(crate) fn everything_config(entry: SocketAddr, sink: SocketAddr, folder: &Path) -> String {
+    let [http, census, zipkin] = [free_address(), free_address(), free_address()];
+    format!(
+        "receivers:\n  otlp: {{protocols: {{grpc: {{endpoint: {entry}}}, http: {{endpoint: {http}}}}}}}\n  \
+         opencensus: {{endpoint: {census}}}\n  zipkin: {{endpoint: {zipkin}}}\nexporters:\n  otlp: {{endpoint: 'http://{sink}'}}\n  \
+         zipkin: {{endpoint: 'http://{sink}/api/v2/spans'}}\n{}  pipelines:\n    \
+         traces: {{receivers: [otlp, opencensus, zipkin], exporters: [otlp, zipkin]}}\n",
+        service(Storage::Disk, folder),
+    )
+}
+
+fn service(storage: Storage, folder: &Path) -> String {
+    format!(
+        "service:\n  data_dir: {}\n  queue: {{storage: {}}}\n  telemetry: {{metrics: {{endpoint: {}}}}}\n  health: {{endpoint: {}}}\n",
+        folder.join("data").display(),
+        storage.name(),
+        free_address(),
+        free_address(),
+    )
+}
+
+fn collector_config(entry: SocketAddr, sink: SocketAddr) -> String {
+    format!(
+        "receivers:\n  otlp: {{protocols: {{grpc: {{endpoint: '{entry}', max_recv_msg_size_mib: 64}}}}}}\nexporters:\n  \
+         otlp:\n    endpoint: '{sink}'\n    compression: none\n    tls: {{insecure: true}}\n    \
+         sending_queue: {{wait_for_result: true, block_on_overflow: true, sizer: requests, queue_size: 100}}\n\
+         service:\n  telemetry: {{metrics: {{level: none}}, logs: {{level: error}}}}\n  pipelines:\n    \
+         traces: {{receivers: [otlp], exporters: [otlp]}}\n"
+    )
+}

@@ -1,0 +1,40 @@
+//! The harness: starts a daemon, speaks to it as clients do, is its backend, and counts what was promised.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `binary.rs` | the `weir` binary, built once a run |
+//! | `daemon.rs` | one daemon: its addresses, its life, its data folder |
+//! | `log.rs` | what it wrote; a line of level WARN or ERROR that nobody announced fails the test |
+//! | `port.rs` | free ports |
+//! | `scrape.rs` | what it says under `/metrics` |
+//! | `usage.rs` | what it uses: memory, processor time |
+//! | `wait.rs` | waiting for a state, with a deadline |
+//! | `batch.rs` | payloads that follow from an id, for all four protocols |
+//! | `ledger.rs` | what was acknowledged, beside what arrived |
+//! | `sender.rs` | senders of OTLP over gRPC and HTTP, of OpenCensus and of Zipkin |
+//! | `client/` | HTTP and gRPC from below: raw bytes, statuses, streams that stay open |
+//! | `sink/` | backends: OTLP and Zipkin, with answers as a test says |
+//!
+//! Invariant: touches a daemon only as a user, a sender or a backend can: arguments, files, sockets, signals.
+
+pub mod batch;
+pub mod binary;
+pub mod client;
+pub mod daemon;
+pub mod ledger;
+pub mod log;
+pub mod port;
+pub mod scrape;
+pub mod sender;
+pub mod sink;
+pub mod usage;
+pub mod wait;
+
+pub use batch::{BatchId, Protocol, Shape};
+pub use binary::Profile;
+pub use daemon::Weir;
+pub use ledger::{Harvest, Ledger};
+pub use sender::{Sender, Verdict};
+pub use sink::{Answer, OtlpSink, ZipkinSink};
+pub use usage::Usage;
+pub use wait::wait_until;
