@@ -72,7 +72,7 @@ impl Scan {
     /// # Errors
     /// [`Flaw::NotAComponent`] for anything that is not a whole component.
     pub(crate) fn of(wasm: &[u8]) -> Result<Self, Flaw> {
-        let broken = |message: String| Flaw::NotAComponent { message };
+        let broken = |message: String| Flaw::NotAComponent { message: on_one_line(&message) };
         let mut scan = Self::default();
         let mut depth = 0_usize;
         for payload in Parser::new(0).parse_all(wasm) {
@@ -115,7 +115,9 @@ impl Scan {
     /// Validates all of `wasm`: turns what could be a panic of a compiler into an error.
     pub(crate) fn validate(wasm: &[u8]) -> Result<(), Flaw> {
         let validated = Validator::new_with_features(WasmFeatures::default()).validate_all(wasm);
-        validated.map(|_| ()).map_err(|error| Flaw::NotAComponent { message: error.to_string() })
+        validated
+            .map(|_| ())
+            .map_err(|error| Flaw::NotAComponent { message: on_one_line(&error.to_string()) })
     }
 
     /// Whether the component exports this interface of ours, in the version that the host serves.
@@ -191,6 +193,11 @@ fn classify(name: &str) -> ImportClass {
         }
         None => ImportClass::Refused,
     }
+}
+
+/// The parser's words without their line breaks.
+fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
