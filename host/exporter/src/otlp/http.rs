@@ -94,8 +94,9 @@ fn failure(error: ClientError) -> Outcome {
         ClientError::Transport(_) | ClientError::Timeout(_) | ClientError::Memory(_) => {
             Outcome::Retryable { message, after: None }
         }
-        // The backend took the request and then talked too much: sending it again would only repeat both.
-        ClientError::ResponseTooLarge(_) => Outcome::Accepted,
+        // Whatever status it came with was not a backend's that speaks OTLP: nobody said that the batch was taken, so it
+        // is kept until an operator has looked at what answers there.
+        ClientError::ResponseTooLarge(_) => Outcome::Stopped(message),
     }
 }
 
@@ -127,6 +128,16 @@ mod tests {
             assert!(matches!(said(code), Outcome::Permanent(_)), "{code}");
         }
         assert_eq!(said(413), Outcome::TooLarge);
+    }
+
+    /// Scenario: no answer, an answer that is too long to read, a request that never left.
+    /// Guarantees: what the backend did not say it took is never counted as taken.
+    #[test]
+    fn a_failure_is_never_a_delivery() {
+        let timeout = failure(ClientError::Timeout(Duration::from_secs(1)));
+        assert!(matches!(timeout, Outcome::Retryable { .. }));
+        assert!(matches!(failure(ClientError::ResponseTooLarge(1)), Outcome::Stopped(_)));
+        assert!(matches!(failure(ClientError::Invalid("no URL".to_owned())), Outcome::Stopped(_)));
     }
 
     /// Scenario: `Retry-After` as seconds, as a date in the future and in the past, and as rubbish.
