@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
-use weir_model::{Log, Reason, Receipt, Refusal, Signal};
-use weir_queue::{Cursor, DiskQueue, Faults, Queue, Settings, SettleError, Settlement, WhenFull, Wish};
+use weir_model::{Admission, Log, Reason, Receipt, Refusal, Signal};
+use weir_queue::{
+    Cursor, DiskQueue, Faults, MemoryQueue, Queue, Settings, SettleError, Settlement, WhenFull, Wish,
+};
 
 use crate::model::{append, batch, folder, id_of, lease, open, settings, settle_all, wish};
 use crate::sim::SimDisk;
@@ -66,6 +68,39 @@ fn the_budget_is_hard_and_room_comes_back() {
     }
     let refused = queue.counts().refused.of(Signal::Traces, Reason::QueueFull).get();
     assert_eq!(refused, 3, "each refusal is counted once");
+}
+
+/// Scenario: a sender of large batches takes all of the budget that it can get; then a small one sends.
+/// Guarantees: the small one's batches are taken, hundreds of them, within the budget.
+#[test]
+fn a_small_sender_has_room_when_a_large_one_has_none() {
+    let disk = SimDisk::default();
+    let (queue, _cursor) = with_cursor(&disk, small(), WhenFull::Refuse);
+    let large = |id| append(&queue, vec![batch(id, 1, 100_000)]);
+    let refused = (1..10_000).map(large).find(Result::is_err).expect("the budget ends");
+    assert_eq!(reason(&refused), Some(Reason::QueueFull));
+    for id in 10_000..10_300 {
+        append(&queue, vec![batch(id, 2, 1_000)]).expect("there is room for small ones");
+        let status = queue.status();
+        assert!(status.bytes <= status.budget_bytes, "{} of {}", status.bytes, status.budget_bytes);
+    }
+}
+
+/// Scenario: the same with a queue in memory.
+/// Guarantees: the small one's batches are taken.
+#[test]
+fn a_small_sender_has_room_in_memory_too() {
+    let queue = MemoryQueue::new(16 << 20);
+    let _cursor = queue.subscribe("zipkin", WhenFull::Refuse).unwrap();
+    let large = (1..10_000).find(|id| queue.admit(vec![batch(*id, 1, 100_000)]).map(commit).is_err());
+    assert!(large.is_some(), "the budget ends");
+    for id in 10_000..10_300 {
+        queue.admit(vec![batch(id, 2, 1_000)]).map(commit).expect("there is room for small ones");
+    }
+}
+
+fn commit(admission: Box<dyn Admission>) {
+    admission.commit().now_or_never().expect("nothing to wait for").expect("it was admitted");
 }
 
 /// Scenario: the disk has no room left, although the budget has; then it has again.

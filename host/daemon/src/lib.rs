@@ -7,12 +7,14 @@
 //! | `assembly.rs` | who is connected to whom |
 //! | `shutdown.rs` | the order of death |
 //! | `admin.rs` | what `weir queue` asks a running daemon |
+//! | `allocator.rs` | the heap, and how it shrinks after a burst |
 //! | `telemetry.rs` | our own log, metrics and health |
 //! | `bundled.rs` | plugins that are part of the program |
 //!
 //! Invariant: the only crate that knows all others.
 
 pub mod admin;
+mod allocator;
 pub mod assembly;
 pub mod bundled;
 pub mod command;

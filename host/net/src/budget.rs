@@ -1,6 +1,6 @@
 //! Claims on the ledger, with a reserve for small senders.
 //!
-//! Large requests find room only while five eighths of the budget are not used up. The rest is for those of at most
+//! Large requests find room only while three eighths of the budget are not used up. The rest is for those of at most
 //! 16 KiB, so that a sender of small batches still gets its answer while others send more than we can take; for leases
 //! and guests, so that what was taken goes on; and for what the budget cannot see, such as HTTP/2's own buffers, so
 //! that the process stays near its budget (DESIGN section 2, overload).
@@ -13,7 +13,7 @@ use weir_model::{Claim, Exhausted, Ledger};
 pub const SMALL_BYTES_MAX: u64 = 16 * 1024;
 
 /// The reserve is so many eighths of the budget.
-const RESERVE_EIGHTHS: u64 = 3;
+const RESERVE_EIGHTHS: u64 = 5;
 
 /// Claims `bytes` for a request or a message.
 ///
@@ -58,7 +58,7 @@ mod tests {
         while let Ok(taken) = claim(&ledger, 256 << 10) {
             large.push(taken);
         }
-        assert_eq!(ledger.used(), 5 << 20);
+        assert_eq!(ledger.used(), 3 << 20);
         let mut small = claim(&ledger, 4 << 10).unwrap();
         grow(&ledger, &mut small, 12 << 10).unwrap();
         assert!(grow(&ledger, &mut small, 1).is_err());

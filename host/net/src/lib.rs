@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `limits.rs`, `duration.rs` | named defaults of everything that listens, and what a user may set |
 //! | `listen.rs`, `stream.rs` | addresses bound at once and served later, HTTP/1.1 and HTTP/2 on each |
+//! | `windows.rs` | what the peers of HTTP/2 connections may send unread |
 //! | `tls.rs` | TLS of listeners |
 //! | `drain.rs` | the word that it is time to stop |
 //! | `budget.rs` | claims on the ledger, with a reserve for small senders |
@@ -33,6 +34,7 @@ pub mod roots;
 pub mod rpc_status;
 mod stream;
 pub mod tls;
+mod windows;
 
 pub use drain::Drain;
 pub use pace::Slow;

@@ -58,6 +58,12 @@ pub const STREAM_WINDOW_BYTES: u32 = 256 * KIB as u32;
 /// Four streams' windows keep a connection busy all the same.
 pub const CONNECTION_WINDOW_BYTES: u32 = MIB as u32;
 
+/// The same for all connections of a listener: once half of this is lent, a new connection gets a part of the rest.
+pub const WINDOWS_BYTES_MAX: u32 = 32 * MIB as u32;
+
+/// No connection gets less: what HTTP/2 lets a peer send before anything is said about it (RFC 9113, 6.9.2).
+pub const CONNECTION_WINDOW_BYTES_MIN: u32 = 65_535;
+
 /// Bytes of one HTTP/2 frame: fewer wake-ups than with the protocol's 16 KiB, and four still fit a stream's window.
 pub const FRAME_BYTES_MAX: u32 = 64 * KIB as u32;
 

@@ -32,12 +32,13 @@ use weir_model::{BoxFuture, Counter};
 
 use crate::drain::Drain;
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HANDSHAKE_TIME_MAX, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT, ListenLimits, READ_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES,
+    FRAME_BYTES_MAX, HANDSHAKE_TIME_MAX, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    ListenLimits, READ_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::reply::ReplyBody;
 use crate::stream::{Activity, InFlight, Stream, Transport, Version};
 use crate::tls::ServerTls;
+use crate::windows::Windows;
 
 /// Connections that wait in the kernel until we take them.
 const BACKLOG: i32 = 1024;
@@ -152,8 +153,8 @@ impl Bound {
         let Self { socket, local_addr, settings } = self;
         let listener = TcpListener::from_std(socket)?;
         let cut = CancellationToken::new();
-        let server =
-            Arc::new(Server { handler, settings, drain, tasks: TaskTracker::new(), cut: cut.clone() });
+        let (windows, tasks) = (Windows::default(), TaskTracker::new());
+        let server = Arc::new(Server { handler, settings, drain, windows, tasks, cut: cut.clone() });
         let _cut_when_dropped = cut.drop_guard();
         server.accept_all(&listener, local_addr).await;
         drop(listener);
@@ -179,6 +180,7 @@ struct Server {
     handler: Arc<dyn Handler>,
     settings: Settings,
     drain: Drain,
+    windows: Windows,
     /// Every connection, and every stream of one.
     tasks: TaskTracker,
     /// Ends them at once.
@@ -297,11 +299,12 @@ impl Server {
         let executor = Streams { tasks: self.tasks.clone(), cut: self.cut.child_token() };
         let _cut_with_the_connection = executor.cut.clone().drop_guard();
         let service = self.service(&peer, None);
+        let window = self.windows.lend();
         // The limits of resets are hyper's and h2's own (RUSTSEC-2024-0003, CVE-2023-44487).
         let connection = http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(window.bytes())
             .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(self.settings.limits.streams_max)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)

@@ -450,7 +450,8 @@ impl Writer {
     fn make_room(&mut self, core: &Core) {
         self.sweep(core);
         loop {
-            let target = core.settings.budget_bytes.saturating_sub(2 * core.settings.segment_bytes);
+            let kept_free = core.settings.reserved_for_small() + 2 * core.settings.segment_bytes;
+            let target = core.settings.budget_bytes.saturating_sub(kept_free);
             let (used, orphaned) = {
                 let state = core.state();
                 (state.disk_bytes(), state.orphaned)

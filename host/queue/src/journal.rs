@@ -38,7 +38,7 @@ use crate::lease::{LeaseKey, SettleError};
 use crate::queue::QueueError;
 use crate::reader::{Read, run_reader};
 use crate::segment::{Fault, footprint};
-use crate::settings::{Pace, Settings};
+use crate::settings::{Pace, SMALL_BYTES_MAX, Settings};
 use crate::status::QueueCounts;
 use crate::store::Store;
 
@@ -375,8 +375,10 @@ impl Core {
         if let Some(why) = &state.failed {
             return Err(refuse_for_now(Reason::QueueFailed, format!("the queue cannot write: {why}")));
         }
+        let is_small = batches.iter().map(|batch| batch.body.len()).sum::<usize>() <= SMALL_BYTES_MAX;
+        let kept_free = if is_small { 0 } else { self.settings.reserved_for_small() };
         let wanted = state.disk_bytes() + state.admitted_bytes + footprint + self.settings.slack();
-        if wanted > budget || state.admitted == ADMITTED_MAX {
+        if wanted + kept_free > budget || state.admitted == ADMITTED_MAX {
             state.pressed = true;
             let why = format!(
                 "the queue has {} of {budget} bytes in use",

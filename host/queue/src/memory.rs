@@ -16,13 +16,16 @@ use crate::lease::{ABANDONED_WAIT, Lease, LeaseKey, Record, SettleError, Settlem
 use crate::queue::{Cursor, Leased, Queue, QueueError, Watch, WhenFull, Wish};
 use crate::recovery::unix_seconds;
 use crate::segment::Head;
-use crate::settings::EXPORTERS_MAX;
+use crate::settings::{EXPORTERS_MAX, SMALL_BYTES_MAX};
 use crate::status::{CursorStatus, DeadLetter, QueueCounts, Status};
 
 /// Records that share a segment of the book: small, so that its index goes soon after its records.
 const SEGMENT_RECORDS: u64 = 1_024;
 /// What a record costs beside its body: entries in the book and the map of bodies.
 const RECORD_OVERHEAD: u64 = 192;
+
+/// Large admissions leave one part in so many of the budget to small ones.
+const RESERVE_PART: u64 = 16;
 /// What a sender is told to wait when the queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -97,7 +100,8 @@ impl MemoryQueue {
 impl Log for MemoryQueue {
     fn admit(&self, batches: Vec<Batch>) -> Result<Box<dyn Admission>, Refusal> {
         let room = batches.iter().map(cost).sum();
-        match self.core.admit(room) {
+        let is_small = batches.iter().map(|batch| batch.body.len()).sum::<usize>() <= SMALL_BYTES_MAX;
+        match self.core.admit(room, is_small) {
             Ok(()) => {
                 Ok(Box::new(MemoryAdmission { core: Arc::clone(&self.core), batches, room: Some(room) }))
             }
@@ -143,8 +147,10 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(&self, room: u64) -> Result<(), Refusal> {
-        if room > self.budget {
+    fn admit(&self, room: u64, is_small: bool) -> Result<(), Refusal> {
+        // As on disk: a reserve, so that a small sender finds room when large ones have taken theirs.
+        let kept_free = if is_small { 0 } else { self.budget / RESERVE_PART };
+        if room + kept_free > self.budget {
             let why = format!("{room} bytes are more than the queue's budget of {}", self.budget);
             return Err(Refusal::permanent(Reason::TooLarge, why));
         }
@@ -152,10 +158,10 @@ impl Core {
         if state.draining || state.closed {
             return Err(Refusal::transient(Reason::Draining, Some(RETRY_AFTER), "the process is draining"));
         }
-        if state.used + room > self.budget {
-            state.skip_oldest(&self.counts, room, self.budget);
+        if state.used + room + kept_free > self.budget {
+            state.skip_oldest(&self.counts, room + kept_free, self.budget);
         }
-        if state.used + room > self.budget {
+        if state.used + room + kept_free > self.budget {
             let why = format!("the queue has {} of {} bytes in use", state.used, self.budget);
             return Err(Refusal::transient(Reason::QueueFull, Some(RETRY_AFTER), why));
         }

@@ -6,6 +6,9 @@ use weir_model::Ledger;
 
 use crate::faults::Faults;
 
+/// Bodies of one admission that count as small: some 20 spans with twenty attributes, as `weir_net` has it for memory.
+pub(crate) const SMALL_BYTES_MAX: usize = 16 << 10;
+
 /// Exporters that one log can have, with removed ones that are still kept.
 ///
 /// Each costs under 2 KiB; a hundred exporters behind one pipeline is already a mistake.
@@ -73,6 +76,12 @@ impl Settings {
     /// Bytes of the budget that admissions leave free: what reserving ahead and the tree's own pages take.
     pub(crate) fn slack(&self) -> u64 {
         (self.segment_bytes / 8).next_power_of_two().min(4 << 20) + (1 << 20)
+    }
+
+    /// Bytes of the budget that large admissions leave to small ones: a segment, for that is what a full queue gets
+    /// back at a time, and whoever sends most would have all of it.
+    pub(crate) fn reserved_for_small(&self) -> u64 {
+        self.segment_bytes
     }
 
     /// Bytes that redb may keep of all files that are open at once.

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tracing::{info, warn};
 use weir_net::Drain;
 
 use super::{Failure, complain};
+use crate::allocator::give_back;
 use crate::assembly::{Daemon, Foundation};
 use crate::bundled::BUNDLED;
 use crate::config::{self, Config, Draft, LogFormat, Report};
@@ -24,7 +25,8 @@ pub(super) struct Prepared {
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
-    let runtime = Runtime::new().context("start the runtime")?;
+    let mut runtime = Builder::new_multi_thread();
+    let runtime = runtime.enable_all().on_thread_park(give_back).build().context("start the runtime")?;
     let prepared = match file {
         Some(path) => {
             let draft = config::load(path);
