@@ -8,7 +8,7 @@
 use weir_wire::Malformed;
 use weir_wire::otlp::{AnyValue, KeyValues};
 
-use crate::json::{JsonWriter, Literal};
+use crate::json::{Around, JsonWriter};
 
 /// The text of a value. A string is lent as it is, whether UTF-8 or not; everything else is written into
 /// `scratch`, whose content before is lost.
@@ -73,11 +73,10 @@ pub fn json(out: &mut JsonWriter, value: &AnyValue<'_>) -> Result<(), Malformed>
 /// # Errors
 /// As [`json`].
 pub fn json_members(out: &mut JsonWriter, members: KeyValues<'_>) -> Result<(), Malformed> {
-    const COLON: Literal = Literal::new("\":");
-    const QUOTE: Literal = Literal::new("\"");
+    const KEY: Around = Around::new("\"", "\":");
     for member in members {
         let member = member?;
-        out.delimited(&QUOTE, member.key, &COLON);
+        out.delimited(&KEY, member.key);
         json(out, &member.value)?;
         out.raw(b",");
     }

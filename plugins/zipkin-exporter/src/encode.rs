@@ -84,12 +84,20 @@ pub(crate) struct Head<'a> {
     pub(crate) duration: u64,
 }
 
+/// A tag with a text. By reference, because a guest's fifth argument goes over the stack, where it is stored in four
+/// bytes and read in eight: that waits a dozen cycles, a third of the time of a span with eight tags.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tag<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+}
+
 /// A way to write spans down. For each span the methods are called in the order in which they stand here.
 ///
 /// Strings are whatever the sender sent; a spelling makes UTF-8 of them.
 pub(crate) trait Spelling: Default {
     fn begin(&mut self, head: &Head<'_>);
-    fn tag(&mut self, key: &[u8], value: &[u8]);
+    fn tag(&mut self, tag: &Tag<'_>);
     fn tag_number(&mut self, key: &[u8], value: i64);
     /// Tags that this spelling has written elsewhere.
     fn spelled_tags(&mut self, spelled: &[u8]);
@@ -193,7 +201,7 @@ impl<'a, S: Spelling> Pass<'a, S> {
                 None => attribute(message)?,
             };
             match (role(key), common.index(key), value) {
-                (Role::Plain, None, Attribute::Text(text)) => self.out.tag(key, text),
+                (Role::Plain, None, Attribute::Text(text)) => self.out.tag(&Tag { key, value: text }),
                 (Role::Plain, None, Attribute::Int(number)) => self.out.tag_number(key, number),
                 (role, index, value) => self.attribute(key, &value, role, index, span, head)?,
             }
@@ -230,9 +238,9 @@ impl<'a, S: Spelling> Pass<'a, S> {
         }
         self.overridden.extend(common);
         match value {
-            Attribute::Text(text) => self.out.tag(key, text),
+            Attribute::Text(text) => self.out.tag(&Tag { key, value: text }),
             Attribute::Int(number) => self.out.tag_number(key, *number),
-            Attribute::Other(value) => self.out.tag(key, text::of(value, &mut self.scratch)?),
+            Attribute::Other(value) => self.out.tag(&Tag { key, value: text::of(value, &mut self.scratch)? }),
         }
         Ok(())
     }
@@ -279,20 +287,20 @@ impl<'a, S: Spelling> Pass<'a, S> {
     #[inline]
     fn own_tags(&mut self, span: &Fields<'_>) -> Result<(), Malformed> {
         if span.kind == 1 {
-            self.out.tag(b"span.kind", b"internal");
+            self.out.tag(&Tag { key: b"span.kind", value: b"internal" });
         }
         match span.status_code {
-            STATUS_OK => self.out.tag(b"otel.status_code", b"OK"),
+            STATUS_OK => self.out.tag(&Tag { key: b"otel.status_code", value: b"OK" }),
             STATUS_ERROR => {
-                self.out.tag(b"otel.status_code", b"ERROR");
+                self.out.tag(&Tag { key: b"otel.status_code", value: b"ERROR" });
                 if !self.noted.error {
-                    self.out.tag(b"error", span.status_message);
+                    self.out.tag(&Tag { key: b"error", value: span.status_message });
                 }
             }
             _ => {} // UNSET, and what a later version of OTLP may bring
         }
         if !span.trace_state.is_empty() {
-            self.out.tag(b"w3c.tracestate", span.trace_state);
+            self.out.tag(&Tag { key: b"w3c.tracestate", value: span.trace_state });
         }
         let mut links = 0;
         let mut dropped_links = span.dropped_links_count;
@@ -333,7 +341,7 @@ impl<'a, S: Spelling> Pass<'a, S> {
         text::json_members(text, link.attributes())?;
         text.raw(b"}|");
         text.unsigned(u64::from(link.dropped_attributes_count));
-        self.out.tag(format!("otlp.link.{number}").as_bytes(), text.as_bytes());
+        self.out.tag(&Tag { key: format!("otlp.link.{number}").as_bytes(), value: text.as_bytes() });
         Ok(true)
     }
 }

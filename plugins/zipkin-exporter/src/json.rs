@@ -11,12 +11,12 @@
 
 use core::net::IpAddr;
 
-use weir_guest::json::{JsonWriter, Literal};
+use weir_guest::json::{Around, JsonWriter, Literal};
 use weir_guest::spans::{Attribute, EventFields, attribute};
 use weir_guest::text;
 use weir_guest::wire::Malformed;
 
-use crate::encode::{Head, Kind, Spelling};
+use crate::encode::{Head, Kind, Spelling, Tag};
 use crate::endpoint::Endpoint;
 
 /// Spans in JSON, each with a comma behind it.
@@ -35,8 +35,7 @@ const CLIENT: Literal = Literal::new("\",\"kind\":\"CLIENT");
 const SERVER: Literal = Literal::new("\",\"kind\":\"SERVER");
 const PRODUCER: Literal = Literal::new("\",\"kind\":\"PRODUCER");
 const CONSUMER: Literal = Literal::new("\",\"kind\":\"CONSUMER");
-const NAME: Literal = Literal::new("\",\"name\":\"");
-const NO_MORE: Literal = Literal::new("");
+const NAME: Around = Around::new("\",\"name\":\"", "");
 const QUOTE: Literal = Literal::new("\"");
 const TIMESTAMP: Literal = Literal::new(",\"timestamp\":");
 const DURATION: Literal = Literal::new(",\"duration\":");
@@ -44,6 +43,7 @@ const TAGS: Literal = Literal::new(",\"tags\":{");
 const ANNOTATIONS: Literal = Literal::new(",\"annotations\":[");
 const ANNOTATION: Literal = Literal::new("{\"timestamp\":");
 const VALUE: Literal = Literal::new(",\"value\":\"");
+const PLAIN_VALUE: Around = Around::new(",\"value\":\"", "\"},");
 const END_VALUE: Literal = Literal::new("\"},");
 const ATTRIBUTES: Literal = Literal::new(": {");
 const COLON: Literal = Literal::new(":");
@@ -52,11 +52,10 @@ const DROPPED: Literal = Literal::new("otel.dropped_attributes_count");
 const INNER_QUOTE: Literal = Literal::new("\\\"");
 const LOCAL: Literal = Literal::new(",\"localEndpoint\":{");
 const REMOTE: Literal = Literal::new(",\"remoteEndpoint\":{");
-const SERVICE: Literal = Literal::new("\"serviceName\":\"");
-const IPV4: Literal = Literal::new("\"ipv4\":\"");
-const IPV6: Literal = Literal::new("\"ipv6\":\"");
+const SERVICE: Around = Around::new("\"serviceName\":\"", "\",");
+const IPV4: Around = Around::new("\"ipv4\":\"", "\",");
+const IPV6: Around = Around::new("\"ipv6\":\"", "\",");
 const PORT: Literal = Literal::new("\"port\":");
-const END_STRING: Literal = Literal::new("\",");
 const SHARED: Literal = Literal::new(",\"shared\":true");
 const DEBUG: Literal = Literal::new(",\"debug\":true");
 const END: Literal = Literal::new("},");
@@ -85,7 +84,7 @@ impl Spelling for JsonSpelling {
             None => {}
         }
         if !head.name.is_empty() {
-            out.delimited(&NAME, head.name, &NO_MORE);
+            out.delimited(&NAME, head.name);
         }
         out.literal(&QUOTE);
         if head.timestamp > 0 {
@@ -100,9 +99,10 @@ impl Spelling for JsonSpelling {
         self.members_at = out.len();
     }
 
-    #[inline]
-    fn tag(&mut self, key: &[u8], value: &[u8]) {
-        self.out.member(key, value);
+    // Always: a call within a guest checks the stack and the epoch, and a span would pay for it at each attribute.
+    #[inline(always)]
+    fn tag(&mut self, tag: &Tag<'_>) {
+        self.out.member(tag.key, tag.value);
     }
 
     #[inline]
@@ -134,7 +134,7 @@ impl Spelling for JsonSpelling {
         self.out.literal(&ANNOTATION);
         self.out.unsigned(time);
         if event.attributes.is_empty() && event.dropped_attributes_count == 0 && !reads_as_event(event.name) {
-            self.out.delimited(&VALUE, event.name, &END_VALUE);
+            self.out.delimited(&PLAIN_VALUE, event.name);
             return Ok(());
         }
         self.out.literal(&VALUE);
@@ -231,14 +231,14 @@ impl JsonSpelling {
     fn endpoint(&mut self, endpoint: &Endpoint<'_>) {
         let out = &mut self.out;
         if !endpoint.service.is_empty() {
-            out.delimited(&SERVICE, endpoint.service, &END_STRING);
+            out.delimited(&SERVICE, endpoint.service);
         }
         if let Some(ip) = endpoint.ip {
             let key = match ip.addr {
                 IpAddr::V4(_) => &IPV4,
                 IpAddr::V6(_) => &IPV6,
             };
-            out.delimited(key, ip.text, &END_STRING);
+            out.delimited(key, ip.text);
         }
         if endpoint.port != 0 {
             out.literal(&PORT);

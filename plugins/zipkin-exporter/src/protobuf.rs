@@ -10,7 +10,7 @@ use weir_guest::text;
 use weir_guest::wire::Malformed;
 use weir_guest::wire::encode::{Encoder, Open};
 
-use crate::encode::{Head, Spelling};
+use crate::encode::{Head, Spelling, Tag};
 use crate::endpoint::Endpoint;
 use crate::json::reads_as_event;
 
@@ -43,10 +43,10 @@ impl Spelling for ProtobufSpelling {
         out.nonzero_varint(7, head.duration);
     }
 
-    fn tag(&mut self, key: &[u8], value: &[u8]) {
-        self.out.message(11, |tag| {
-            tag.bytes(1, utf8(key));
-            tag.bytes(2, utf8(value));
+    fn tag(&mut self, tag: &Tag<'_>) {
+        self.out.message(11, |out| {
+            out.bytes(1, utf8(tag.key));
+            out.bytes(2, utf8(tag.value));
         });
     }
 

@@ -8,7 +8,7 @@ use weir_guest::text;
 use weir_guest::wire::Malformed;
 use weir_guest::wire::otlp::{KeyValueView, ResourceGroup, ScopeView};
 
-use crate::encode::Spelling;
+use crate::encode::{Spelling, Tag};
 
 /// Resource attributes that name a service, in the order in which they are asked; only the first is one by
 /// OpenTelemetry's rules, the others are what the Collector's exporter falls back to.
@@ -32,12 +32,12 @@ pub(crate) struct Resource<'a> {
 /// Tags in one spelling, sorted by key.
 pub(crate) struct CommonTags<'a, S> {
     spelled: S,
-    tags: Vec<Tag<'a>>,
+    tags: Vec<CommonTag<'a>>,
     /// One bit for each tag: a key whose bit is not set is no common tag.
     filter: u64,
 }
 
-struct Tag<'a> {
+struct CommonTag<'a> {
     key: &'a [u8],
     start: usize,
     end: usize,
@@ -85,8 +85,8 @@ impl<'a, S: Spelling> CommonTags<'a, S> {
         let mut scratch = JsonWriter::default();
         for KeyValueView { key, value } in attributes {
             let start = common.spelled.len();
-            common.spelled.tag(key, text::of(&value, &mut scratch)?);
-            common.tags.push(Tag { key, start, end: common.spelled.len() });
+            common.spelled.tag(&Tag { key, value: text::of(&value, &mut scratch)? });
+            common.tags.push(CommonTag { key, start, end: common.spelled.len() });
             common.filter |= bit(key);
         }
         Ok(common)
@@ -95,9 +95,11 @@ impl<'a, S: Spelling> CommonTags<'a, S> {
     /// Which common tag has this key.
     #[inline]
     pub(crate) fn index(&self, key: &[u8]) -> Option<usize> {
-        if self.filter & bit(key) == 0 {
-            return None;
-        }
+        if self.filter & bit(key) == 0 { None } else { self.search(key) }
+    }
+
+    #[inline(never)]
+    fn search(&self, key: &[u8]) -> Option<usize> {
         self.tags.binary_search_by(|tag| tag.key.cmp(key)).ok()
     }
 

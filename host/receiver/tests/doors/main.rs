@@ -4,6 +4,9 @@
 
 mod contract;
 mod harness;
+mod otlp_every_field;
 mod otlp_grpc;
 mod otlp_http;
+mod otlp_text;
+mod otlp_vectors;
 mod plugin_http;

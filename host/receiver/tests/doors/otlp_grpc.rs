@@ -58,7 +58,8 @@ async fn channel(served: &Served) -> Channel {
     Channel::from_shared(format!("http://{}", served.addr("otlp/grpc"))).unwrap().connect().await.unwrap()
 }
 
-async fn call(
+/// Sends one message and gives the answer, both as bytes.
+pub(crate) async fn call(
     served: &Served,
     path: &'static str,
     body: impl Into<Bytes>,
