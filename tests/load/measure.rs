@@ -27,8 +27,8 @@ const ARRIVAL_DEADLINE: Duration = Duration::from_secs(300);
 /// How long nothing more may come once everything has: a span too many would be one that came twice.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Senders whose answers do not come are given up.
-const WORKERS_DEADLINE: Duration = Duration::from_secs(60);
+/// Senders whose answers do not come are given up: an overload's own minute, and one more.
+const WORKERS_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How long the parts of a closed loop are.
 #[derive(Debug, Clone, Copy)]

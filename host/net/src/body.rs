@@ -103,9 +103,10 @@ where
     if announced > limit as u64 {
         return Err(BodyError::TooLarge { limit });
     }
-    let mut claim = budget::claim(ledger, announced)?;
+    let mut claim = budget::claim(ledger, announced.min(budget::ANNOUNCED_BYTES_MAX))?;
     // At most the limit, so it fits a length.
-    let mut buffer = BytesMut::with_capacity(announced as usize);
+    let mut buffer = BytesMut::with_capacity((announced as usize).min(budget::ALLOCATED_BYTES_MAX));
+    let expected = if announced > 0 { announced as usize } else { limit };
     let mut pace = Pace::start();
     while let Some(frame) = pace.wait(limits, body.frame()).await? {
         let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
@@ -115,10 +116,10 @@ where
         if length > limit {
             return Err(BodyError::TooLarge { limit });
         }
+        let step = length.max(STEP_BYTES_MIN.min(expected)) as u64;
+        budget::grow_to(ledger, &mut claim, step, expected as u64)?;
         if length > buffer.capacity() {
-            let target = length.max(buffer.capacity() * 2).max(STEP_BYTES_MIN).min(limit);
-            let more = (target as u64).saturating_sub(claim.bytes());
-            budget::grow(ledger, &mut claim, more)?;
+            let target = length.max(buffer.capacity() * 2).max(STEP_BYTES_MIN).min(expected.max(length));
             buffer.reserve(target - buffer.len());
         }
         buffer.extend_from_slice(&data);
@@ -243,6 +244,21 @@ mod tests {
             assert!(matches!(refused, Err(BodyError::TooLarge { limit: 1000 })));
         }
         assert_eq!(ledger.used(), 0);
+    }
+
+    /// Scenario: a length of a megabyte is announced, and nothing comes.
+    /// Guarantees: it claims little, so that silence costs nobody else's memory.
+    #[test]
+    fn an_announced_length_claims_little() {
+        let ledger = Ledger::new(16 << 20);
+        let limits = BodyLimits::of_bytes(4 << 20);
+        let headers = with_length(1 << 20);
+        let mut body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        block_on(async {
+            let mut reading = Box::pin(read(&headers, &mut body, &limits, &ledger));
+            assert!(futures_util::poll!(&mut reading).is_pending());
+            assert!((1..=64 << 10).contains(&ledger.used()), "{}", ledger.used());
+        });
     }
 
     /// Scenario: a body that ends before the length that it announced.

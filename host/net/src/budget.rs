@@ -15,6 +15,13 @@ pub const SMALL_BYTES_MAX: u64 = 16 * 1024;
 /// The reserve is so many eighths of the budget.
 const RESERVE_EIGHTHS: u64 = 5;
 
+/// What an announced length alone may claim. The rest is claimed as it comes: otherwise a few connections that announce
+/// and do not send would keep everybody else's memory.
+pub const ANNOUNCED_BYTES_MAX: u64 = 64 * 1024;
+
+/// What is allocated at once for an announced length; pages that nothing is written to cost nothing.
+pub(crate) const ALLOCATED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Claims `bytes` for a request or a message.
 ///
 /// # Errors
@@ -33,6 +40,18 @@ pub fn grow(ledger: &Arc<Ledger>, claim: &mut Claim, more: u64) -> Result<(), Ex
     let before = claim.bytes();
     claim.grow(more)?;
     check(ledger, claim.bytes(), more).inspect_err(|_| claim.shrink_to(before))
+}
+
+/// Claims what is missing for `bytes` of at most `limit` that will have come, in doubling steps.
+///
+/// # Errors
+/// As [`grow`].
+pub fn grow_to(ledger: &Arc<Ledger>, claim: &mut Claim, bytes: u64, limit: u64) -> Result<(), Exhausted> {
+    if bytes <= claim.bytes() {
+        return Ok(());
+    }
+    let target = bytes.max(claim.bytes().saturating_mul(2)).min(limit.max(bytes));
+    grow(ledger, claim, target - claim.bytes())
 }
 
 /// Large claims may not reach into the reserve.

@@ -30,9 +30,6 @@ const TURN_BYTES: usize = 256 * 1024;
 /// support so much.
 const ZSTD_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// The smallest window of the format (RFC 8878, 3.1.1.1.2).
-const ZSTD_WINDOW_BYTES_MIN: u64 = 1024;
-
 /// How a body or a message is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -127,15 +124,15 @@ pub async fn decompress(
         Encoding::Deflate if is_zlib(input) => Box::new(ZlibDecoder::new(input)),
         Encoding::Deflate => Box::new(DeflateDecoder::new(input)),
         Encoding::Zstd => {
-            window_bytes = zstd_window_bytes(input).map_err(malformed)?;
             let window_max = (limits.bytes_max as u64).max(ZSTD_WINDOW_BYTES_MAX).next_power_of_two();
-            if window_bytes > window_max {
+            // A frame to skip has no window, and what is no frame at all is the decoder's to say.
+            if zstd_window_bytes(input).is_ok_and(|asked| asked > window_max) {
                 return Err(DecompressError::TooLarge { limit: limits.bytes_max });
             }
+            // A later frame may ask for more than the first one; what it uses is no more than what has come out.
+            window_bytes = window_max;
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(malformed)?;
-            // A later frame may ask for no more than the first one.
-            let log = window_bytes.max(ZSTD_WINDOW_BYTES_MIN).next_power_of_two().ilog2();
-            decoder.window_log_max(log).map_err(malformed)?;
+            decoder.window_log_max(window_max.ilog2()).map_err(malformed)?;
             Box::new(decoder)
         }
     };
@@ -427,18 +424,21 @@ mod tests {
         }
     }
 
-    /// Scenario: a first frame with a small window, then one with a large window.
-    /// Guarantees: the second does not get memory that the first has not paid for.
+    /// Scenario: a frame to skip and one with a small window, then one with a large window, then one that asks for
+    /// 1 GiB.
+    /// Guarantees: the first three are one body, paid for; the last one gets no such window.
     #[test]
-    fn a_later_frame_gets_no_larger_window() {
+    fn later_frames_have_windows_of_their_own_up_to_the_limit() {
         let ledger = Ledger::new(64 * MIB as u64);
-        let input = [zstd_whole(b"small"), zstd_streamed(&telemetry(3 * MIB))].concat();
-        let refused = run(Encoding::Zstd, &input, 20 * MIB, &ledger);
-        assert!(
-            matches!(refused, Err(DecompressError::Malformed { .. })),
-            "{:?}",
-            refused.map(|(bytes, _)| bytes.len())
-        );
+        let text = telemetry(3 * MIB);
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+        let input = [&skipped[..], &zstd_whole(b"small"), &zstd_streamed(&text)].concat();
+        let (output, claim) = run(Encoding::Zstd, &input, 20 * MIB, &ledger).unwrap();
+        assert_eq!(output.len(), 5 + text.len());
+        assert!(claim.bytes() >= output.len() as u64);
+        let wide = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 20 << 3, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00];
+        let refused = run(Encoding::Zstd, &[&input[..], &wide].concat(), 20 * MIB, &ledger);
+        assert!(matches!(refused, Err(DecompressError::Malformed { .. })));
     }
 
     /// Scenario: a ledger with less room than the output needs.

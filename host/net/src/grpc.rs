@@ -124,15 +124,34 @@ where
         self
     }
 
-    async fn claim(&self, bytes: u64) -> Result<Claim, Status> {
-        let deadline = tokio::time::Instant::now() + self.patience;
+    /// Claims what is missing for `bytes` of a message of `length`, in patience.
+    async fn pay(&mut self, claim: &mut Claim, bytes: usize, length: usize) -> Result<(), Status> {
+        let mut deadline = None;
         loop {
-            match budget::claim(&self.ledger, bytes) {
-                Ok(claim) => return Ok(claim),
-                Err(error) if tokio::time::Instant::now() >= deadline => return Err(overloaded(&error)),
-                Err(_) => tokio::time::sleep(CLAIM_PAUSE).await,
+            match budget::grow_to(&self.ledger, claim, bytes as u64, length as u64) {
+                Ok(()) => break,
+                Err(error) => self.pause(&mut deadline, &error).await?,
             }
         }
+        // The time in which we did not read is not the sender's.
+        if deadline.is_some() {
+            self.pace = Some(Pace::start());
+        }
+        Ok(())
+    }
+
+    /// A pause before memory is asked for again, where there is patience left.
+    async fn pause(
+        &self,
+        deadline: &mut Option<tokio::time::Instant>,
+        error: &Exhausted,
+    ) -> Result<(), Status> {
+        let now = tokio::time::Instant::now();
+        if now >= *deadline.get_or_insert(now + self.patience) {
+            return Err(overloaded(error));
+        }
+        tokio::time::sleep(CLAIM_PAUSE).await;
+        Ok(())
     }
 
     /// The next message, decompressed, and its payment; none at the end of the request.
@@ -156,15 +175,20 @@ where
                 "grpc: received message larger than max ({length} vs. {limit})"
             )));
         }
-        let claim = self.claim(length as u64).await?;
-        let message = self.payload(length).await?;
+        let mut claim = budget::claim(&self.ledger, 0).map_err(|error| overloaded(&error))?;
+        let message = self.payload(length, &mut claim).await?;
         self.pace = None;
         if !compressed {
             return Ok(Some((message, claim)));
         }
-        let decoded = decompress(self.encoding, &message, &self.limits, &self.ledger).await;
-        let (message, paid) = decoded.map_err(|error| self.undecoded(&error))?;
-        Ok(Some((Bytes::from(message), paid)))
+        let mut deadline = None;
+        loop {
+            match decompress(self.encoding, &message, &self.limits, &self.ledger).await {
+                Ok((message, paid)) => return Ok(Some((Bytes::from(message), paid))),
+                Err(DecompressError::Exhausted(error)) => self.pause(&mut deadline, &error).await?,
+                Err(error) => return Err(self.undecoded(&error)),
+            }
+        }
     }
 
     /// The only message of a unary request.
@@ -228,14 +252,16 @@ where
         }
     }
 
-    /// The message's bytes, once its length is known and paid.
-    async fn payload(&mut self, length: usize) -> Result<Bytes, Status> {
-        let mut message = BytesMut::with_capacity(length);
+    /// The message's bytes, once its length is known; paid for before they are kept.
+    async fn payload(&mut self, length: usize, claim: &mut Claim) -> Result<Bytes, Status> {
+        self.pay(claim, length.min(budget::ANNOUNCED_BYTES_MAX as usize), length).await?;
+        let mut message = BytesMut::with_capacity(length.min(budget::ALLOCATED_BYTES_MAX));
         while message.len() < length {
             if self.chunk.is_empty() && !self.fill().await? {
                 return Err(broken_off(message.len(), length));
             }
             let count = self.chunk.len().min(length - message.len());
+            self.pay(claim, message.len() + count, length).await?;
             message.extend_from_slice(&self.chunk[..count]);
             self.chunk.advance(count);
         }
@@ -546,6 +572,50 @@ mod tests {
             read_all(&HeaderMap::new(), vec![Bytes::from(message(0, &[1; 200]))], &ledger).unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable);
         assert!(!refused.details().is_empty());
+    }
+
+    /// Scenario: a header that announces a megabyte, and nothing behind it; then half of it comes.
+    /// Guarantees: a length alone claims little; what has come is paid for, and not much more.
+    #[test]
+    fn what_is_announced_is_paid_for_as_it_comes() {
+        let ledger = Ledger::new(8 << 20);
+        for (came, most) in [(0, 64 << 10), (500_000, 1_000_000)] {
+            let mut frames = vec![Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0, 0, 0x10, 0, 0])))];
+            frames.extend((0..came / 10_000).map(|_| Ok(Frame::data(Bytes::from(vec![1; 10_000])))));
+            let body = StreamBody::new(stream::iter(frames).chain(stream::pending()));
+            let limits = BodyLimits::of_bytes(4 << 20);
+            let mut reader = MessageReader::new(&HeaderMap::new(), body, limits, &ledger).unwrap();
+            block_on(async {
+                let mut next = Box::pin(reader.next());
+                assert!(futures_util::poll!(&mut next).is_pending());
+                assert!((came..=most).contains(&ledger.used()), "{} for {came}", ledger.used());
+            });
+        }
+        assert_eq!(ledger.used(), 0);
+    }
+
+    /// Scenario: a patient reader of a stream; memory for the message, or only for what it is when it is decoded, is
+    /// there a moment later.
+    /// Guarantees: both messages are read.
+    #[test]
+    fn a_patient_reader_waits_for_memory() {
+        let packed = zstd::bulk::compress(&[5; 50_000], 1).unwrap();
+        for (flag, payload) in [(0, &[5; 50_000][..]), (1, &packed[..])] {
+            let ledger = Ledger::new(1_000_000);
+            let body = body_of(vec![Bytes::from(message(flag, payload))]);
+            let limits = BodyLimits::of_bytes(100_000);
+            let reader = MessageReader::new(&encoded_as("zstd"), body, limits, &ledger).unwrap();
+            let mut reader = reader.with_patience(Duration::from_secs(60));
+            let read = block_on(async {
+                let others = ledger.claim(990_000).unwrap();
+                let mut next = Box::pin(reader.next());
+                assert!(futures_util::poll!(&mut next).is_pending(), "flag {flag}");
+                drop(others);
+                next.await
+            });
+            let (message, _claim) = read.unwrap().unwrap();
+            assert_eq!(message, [5; 50_000][..]);
+        }
     }
 
     /// Scenario: unary requests with no message, with one, and with two.

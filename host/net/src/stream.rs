@@ -43,13 +43,12 @@ impl Stream {
 
     /// Reads as much as is needed to know the version; none where the peer left without a word.
     pub(crate) async fn detect(&mut self) -> io::Result<Option<Version>> {
-        if let Transport::Tls(stream) = &self.transport {
-            match stream.get_ref().1.alpn_protocol() {
-                Some(b"h2") => return Ok(Some(Version::Two)),
-                Some(_) => return Ok(Some(Version::One)),
-                None => (),
-            }
+        if let Transport::Tls(stream) = &self.transport
+            && stream.get_ref().1.alpn_protocol().is_some_and(|chosen| chosen != b"h2")
+        {
+            return Ok(Some(Version::One));
         }
+        // Also where HTTP/2 was agreed on: hyper would wait for its first bytes for ever.
         let mut first = [0; PREFACE.len()];
         let mut length = 0;
         while length < PREFACE.len() {

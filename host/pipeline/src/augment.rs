@@ -1,7 +1,7 @@
 //! What the host and the configuration know of a resource.
 
 use bytes::Bytes;
-use weir_wire::{Addition, Malformed, augment};
+use weir_wire::{Addition, Malformed, augment, augmented_bytes_max};
 
 /// Attributes for the resources of every request.
 #[derive(Debug, Clone, Default)]
@@ -29,13 +29,11 @@ impl Augment {
         self.additions.is_empty()
     }
 
-    /// Bytes that one resource may grow by, at most.
-    pub fn growth_bytes(&self) -> usize {
-        // A key, a value and three lengths of at most five bytes; the additions themselves are counted by their keys
-        // and a bound on what a configuration's value is.
-        self.additions.iter().map(|addition| addition.key().len() + VALUE_BYTES_USUAL).sum()
+    /// Bytes that it may make of a body, at most.
+    ///
+    /// # Errors
+    /// [`Malformed`] where the outermost frames are broken.
+    pub fn bytes_max(&self, body: &[u8]) -> Result<usize, Malformed> {
+        augmented_bytes_max(body, &self.additions)
     }
 }
-
-/// What a configured attribute's value and its frames are reckoned at when room is claimed for it.
-const VALUE_BYTES_USUAL: usize = 128;

@@ -57,7 +57,10 @@ mod tests {
     use bytes::Bytes;
     use weir_model::{Admission, Batch, Held, Ledger, Log, NodeRegistry, Seq, Signal};
 
+    use weir_wire::Addition;
+
     use super::*;
+    use crate::augment::Augment;
     use crate::pipeline::PipelineCounts;
 
     /// A log that takes all, or nothing.
@@ -109,6 +112,34 @@ mod tests {
             node: Some(weir_model::NodeId(7)),
             claim: None,
         }
+    }
+
+    /// Scenario: a pipeline adds an attribute to a request of many empty groups, and to one of far more.
+    /// Guarantees: the bytes that come of the first are paid for to the last one; the second, which would become hundreds
+    /// of times as long, is refused for good.
+    #[tokio::test]
+    async fn what_is_added_is_paid_for_and_bounded() {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let value = "v".repeat(300);
+        let augment = Augment { additions: vec![Addition::string("key", &value)], overwrite: false };
+        let pipeline = Arc::new(Pipeline {
+            name: "traces".into(),
+            augments: vec![augment],
+            log: Arc::new(Fake { refuses: false, taken: Arc::clone(&taken) }),
+            nodes: Arc::new(NodeRegistry::default()),
+            ledger: Ledger::new(64 << 20),
+            counts: PipelineCounts::default(),
+        });
+        let fanout = Fanout::new(vec![Arc::clone(&pipeline)]);
+        let of_groups = |groups| Arrival { body: Bytes::from([0x0a, 0].repeat(groups)), ..arrival() };
+        drop(fanout.consume(of_groups(1_000)).await.unwrap());
+        let batch = taken.lock().unwrap().pop().unwrap();
+        assert!(batch.body.len() > 300 * 1_000);
+        assert_eq!(batch.claim.as_ref().unwrap().bytes(), batch.body.len() as u64);
+        assert_eq!(pipeline.ledger.used(), batch.body.len() as u64);
+        let refused = fanout.consume(of_groups(65_535)).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::TooLarge);
+        assert!(taken.lock().unwrap().is_empty());
     }
 
     /// Scenario: a receiver feeds two pipelines, and the log of the second is full.

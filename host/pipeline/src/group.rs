@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use weir_model::{Lane, Node, NodeId};
-use weir_wire::walk::{RESOURCES_MAX, ResourcePart};
+use weir_wire::walk::ResourcePart;
 use weir_wire::{Malformed, Reader, ResourceView, Signal, Value, WalkError, WalkLimits, walk};
 
 /// A part of a request whose nodes share a lane.
@@ -44,8 +44,7 @@ pub fn by_lane(signal: Signal, body: &Bytes, items: u32) -> Result<(Vec<Group>, 
         return Ok((vec![group], vec![Spoke { node, items }]));
     }
     // The limits were the door's business; what it let through is not refused here.
-    let limits =
-        WalkLimits { items_max: usize::MAX, attributes_max: usize::MAX, resources_max: RESOURCES_MAX };
+    let limits = WalkLimits { items_max: usize::MAX, attributes_max: usize::MAX, resources_max: usize::MAX };
     let walked = walk(signal, body, &limits).map_err(|error| match error {
         WalkError::Malformed(malformed) => malformed,
         WalkError::TooMany { what, .. } => Malformed { at: 0, what },

@@ -10,6 +10,10 @@ use weir_model::{Admission, Arrival, Batch, Claim, Lane, Ledger, Log, NodeRegist
 use crate::augment::Augment;
 use crate::group::{self, Group, Spoke};
 
+/// Bytes that resource attributes may add to a request: a thousand resources with kilobytes each, and far more than
+/// any library sends; without a bound, two bytes for each empty group would become hundreds.
+const GROWTH_BYTES_MAX: usize = 16 << 20;
+
 /// What one pipeline counts, in items.
 #[derive(Debug, Clone, Default)]
 pub struct PipelineCounts {
@@ -91,13 +95,21 @@ impl Pipeline {
         mut claim: Option<Arc<Claim>>,
     ) -> Result<(Bytes, Option<Arc<Claim>>), Refusal> {
         for augment in &self.augments {
-            let room = body.len() + augment.growth_bytes();
-            let paid = self
+            let most = augment.bytes_max(&body).map_err(|e| broken(&e))?;
+            if most - body.len() > GROWTH_BYTES_MAX {
+                let why = format!(
+                    "resource attributes would make up to {most} bytes of {}: send fewer resources in a request",
+                    body.len()
+                );
+                return Err(Refusal::permanent(Reason::TooLarge, why));
+            }
+            let mut paid = self
                 .ledger
-                .claim(room as u64)
+                .claim(most as u64)
                 .map_err(|exhausted| Refusal::transient(Reason::MemoryFull, None, exhausted))?;
             let augmented = augment.apply(&body).map_err(|e| broken(&e))?;
             if augmented.as_ptr() != body.as_ptr() {
+                paid.shrink_to(augmented.len() as u64);
                 (body, claim) = (augmented, Some(Arc::new(paid)));
             }
         }

@@ -111,7 +111,8 @@ fn batch(batch: BatchResult) -> Result<(Signal, Bytes), String> {
     match batch.encoding {
         telemetry::Encoding::Protobuf => Ok((signal, Bytes::from(batch.body))),
         telemetry::Encoding::Json => {
-            let body = weir_wire::json::to_protobuf(signal, &batch.body, &JsonLimits::default());
+            let limits = JsonLimits { string_bytes_max: batch.body.len() };
+            let body = weir_wire::json::to_protobuf(signal, &batch.body, &limits);
             body.map(|body| (signal, Bytes::from(body)))
                 .map_err(|error| format!("a batch is not OTLP/JSON: {error}"))
         }

@@ -103,7 +103,9 @@ impl HttpDoor {
                 // Protobuf is shorter than its JSON but for lists of zeros; what it really takes is claimed below.
                 let no_memory = |error: weir_model::Exhausted| Failure::for_now(error.to_string(), None);
                 let mut paid = budget::claim(ledger, body.len() as u64).map_err(no_memory)?;
-                let message = to_protobuf(signal, &body, &JsonLimits::default()).map_err(|error| {
+                // A stack trace may be long; the body's own limit bounds it.
+                let limits = JsonLimits { string_bytes_max: body.len() };
+                let message = to_protobuf(signal, &body, &limits).map_err(|error| {
                     Failure::for_good(
                         StatusCode::BAD_REQUEST,
                         Code::InvalidArgument,

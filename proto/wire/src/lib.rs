@@ -35,6 +35,6 @@ pub use encode::Encoder;
 pub use reader::{Field, Malformed, Reader, Value};
 pub use resource::ResourceView;
 pub use signal::Signal;
-pub use splice::{Addition, augment, cut, group};
+pub use splice::{Addition, augment, augmented_bytes_max, cut, group};
 pub use split::{halve, join};
 pub use walk::{Invalid, Reason, ResourcePart, Walk, WalkError, WalkLimits, walk};

@@ -115,6 +115,7 @@ pub fn augment<'a>(
     }
     let mut out = Encoder::new();
     let mut resource = Vec::new();
+    let most = augmented_bytes_max(body, additions)?;
     // Everything before has been copied to `out`.
     let mut copied = 0;
     let mut reader = Reader::new(body);
@@ -131,7 +132,7 @@ pub fn augment<'a>(
             continue;
         }
         if copied == 0 {
-            out = Encoder::with_capacity(body.len() + 2 * resource.len() + 64);
+            out = Encoder::with_capacity(most);
         }
         out.raw(&body[copied..field.start]);
         let grown = 1 + crate::encode::varint_len(resource.len() as u64) + resource.len();
@@ -148,6 +149,25 @@ pub fn augment<'a>(
     out.raw(&body[copied..]);
     Ok(Cow::Owned(out.into_bytes()))
 }
+
+/// Bytes that [`augment`] may make of a body, at most: what to pay for before it does. Every resource grows, and a body
+/// of two bytes for each group may become hundreds of times as long.
+///
+/// # Errors
+/// [`Malformed`] when the outermost frames are broken.
+pub fn augmented_bytes_max(body: &[u8], additions: &[Addition]) -> Result<usize, Malformed> {
+    let added: usize = additions.iter().take(ADDITIONS_MAX).map(|addition| addition.record.len()).sum();
+    let mut groups = 0_usize;
+    let mut reader = Reader::new(body);
+    while let Some(field) = reader.next()? {
+        groups += usize::from(matches!((field.number, field.value), (1, Value::Bytes(_))));
+    }
+    Ok(body.len().saturating_add(groups.saturating_mul(added.saturating_add(FRAME_BYTES_MAX))))
+}
+
+/// What the frames around a resource may take beside it: its own key and length where there was none, and a group's
+/// length that needs more bytes than before.
+const FRAME_BYTES_MAX: usize = 16;
 
 /// Where a group's resource stands, as a record; at the very beginning and empty where there is none.
 struct Owner<'a> {

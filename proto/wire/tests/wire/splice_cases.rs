@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use expect_test::{Expect, expect};
-use weir_wire::{Addition, Signal, WalkError, WalkLimits, augment, cut, group, halve, join, walk};
+use weir_wire::{
+    Addition, Encoder, Signal, WalkError, WalkLimits, augment, augmented_bytes_max, cut, group, halve, join,
+    walk,
+};
 
 use crate::notation::{ATTRIBUTES_MAX, encode, render};
 
@@ -187,6 +190,33 @@ unknown 97
               scope two
         "#]],
     );
+}
+
+/// Scenario: bodies of groups without a resource, with one, and with a large one; one addition and many.
+/// Guarantees: what is announced is never less than what is made, and not much more.
+#[test]
+fn what_augmenting_makes_is_known_before() {
+    let large = "x".repeat(20_000);
+    let additions: Vec<Addition> =
+        (0..10).map(|number| Addition::string(&format!("key.{number}"), &large[..number * 40])).collect();
+    let group = |resource: &[u8]| {
+        let mut body = Encoder::new();
+        body.message(1, |group| {
+            if !resource.is_empty() {
+                group.message(1, |owner| owner.raw(resource));
+            }
+        });
+        body.into_bytes()
+    };
+    let mut sender = Encoder::new();
+    sender.attribute_str(1, "a", &large);
+    for body in [vec![], group(&[]), group(&[]).repeat(65_535), group(sender.as_bytes()).repeat(3)] {
+        for additions in [&additions[..0], &additions[..1], &additions[..]] {
+            let most = augmented_bytes_max(&body, additions).unwrap();
+            let made = augment(&body, additions, false).unwrap().len();
+            assert!(made <= most && most <= made + 16 * body.len().div_ceil(2), "{made} of {most}");
+        }
+    }
 }
 
 /// Scenario: the same with permission to overwrite, and a key that stands twice.
