@@ -326,6 +326,10 @@ impl Run {
         if !self.broken.is_empty() {
             self.broken.push(format!("{status:?} {:?}", self.disk.files(&folder())));
         }
+        let damaged = self.queue().counts().damaged.of(Signal::Traces).get();
+        if damaged > 0 {
+            self.broken.push(format!("{damaged} items are called damaged: {:?}", status.degraded));
+        }
         if status.quarantined > 0 {
             self.broken.push(format!("{} segments set aside: {:?}", status.quarantined, status.degraded));
         }

@@ -1,7 +1,8 @@
 //! A disk that forgets: what was not synced may be gone after a crash, whole, in part, or not at all.
 //!
 //! Files are pages; every write since the last sync is remembered, and a crash keeps a random part of the sectors of
-//! a random part of them. Names are made durable by the sync of their folder; a crash keeps a random number of the
+//! a random part of them. A write that made the file longer makes it longer again where any of it is kept, with zeros
+//! for what is not. Names are made durable by the sync of their folder; a crash keeps a random number of the
 //! first changes since. A fuse lets the crash come at any call.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +70,10 @@ impl Content {
 
 #[derive(Debug, Clone)]
 enum Change {
+    /// Inside the file as it was.
     Write(u64, Vec<u8>),
+    /// Over its end.
+    Append(u64, Vec<u8>),
     Length(u64),
 }
 
@@ -80,16 +84,29 @@ struct Inode {
     pending: Vec<Change>,
 }
 
+/// What a crash takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    /// Any part of what was not synced.
+    Any,
+    /// Some sectors of what was written over the end of a file, and nothing else.
+    Ends,
+}
+
 impl Inode {
-    fn crash(&mut self, rng: &mut fastrand::Rng) {
+    fn crash(&mut self, rng: &mut fastrand::Rng, taking: Taking) {
         let mut content = self.synced.clone();
         for change in std::mem::take(&mut self.pending) {
-            match (change, rng.u8(..4)) {
+            let fate = match (taking, &change) {
+                (Taking::Any, _) => rng.u8(..4),
+                (Taking::Ends, Change::Append(..)) => 1,
+                (Taking::Ends, _) => 2,
+            };
+            match (change, fate) {
                 (_, 0) => {}
                 (Change::Length(length), _) => content.set_length(length),
                 (Change::Write(offset, data), 1) => {
-                    for (number, sector) in data.chunks(SECTOR).enumerate() {
-                        let at = offset + (number * SECTOR) as u64;
+                    for (at, sector) in sectors(offset, &data) {
                         // A sector beyond the end that survived belongs to a file whose length did not.
                         if rng.bool() && at + sector.len() as u64 <= content.length {
                             content.write(at, sector);
@@ -101,11 +118,28 @@ impl Inode {
                         content.write(offset, &data);
                     }
                 }
+                (Change::Append(offset, data), 1) => {
+                    for (at, sector) in sectors(offset, &data) {
+                        if rng.bool() {
+                            content.write(at, sector);
+                        }
+                    }
+                }
+                (Change::Append(offset, data), _) => content.write(offset, &data),
             }
         }
         self.now = content.clone();
         self.synced = content;
     }
+}
+
+/// The parts of a write that a disk writes whole or not at all.
+fn sectors(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let first = (SECTOR - (offset % SECTOR as u64) as usize).min(data.len());
+    let (head, rest) = data.split_at(first);
+    let rest = rest.chunks(SECTOR).enumerate();
+    std::iter::once((offset, head))
+        .chain(rest.map(move |(number, part)| (offset + (first + number * SECTOR) as u64, part)))
 }
 
 type Names = BTreeMap<PathBuf, Arc<Mutex<Inode>>>;
@@ -180,6 +214,15 @@ impl SimDisk {
 
     /// Forgets a random part of what was not synced, and works again.
     pub fn crash(&self, rng: &mut fastrand::Rng) {
+        self.crash_taking(rng, Taking::Any);
+    }
+
+    /// The same, but keeps all that was written inside of files as they were: of a segment the heads, not the bodies.
+    pub fn crash_at_ends(&self, rng: &mut fastrand::Rng) {
+        self.crash_taking(rng, Taking::Ends);
+    }
+
+    fn crash_taking(&self, rng: &mut fastrand::Rng, taking: Taking) {
         let mut state = self.state();
         let kept = rng.usize(..=state.pending.len());
         let pending = std::mem::take(&mut state.pending);
@@ -188,7 +231,7 @@ impl SimDisk {
             change.apply(&mut names);
         }
         for inode in names.values() {
-            inode.lock().unwrap().crash(rng);
+            inode.lock().unwrap().crash(rng, taking);
         }
         state.synced = names.clone();
         state.names = names;
@@ -368,12 +411,16 @@ impl SimFile {
         self.inode.lock().unwrap()
     }
 
-    fn room(&self, state: &State, end: u64) -> io::Result<()> {
+    fn room(&self, state: &State, offset: u64, bytes: u64) -> io::Result<()> {
         let Some(capacity) = state.capacity else { return Ok(()) };
-        let mine = self.inode().now.pages.len() as u64 * PAGE;
+        let pages = offset / PAGE..(offset + bytes).div_ceil(PAGE);
+        let missing = {
+            let inode = self.inode();
+            pages.filter(|page| !inode.now.pages.contains_key(page)).count() as u64 * PAGE
+        };
         let all: u64 =
             state.names.values().map(|inode| inode.lock().unwrap().now.pages.len() as u64 * PAGE).sum();
-        if end > mine && all + (end - mine) > capacity {
+        if missing > 0 && all + missing > capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -397,10 +444,12 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.room(&*self.disk.burn()?, offset + data.len() as u64)?;
+        self.room(&*self.disk.burn()?, offset, data.len() as u64)?;
         let mut inode = self.inode();
+        let change =
+            if offset + data.len() as u64 > inode.now.length { Change::Append } else { Change::Write };
         inode.now.write(offset, data);
-        inode.pending.push(Change::Write(offset, data.to_vec()));
+        inode.pending.push(change(offset, data.to_vec()));
         Ok(())
     }
 
@@ -413,7 +462,7 @@ impl DiskFile for SimFile {
     }
 
     fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        self.room(&*self.disk.burn()?, offset + bytes)
+        self.room(&*self.disk.burn()?, offset, bytes)
     }
 
     fn sync_data(&self) -> io::Result<()> {

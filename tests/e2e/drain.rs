@@ -1,6 +1,7 @@
 //! SIGTERM and Ctrl-C in the middle of work.
 
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use weir_tests::{Answer, Harvest, OtlpSink, Protocol, Shape, Weir, wait_until};
@@ -48,8 +49,7 @@ async fn a_drain_in_memory_delivers_before_the_end() {
     let book = Book::default();
     let load = Load::start(crew(&weir, &Protocol::ALL, 2), SHAPE, None, &book);
     book.reaches(500).await;
-    let pid = i32::try_from(weir.pid()).ok().and_then(Pid::from_raw).expect("a process has a number");
-    kill_process(pid, Signal::INT).expect("our own process may be told");
+    tell(&weir, Signal::INT);
     wait_until(deadline(DRAINED), "the drain ends", || weir.log().find(&["drained cleanly"])).await;
     load.stop().await;
     // It has had its signal; this waits for the end.
@@ -103,6 +103,80 @@ async fn a_push_that_hangs_is_cut_and_comes_again() {
     weir.metric_becomes(DELIVERY_DEADLINE, crate::run::PENDING, &[], 0.0).await;
     harvest(&sink).assert_keeps(&book.ledger);
     weir.stop().await;
+}
+
+/// Scenario: a drain that waits for a push that hangs; a second SIGTERM.
+/// Guarantees: the drain is cut and told; what was acknowledged is delivered after the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_cuts_the_drain() {
+    let sink = OtlpSink::start().await;
+    sink.answer(|_| Answer::After(Duration::from_secs(3600), Box::new(Answer::Take)));
+    // Longer than the test waits for the end of a process.
+    let config = format!("{DOORS}{}", export("drain_timeout: 600s"));
+    let mut weir = Weir::start(&config, &[("sink", sink.address())]).await;
+    weir.log().announce("a second signal cuts the drain");
+    let book = Book::default();
+    let load = Load::start(crew(&weir, &[Protocol::OtlpGrpc], 1), SHAPE, None, &book);
+    book.reaches(20).await;
+    load.stop().await;
+    weir.metric_becomes(deadline(DRAINED), "weir_exporter_in_flight", &[], 1.0).await;
+    tell(&weir, Signal::TERM);
+    wait_until(deadline(DRAINED), "the drain begins", || weir.log().find(&["draining", "SIGTERM"])).await;
+    let status = weir.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", weir.log().tail());
+    assert!(weir.log().find(&["a second signal cuts the drain"]).is_some(), "{}", weir.log().tail());
+    sink.answer(|_| Answer::Take);
+    weir.restart().await;
+    weir.metric_becomes(DELIVERY_DEADLINE, crate::run::PENDING, &[], 0.0).await;
+    harvest(&sink).assert_keeps(&book.ledger);
+    weir.stop().await;
+}
+
+/// Scenario: SIGHUP, which elsewhere reloads.
+/// Guarantees: it is answered in the log, and the daemon goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_does_not_kill() {
+    let sink = OtlpSink::start().await;
+    let config = format!("{DOORS}{}", export("drain_timeout: 20s"));
+    let weir = Weir::start(&config, &[("sink", sink.address())]).await;
+    weir.log().announce("reload comes in a later version");
+    wait_until(deadline(DRAINED), "it runs", || weir.log().find(&["weir runs"])).await;
+    tell(&weir, Signal::HUP);
+    wait_until(deadline(DRAINED), "it is answered", || {
+        weir.log().find(&["reload comes in a later version", "restart to take a new configuration"])
+    })
+    .await;
+    let book = Book::default();
+    let load = Load::start(crew(&weir, &[Protocol::OtlpGrpc], 1), SHAPE, None, &book);
+    book.reaches(20).await;
+    load.stop().await;
+    weir.metric_becomes(DELIVERY_DEADLINE, crate::run::PENDING, &[], 0.0).await;
+    harvest(&sink).assert_keeps(&book.ledger);
+    weir.stop().await;
+}
+
+/// Scenario: somebody is connected to the admin socket and says nothing; SIGTERM.
+/// Guarantees: the end does not wait for them; nobody but the daemon's user can connect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_operator_does_not_hold_up_the_end() {
+    let sink = OtlpSink::start().await;
+    let config = format!("{DOORS}{}", export("drain_timeout: 20s"));
+    let mut weir = Weir::start(&config, &[("sink", sink.address())]).await;
+    weir.log().announce("an operator's request was not answered");
+    let path = weir.data_dir().join("weir.sock");
+    let mode = std::fs::metadata(&path).expect("the socket is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    let idle = std::os::unix::net::UnixStream::connect(&path).expect("the daemon listens");
+    let began = Instant::now();
+    let status = weir.terminate().await;
+    drop(idle);
+    assert_eq!(status.code(), Some(0), "{}", weir.log().tail());
+    assert!(began.elapsed() < Duration::from_secs(15), "the end took {:?}", began.elapsed());
+}
+
+fn tell(weir: &Weir, signal: Signal) {
+    let pid = i32::try_from(weir.pid()).ok().and_then(Pid::from_raw).expect("a process has a number");
+    kill_process(pid, signal).expect("our own process may be told");
 }
 
 fn export(service: &str) -> String {

@@ -255,3 +255,59 @@ async fn an_exporter_that_is_gone_is_kept_until_it_is_forgotten() {
         weir.stop().await;
     }
 }
+
+/// Scenario: a pipeline is renamed with records to come; a stray file and a queue that cannot be opened lie beside it.
+/// Guarantees: the start, the health page and `weir queue ls` tell of the records, running and stopped; the old name
+/// gets them delivered; what is no queue is passed over, and a queue that cannot be opened hides no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_a_renamed_pipeline_are_told() {
+    let (a, b) = (OtlpSink::start().await, OtlpSink::start().await);
+    let mut weir = Weir::start(TWO_EXPORTERS, &[("a", a.address()), ("b", b.address())]).await;
+    weir.log().announce("backend refuses for now");
+    b.down().await;
+    let mut sender = Sender::new(Protocol::OtlpGrpc, weir.address("otlp"));
+    for number in 0..10 {
+        assert_eq!(sender.send(BatchId { sender: 1, number }, SHAPE).await, Verdict::Taken);
+    }
+    weir.terminate().await;
+    let queues = weir.data_dir().join("queues");
+    std::fs::write(queues.join("notes.txt"), "not a queue").expect("our folder");
+    std::fs::create_dir(queues.join("lost+found")).expect("our folder");
+    weir.reconfigure(&TWO_EXPORTERS.replace("    traces: {", "    traces/new: {"));
+    weir.log().announce("what was acknowledged waits");
+    weir.restart().await;
+    let told = weir.log().find(&["what was acknowledged waits", "records=10", "traces"]);
+    assert!(told.is_some(), "{}", weir.log().tail());
+    let (status, page) = weir.health().await;
+    assert_eq!((status, &page["status"]), (200, &"degraded".into()), "{page}");
+    assert!(page.to_string().contains("records of pipeline traces wait"), "{page}");
+    let text = queue(&weir, &["ls"]).await.well().text();
+    assert!(text.contains("traces/new") && text.contains("no pipeline on disk of that name"), "{text}");
+    weir.terminate().await;
+
+    let broken = queues.join("metrics");
+    std::fs::create_dir_all(broken.join("segments")).expect("our folder");
+    std::fs::create_dir(broken.join("lock")).expect("our folder");
+    let said = queue(&weir, &["ls"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("queue of pipeline metrics"), "{}", said.err);
+    assert!(said.text().contains("traces/new") && said.text().contains("otlp/b"), "{said:?}");
+    std::fs::remove_dir_all(&broken).expect("our folder");
+    queue(&weir, &["ls"]).await.well();
+
+    weir.reconfigure(&TWO_EXPORTERS.replace("service:\n", "service:\n  queue: {storage: memory}\n"));
+    weir.log().announce("acknowledges from memory");
+    weir.restart().await;
+    let (_, page) = weir.health().await;
+    assert!(page.to_string().contains("records of pipeline traces wait"), "storage is memory now: {page}");
+    weir.terminate().await;
+
+    b.up().await;
+    weir.reconfigure(TWO_EXPORTERS);
+    weir.restart().await;
+    weir.metric_becomes(DELIVERY_DEADLINE, crate::run::PENDING, &[], 0.0).await;
+    let mut harvest = Harvest::default();
+    b.drain().iter().filter(|arrival| arrival.taken).for_each(|arrival| harvest.add(&arrival.body));
+    assert_eq!(harvest.spans(), 20, "what was acknowledged arrives under the old name");
+    weir.stop().await;
+}

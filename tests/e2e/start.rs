@@ -1,11 +1,17 @@
 //! What is refused at start, and how it is told.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use weir_tests::Profile;
+use tokio::process::Command;
+use tokio::time::timeout;
+use weir_tests::port::free_address;
+use weir_tests::{BatchId, Profile, Protocol, Sender, Shape, Verdict, wait_until};
 
-use crate::run::{Said, command};
+use crate::run::{Said, command, deadline};
 
 /// A core module, not a component: magic, version 1.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -184,7 +190,93 @@ service:
     );
     let said = run(folder.path(), &second).await;
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.err.contains("traces") && said.err.contains("error: "), "{}", said.err);
+    assert!(said.err.contains("error: another weir has the data folder"), "{}", said.err);
+    assert!(said.err.contains(first.data_dir().to_str().expect("a path of ours")), "{}", said.err);
+
+    let said = run(folder.path(), &second.replace("traces: {", "metrics: {")).await;
+    assert_eq!(said.code, Some(1), "other pipelines make no other folder: {said:?}");
+    assert!(said.err.contains("another weir has the data folder"), "{}", said.err);
     assert_eq!(first.health().await.0, 200);
+    let data = first.data_dir();
+    let head = ["queue", "--data-dir", data.to_str().expect("a path of ours"), "ls"];
+    let listed = command(first.binary(), &head).await.well().text();
+    assert!(listed.contains("traces"), "the first has its socket still: {listed}");
     first.stop().await;
+}
+
+/// Scenario: a configuration with a plugin is checked before its daemon has ever run.
+/// Guarantees: nothing is made on disk; a folder that root made would keep the daemon's own user out.
+#[tokio::test]
+async fn validate_makes_no_folder() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let file = folder.path().join("weir.yaml");
+    let data = folder.path().join("data");
+    let config = format!(
+        "receivers:
+  zipkin: {{endpoint: 127.0.0.1:9411}}
+exporters:
+  debug:
+service:
+  data_dir: {}
+  pipelines:
+    traces: {{receivers: [zipkin], exporters: [debug]}}
+",
+        data.display()
+    );
+    std::fs::write(&file, config).expect("our folder");
+    let file = file.to_str().expect("a path of ours");
+    command(&binary().await, &["validate", file]).await.well();
+    assert!(!data.exists(), "validate made {}", data.display());
+}
+
+/// Scenario: a daemon whose standard error cannot be written to.
+/// Guarantees: it starts, serves and ends as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_stops_nothing() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let address = free_address();
+    let config = format!(
+        "receivers:
+  otlp: {{protocols: {{grpc: {{endpoint: '{address}'}}}}}}
+exporters:
+  debug:
+service:
+  queue: {{storage: memory}}
+  telemetry: {{logs: {{level: debug}}, metrics: {{enabled: false}}}}
+  health: {{enabled: false}}
+  pipelines:
+    traces: {{receivers: [otlp], exporters: [debug]}}
+"
+    );
+    let file = folder.path().join("weir.yaml");
+    std::fs::write(&file, config).expect("our folder");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("every Linux has it");
+    let (reader, closed) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    for broken in [Stdio::from(full), Stdio::from(closed)] {
+        let mut weir = Command::new(binary().await)
+            .args(["run", "--config"])
+            .arg(&file)
+            .env_remove("WEIR_LOG")
+            .stderr(broken)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the binary starts");
+        let mut taken = 0;
+        wait_until(deadline(Duration::from_secs(10)), "the daemon listens", || {
+            std::net::TcpStream::connect(address).ok()
+        })
+        .await;
+        let mut sender = Sender::new(Protocol::OtlpGrpc, address);
+        for number in 0..20 {
+            let shape = Shape { spans: 2, attributes: 1, value_bytes: 8 };
+            let verdict = sender.send(BatchId { sender: 1, number }, shape).await;
+            taken += u64::from(verdict == Verdict::Taken);
+        }
+        assert_eq!(taken, 20);
+        let pid = weir.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        kill_process(pid.expect("it runs"), Signal::TERM).expect("our own process may be told");
+        let status = timeout(deadline(Duration::from_secs(10)), weir.wait()).await.expect("it ends");
+        assert_eq!(status.expect("a child can be waited for").code(), Some(0));
+    }
 }

@@ -7,6 +7,7 @@
 //! The socket lies in a folder that only the daemon's user can enter; that is its protection.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,9 @@ const REQUESTS_MAX: usize = 8;
 
 /// How long one request may take.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a request line may take: it is written in one piece. An idle connection shuts no operator out for longer.
+const LINE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Dead letters in one reply.
 const PAGE_MAX: usize = 1000;
@@ -151,7 +155,8 @@ pub struct CursorView {
 }
 
 impl QueueView {
-    fn of(pipeline: &str, status: Status) -> Self {
+    /// The view of a queue in this state.
+    pub(crate) fn of(pipeline: &str, status: Status) -> Self {
         let exporters = status.cursors.into_iter().map(|cursor| CursorView {
             exporter: cursor.exporter,
             records: cursor.pending_records,
@@ -177,12 +182,12 @@ impl QueueView {
     }
 }
 
-/// Does what is asked, on queues that this process has open.
-pub async fn perform(queues: &[NamedQueue], request: Request) -> Reply {
+/// Does what is asked, on queues that this process has open. `waiting` are those that only have a view.
+pub async fn perform(queues: &[NamedQueue], waiting: &[QueueView], request: Request) -> Reply {
     let (pipeline, act) = match request {
         Request::Ls => {
             let view = |named: &NamedQueue| QueueView::of(&named.pipeline, named.queue.status());
-            return Reply::Queues(queues.iter().map(view).collect());
+            return Reply::Queues(queues.iter().map(view).chain(waiting.iter().cloned()).collect());
         }
         Request::DeadLetters { pipeline, after } => (pipeline, Act::DeadLetters { after }),
         Request::Dump { pipeline, id } => (pipeline, Act::Dump { id }),
@@ -192,6 +197,9 @@ pub async fn perform(queues: &[NamedQueue], request: Request) -> Reply {
     };
     match queues.iter().find(|named| named.pipeline == pipeline) {
         Some(named) => act.on(named).await.unwrap_or_else(|error| Reply::Refused(format!("{error:#}"))),
+        None if waiting.iter().any(|view| view.pipeline == pipeline) => Reply::Refused(format!(
+            "pipeline `{pipeline}` is not configured: stop the daemon to look into its queue"
+        )),
         None => {
             let known: Vec<&str> = queues.iter().map(|named| named.pipeline.as_str()).collect();
             Reply::Refused(format!("there is no pipeline `{pipeline}`; there are: {}", known.join(", ")))
@@ -241,20 +249,24 @@ pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
     queues: Arc<[NamedQueue]>,
+    waiting: Arc<[QueueView]>,
 }
 
 impl Admin {
-    /// Binds the socket. The caller has the queues' locks, so a socket that lies there belongs to nobody.
+    /// Binds the socket. The caller has the data folder's lock, so a socket that lies there belongs to nobody.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn bind(data_dir: &Path, queues: Vec<NamedQueue>) -> io::Result<Self> {
+    pub fn bind(data_dir: &Path, queues: Vec<NamedQueue>, waiting: Vec<QueueView>) -> io::Result<Self> {
         let path = data_dir.join(SOCKET);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => (),
         }
-        Ok(Self { listener: UnixListener::bind(&path)?, path, queues: queues.into() })
+        let listener = UnixListener::bind(&path)?;
+        // The folder keeps others out where we made it; one that an operator made may be open to them.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path, queues: queues.into(), waiting: waiting.into() })
     }
 
     /// Answers until `drain`.
@@ -267,9 +279,9 @@ impl Admin {
             tokio::select! {
                 accepted = self.listener.accept(), if answering.len() < REQUESTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        let queues = Arc::clone(&self.queues);
+                        let (queues, waiting) = (Arc::clone(&self.queues), Arc::clone(&self.waiting));
                         answering.spawn(async move {
-                            if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &queues)).await.unwrap_or(Ok(())) {
+                            if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &queues, &waiting)).await.unwrap_or(Ok(())) {
                                 warn!(%error, "an operator's request was not answered");
                             }
                         });
@@ -280,17 +292,19 @@ impl Admin {
                 () = drain.signaled() => break,
             }
         }
-        answering.join_all().await;
+        // The queues are closed by now: what is still under way has nothing to say.
+        answering.shutdown().await;
         std::fs::remove_file(&self.path)
     }
 }
 
-async fn answer(stream: UnixStream, queues: &[NamedQueue]) -> io::Result<()> {
+async fn answer(stream: UnixStream, queues: &[NamedQueue], waiting: &[QueueView]) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    let mut read = BufReader::new(read.take(REQUEST_BYTES_MAX));
+    timeout(LINE_TIME_MAX, read.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => perform(queues, request).await,
+        Ok(request) => perform(queues, waiting, request).await,
         Err(error) => Reply::Refused(format!("not a request of this version: {error}")),
     };
     let mut text = serde_json::to_vec(&reply)?;

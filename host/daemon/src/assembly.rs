@@ -23,22 +23,21 @@ use tokio::runtime::Handle;
 use tracing::info;
 use weir_exporter::Delivery;
 use weir_model::{Ledger, NodeRegistry};
-use weir_net::Drain;
 use weir_net::client::{Client, ClientSettings};
 use weir_net::listen;
 use weir_plugin::Host;
-use weir_queue::Queue;
+use weir_queue::{Disk, FolderLock, Queue, SystemDisk};
 
 use crate::admin::Admin;
 use crate::command::Failure;
 use crate::config::{Config, Storage};
-use crate::shutdown::{self, Ended};
+use crate::shutdown::{self, Ended, Stop};
 use crate::telemetry::metrics::{Metrics, Sources};
 use crate::telemetry::pages::{Health, MetricsPage};
 
-pub(crate) use pipelines::{pipeline_name, queues_dir};
-pub use plugins::Plugins;
+pub(crate) use pipelines::queue_folders;
 pub(crate) use plugins::hex;
+pub use plugins::{CompiledCode, Plugins};
 use receivers::Entrance;
 
 /// What every part is made with.
@@ -70,15 +69,18 @@ pub struct NamedQueue {
 pub struct Daemon {
     pub(crate) doors: Vec<(String, Entrance)>,
     pub(crate) pages: Vec<Page>,
-    pub(crate) deliveries: Vec<Delivery>,
+    /// By what the log calls them.
+    pub(crate) deliveries: Vec<(String, Delivery)>,
     pub(crate) queues: Vec<NamedQueue>,
     pub(crate) admin: Option<Admin>,
     pub(crate) host: Host,
     pub(crate) drain_timeout: Duration,
     /// Whether queues are in memory: then a drain waits until they are empty.
     pub(crate) in_memory: bool,
-    /// Signaled when the drain begins; the health page looks at it.
-    pub(crate) draining: Drain,
+    /// What the health page shows; its `drain` is signaled when the drain begins.
+    pub(crate) health: Arc<Health>,
+    /// Proof that no other daemon has the data folder; none where there is none.
+    pub(crate) lock: Option<FolderLock>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -97,14 +99,15 @@ pub struct Foundation {
 }
 
 impl Foundation {
-    /// Lays it for this configuration; nothing is bound, and no folder but the plugins' cache is made.
+    /// Lays it for this configuration; nothing is bound, and no folder but the plugins' cache is made, if `code` says
+    /// so.
     ///
     /// # Errors
     /// Where the machine cannot run guests.
-    pub fn lay(config: &Config, runtime: Handle) -> Result<Self, Failure> {
+    pub fn lay(config: &Config, runtime: Handle, code: CompiledCode) -> Result<Self, Failure> {
         let ledger = Ledger::new(config.service.memory.limit_bytes);
         let client = Client::new(ClientSettings::new(Arc::clone(&ledger)));
-        let plugins = Plugins::new(config, Arc::clone(&ledger), client.clone(), runtime)?;
+        let plugins = Plugins::new(config, Arc::clone(&ledger), client.clone(), runtime, code)?;
         Ok(Self { ledger, client, plugins })
     }
 }
@@ -116,9 +119,10 @@ impl Daemon {
     /// [`Failure`]: what could not be had, with its name.
     pub async fn assemble(config: Config, foundation: Foundation) -> Result<Self, Failure> {
         let in_memory = config.service.queue.storage == Storage::Memory;
-        if !in_memory {
-            make_private_dir(&config.service.data_dir)?;
-        }
+        let lock = match in_memory {
+            true => None,
+            false => Some(lock(&config.service.data_dir)?),
+        };
         let Foundation { ledger, client, plugins } = foundation;
         let nodes = Arc::new(NodeRegistry::default());
         let mut bench = Bench {
@@ -131,32 +135,38 @@ impl Daemon {
         };
 
         let queues = pipelines::queues(&mut bench)?;
+        let waiting = pipelines::waiting(&config).await;
         let deliveries = exporters::deliveries(&mut bench, &queues).await?;
         let pipelines = pipelines::pipelines(&mut bench, &queues);
         let doors = receivers::doors(&mut bench, &pipelines).await?;
         let Bench { ledger, plugins, sources, .. } = bench;
 
-        let draining = Drain::new();
-        let health = Health {
-            queues: queues.iter().map(|named| (named.pipeline.clone(), Arc::clone(&named.queue))).collect(),
-            exporters: sources
+        let health = Health::new(
+            queues.iter().map(|named| (named.pipeline.clone(), Arc::clone(&named.queue))).collect(),
+            sources
                 .exporters
                 .iter()
                 .map(|source| (source.pipeline.clone(), source.exporter.clone(), source.counts.clone()))
                 .collect(),
-            drain: draining.clone(),
-        };
+        );
+        let health = Arc::new(health);
+        let mut views = Vec::new();
+        for stray in waiting {
+            health.note(format!("pipeline {}", stray.pipeline), stray.what);
+            views.extend(stray.view);
+        }
         let metrics = Metrics::new(sources, ledger, nodes);
-        let pages = pages(&config, metrics, health)?;
+        let pages = pages(&config, metrics, Arc::clone(&health))?;
         let admin = match in_memory {
             true => None,
             false => {
-                Some(Admin::bind(&config.service.data_dir, queues.clone()).context("bind the admin socket")?)
+                let bound = Admin::bind(&config.service.data_dir, queues.clone(), views);
+                Some(bound.context("bind the admin socket")?)
             }
         };
         let drain_timeout = config.service.drain_timeout;
         let host = plugins.host().clone();
-        Ok(Self { doors, pages, deliveries, queues, admin, host, drain_timeout, in_memory, draining })
+        Ok(Self { doors, pages, deliveries, queues, admin, host, drain_timeout, in_memory, health, lock })
     }
 
     /// Receiver, protocol and address of every door.
@@ -173,7 +183,7 @@ impl Daemon {
     }
 
     /// Serves until `stop`, then drains; says how that ended.
-    pub async fn run(self, stop: Drain) -> Ended {
+    pub async fn run(self, stop: Stop) -> Ended {
         for (receiver, protocol, address) in self.addresses() {
             info!(receiver, protocol, %address, "listening");
         }
@@ -181,7 +191,7 @@ impl Daemon {
     }
 }
 
-fn pages(config: &Config, metrics: Metrics, health: Health) -> Result<Vec<Page>, Failure> {
+fn pages(config: &Config, metrics: Metrics, health: Arc<Health>) -> Result<Vec<Page>, Failure> {
     let mut pages = Vec::new();
     let mut add = |listen: &crate::config::Listen, what, handler| -> Result<(), Failure> {
         let endpoint = listen.endpoint.value.to_string();
@@ -195,9 +205,26 @@ fn pages(config: &Config, metrics: Metrics, health: Health) -> Result<Vec<Page>,
         add(listen, "metrics", Arc::new(MetricsPage(Arc::new(metrics))) as Arc<dyn listen::Handler>)?;
     }
     if let Some(listen) = &config.service.health {
-        add(listen, "health", Arc::new(health) as Arc<dyn listen::Handler>)?;
+        add(listen, "health", health as Arc<dyn listen::Handler>)?;
     }
     Ok(pages)
+}
+
+/// The lock's name in the data folder.
+const LOCK: &str = "lock";
+
+/// Makes the data folder and takes it: two daemons in it would have each other's socket, whatever their pipelines are.
+fn lock(data_dir: &Path) -> anyhow::Result<FolderLock> {
+    make_private_dir(data_dir)?;
+    let path = data_dir.join(LOCK);
+    let taken = SystemDisk.lock(&path).with_context(|| format!("lock {}", path.display()))?;
+    taken.with_context(|| {
+        format!(
+            "another weir has the data folder {}: stop it, or set `service: {{data_dir: …}}` to a folder of \
+             this one's own",
+            data_dir.display()
+        )
+    })
 }
 
 /// Makes a folder that only this user can look into, with the folders around it.

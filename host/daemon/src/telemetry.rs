@@ -1,5 +1,6 @@
 //! What the process says about itself: its log, its metrics, its health.
 
+mod flood;
 pub mod logs;
 pub mod metrics;
 pub mod pages;

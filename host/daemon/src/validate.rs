@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use http::Uri;
 use serde_json::Value as Json;
 use weir_model::Signal;
 
@@ -119,7 +120,7 @@ pub struct Checked {
 /// # Errors
 /// [`Report`] with everything that is wrong, from the first reading and from this one.
 pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report> {
-    let Draft { config, found } = draft;
+    let Draft { mut config, found } = draft;
     let problems = Problems::after(found);
     let mut facts = BTreeMap::new();
     for (kind, id, plugin) in config.plugins() {
@@ -128,8 +129,12 @@ pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report>
         }
     }
     signals(&config, &facts, &problems);
-    ports(&bindings(&config, &facts, &problems), &problems);
+    let bindings = bindings(&config, &facts, &problems);
+    ports(&bindings, &problems);
+    loops(&config, &bindings, &problems);
     files(&config, &problems);
+    requests(&mut config, &problems);
+    budget(&config, &problems);
     let warnings = Report::conclude(config.source.clone(), problems.take())?;
     Ok(Checked { config, warnings, plugins: facts })
 }
@@ -347,6 +352,8 @@ fn able<'f>(
 /// Something that listens.
 struct Binding {
     what: String,
+    /// The receiver's id; none for pages of our own.
+    receiver: Option<Id>,
     path: String,
     endpoint: Located<SocketAddr>,
 }
@@ -364,7 +371,8 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
                     format!("receivers.{id}.protocols.{protocol}.endpoint"),
                 ),
             };
-            bindings.push(Binding { what, path, endpoint: listen.endpoint.clone() });
+            let receiver = Some(id.clone());
+            bindings.push(Binding { what, receiver, path, endpoint: listen.endpoint.clone() });
         }
         let ReceiverConfig::Plugin(plugin) = &receiver.value else {
             continue;
@@ -380,7 +388,8 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
             let path = settings.path(&listen.pointer);
             exposure(problems, path.strip_suffix(".endpoint").unwrap_or(&path), &endpoint, &plugin.tls);
             if used {
-                bindings.push(Binding { what: format!("receiver `{id}`"), path, endpoint });
+                let receiver = Some(id.clone());
+                bindings.push(Binding { what: format!("receiver `{id}`"), receiver, path, endpoint });
             }
         }
     }
@@ -390,7 +399,8 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
     ];
     bindings.extend(pages.into_iter().filter_map(|(path, listen)| {
         let endpoint = listen?.endpoint.clone();
-        Some(Binding { what: format!("`{path}`"), path: format!("{path}.endpoint"), endpoint })
+        let (what, path) = (format!("`{path}`"), format!("{path}.endpoint"));
+        Some(Binding { what, receiver: None, path, endpoint })
     }));
     bindings
 }
@@ -449,6 +459,111 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a_ip == b_ip || covers(a_ip, b_ip) || covers(b_ip, a_ip))
 }
 
+/// Exporters that send to the very pipeline that feeds them: each batch would go round for ever.
+fn loops(config: &Config, bindings: &[Binding], problems: &Problems) {
+    let mut told = BTreeSet::new();
+    for (name, pipeline) in &config.pipelines {
+        let feeds = |binding: &&Binding| {
+            pipeline.receivers.iter().any(|id| Some(&id.value) == binding.receiver.as_ref())
+        };
+        for id in &pipeline.exporters {
+            let exporter = config.exporters.get(&id.value).map(|exporter| &exporter.value.kind);
+            let Some(ExporterKind::Otlp(otlp)) = exporter else { continue };
+            let endpoint = &otlp.endpoint;
+            let reached = bindings
+                .iter()
+                .filter(feeds)
+                .find(|binding| reaches(&endpoint.value, binding.endpoint.value));
+            let Some(binding) = reached else { continue };
+            if !told.insert(id.value.clone()) {
+                continue;
+            }
+            let message = format!(
+                "exporter `{}` sends to {}, which feeds its pipeline `{name}`",
+                id.value, binding.what
+            );
+            let error = Diagnostic::error(endpoint.at, format!("exporters.{}.endpoint", id.value), message);
+            problems.push(
+                error
+                    .label("expected the address of another process: each batch would go round for ever")
+                    .other(
+                        binding.endpoint.at,
+                        format!("{} listens on {}", binding.what, binding.endpoint.value),
+                    ),
+            );
+        }
+    }
+}
+
+/// Whether a request to this address comes to this listener, as far as can be seen without asking a resolver.
+fn reaches(to: &Uri, listener: SocketAddr) -> bool {
+    let port = to.port_u16().unwrap_or(if to.scheme_str() == Some("https") { 443 } else { 80 });
+    let host = to.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<IpAddr>().ok();
+    let is_loopback = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+    let same_host = match listener.ip() {
+        own if Some(own) == address => true,
+        own => is_loopback && (own.is_unspecified() || (own.is_loopback() && host == "localhost")),
+    };
+    port == listener.port() && same_host
+}
+
+// === sizes ===
+
+/// The largest request that the memory's limit can ever pay for: large claims get no more of it (`weir_net::budget`).
+fn payable(memory_bytes: u64) -> u64 {
+    memory_bytes / 8 * 3
+}
+
+/// Senders of a request that can never be paid for would be told to come again for ever.
+fn requests(config: &mut Config, problems: &Problems) {
+    let memory = config.service.memory.limit_bytes;
+    let most = payable(memory);
+    for (id, receiver) in &mut config.receivers {
+        for (protocol, limits) in receiver.value.limits_mut() {
+            if limits.request_bytes_max <= most {
+                continue;
+            }
+            let Some(at) = limits.request_at else {
+                // Nobody asked for the default; whoever sends more is told so for good.
+                limits.request_bytes_max = most;
+                continue;
+            };
+            let path = match protocol {
+                "" => format!("receivers.{id}.limits.request_mib"),
+                protocol => format!("receivers.{id}.protocols.{protocol}.limits.request_mib"),
+            };
+            let (asked, most, memory) =
+                (ShownBytes(limits.request_bytes_max), ShownBytes(most), ShownBytes(memory));
+            let error = Diagnostic::error(at, path, format!("a request of {asked} can never be paid for"));
+            problems.push(error.label(format!("expected at most {most}")).note(format!(
+                "one request gets at most three eighths of `service.memory.limit_mib`, which is {memory}"
+            )));
+        }
+    }
+}
+
+/// The least that one queue on disk takes; `weir_queue` raises a smaller budget to it.
+const QUEUE_BYTES_MIN: u64 = 16 << 20;
+
+/// A budget that is not kept is no budget.
+fn budget(config: &Config, problems: &Problems) {
+    let queue = config.service.queue;
+    let pipelines = config.pipelines.len().max(1) as u64;
+    if queue.storage == Storage::Memory || queue.budget_bytes / pipelines >= QUEUE_BYTES_MIN {
+        return;
+    }
+    let (asked, least) = (ShownBytes(queue.budget_bytes), ShownBytes(QUEUE_BYTES_MIN));
+    let all = QUEUE_BYTES_MIN.saturating_mul(pipelines);
+    let message = format!("the queues of {pipelines} pipelines cannot keep to {asked} together");
+    let error = Diagnostic::error(queue.budget_at, "service.queue.budget_mib", message);
+    problems.push(
+        error
+            .label(format!("expected at least {}", all >> 20))
+            .note(format!("each pipeline's queue takes at least {least} of the disk")),
+    );
+}
+
 // === files ===
 
 fn files(config: &Config, problems: &Problems) {
@@ -458,6 +573,13 @@ fn files(config: &Config, problems: &Problems) {
             problems.push(Diagnostic::error(file.at, path, message).label("expected a file in PEM form"));
         }
     };
+    if let Some(folder) = &config.service.plugin_dir
+        && !folder.value.is_dir()
+    {
+        let message = format!("there is no folder {}", folder.value.display());
+        let warning = Diagnostic::warning(folder.at, "service.plugin_dir", message);
+        problems.push(warning.label("only the bundled plugins are there until it is made"));
+    }
     for (id, receiver) in &config.receivers {
         let files = receiver.value.tls().into_iter().flat_map(|tls| tls.files());
         files.for_each(|file| look(file, format!("receivers.{id}")));

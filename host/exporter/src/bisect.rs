@@ -3,6 +3,7 @@
 //! ```text
 //! records 0..8 ──permanent──▶ 0..4, 4..8 ──permanent──▶ … ──▶ record 5 alone: dead letter
 //! records 0..8 ──too large──▶ 0..4, 4..8 ──too large──▶ … ──▶ record 5 alone ──▶ its halves, by items
+//! records 0..8 ──an end─────▶ as too large, down to one item; that is pushed anew, then set aside under suspicion
 //! ```
 //!
 //! Pieces are pushed one after the other and in order, so that order within a node is kept.
@@ -43,7 +44,26 @@ struct Fate {
     rejected: Option<String>,
     /// Parts of it that were refused.
     parts: Vec<(Bytes, u32, String)>,
+    /// Items of it that end a plugin's instance each time, each still counted as open.
+    suspects: Vec<Suspect>,
 }
+
+/// One item, alone in its record or a part of one, that ended a plugin's instance [`ENDS_ALONE_MAX`] times.
+#[derive(Debug, Clone)]
+struct Suspect {
+    /// Nothing: the whole record.
+    part: Option<Bytes>,
+    items: u32,
+    why: String,
+}
+
+/// How often one item alone may end a plugin's instance before it is set aside.
+///
+/// One end may be another's fault: an instance that a larger batch left full, a machine that was short of time.
+pub const ENDS_ALONE_MAX: u32 = 3;
+
+/// Items that are set aside in a row before the search is given up: then it is the plugin rather than they.
+const SUSPECTS_IN_A_ROW_MAX: u32 = 3;
 
 /// The work on one lease.
 #[derive(Debug)]
@@ -51,13 +71,17 @@ pub struct Bisection {
     signal: Signal,
     todo: Vec<Piece>,
     fates: Vec<Fate>,
+    /// Ends by the piece at hand.
+    ends_alone: u32,
+    /// Suspects since something was taken.
+    suspects_in_a_row: u32,
 }
 
 impl Bisection {
     /// All records in one piece.
     pub fn new(signal: Signal, records: usize) -> Self {
         let fates = vec![Fate { open: 1, ..Fate::default() }; records];
-        Self { signal, todo: vec![Piece::Records(0..records)], fates }
+        Self { signal, todo: vec![Piece::Records(0..records)], fates, ends_alone: 0, suspects_in_a_row: 0 }
     }
 
     /// The piece to push now; nothing when all is decided.
@@ -67,6 +91,7 @@ impl Bisection {
 
     /// The piece was taken.
     pub fn taken(&mut self) {
+        self.suspects_in_a_row = 0;
         match self.todo.pop() {
             Some(Piece::Records(range)) => range.for_each(|record| self.fates[record].open -= 1),
             Some(Piece::Part { record, .. }) => self.fates[record].open -= 1,
@@ -94,29 +119,73 @@ impl Bisection {
 
     /// The piece is too large for the backend: halve it, below the record too.
     pub fn too_large(&mut self, records: &[Record]) {
+        if self.halve(records) {
+            return;
+        }
+        let why = "too large for the backend, and one item alone".to_owned();
         match self.todo.pop() {
-            Some(Piece::Records(range)) if range.len() > 1 => self.halve_records(range),
             Some(Piece::Records(range)) => {
-                let record = range.start;
-                match self.halves(record, &records[record].body, "") {
-                    Some(()) => self.fates[record].open += 1,
-                    None => {
-                        self.fates[record].open -= 1;
-                        self.fates[record].rejected =
-                            Some("too large for the backend, and one item alone".to_owned());
-                    }
-                }
+                self.fates[range.start].open -= 1;
+                self.fates[range.start].rejected = Some(why);
             }
-            Some(Piece::Part { record, body, items, path }) => match self.halves(record, &body, &path) {
-                Some(()) => self.fates[record].open += 1,
-                None => {
-                    self.fates[record].open -= 1;
-                    let why = "too large for the backend, and one item alone".to_owned();
-                    self.fates[record].parts.push((body, items, why));
-                }
-            },
+            Some(Piece::Part { record, body, items, .. }) => {
+                self.fates[record].open -= 1;
+                self.fates[record].parts.push((body, items, why));
+            }
             None => (),
         }
+    }
+
+    /// A plugin's instance ended at the piece: halve it; one item alone is pushed anew and at last set aside.
+    /// False: too many were set aside in a row, stop.
+    pub fn ended(&mut self, records: &[Record], why: &str) -> bool {
+        if self.halve(records) {
+            self.ends_alone = 0;
+            return true;
+        }
+        self.ends_alone += 1;
+        if self.ends_alone < ENDS_ALONE_MAX {
+            return true;
+        }
+        self.ends_alone = 0;
+        self.suspects_in_a_row += 1;
+        let why = why.to_owned();
+        match self.todo.pop() {
+            Some(Piece::Records(range)) => {
+                let items = records[range.start].items;
+                self.fates[range.start].suspects.push(Suspect { part: None, items, why });
+            }
+            Some(Piece::Part { record, body, items, .. }) => {
+                self.fates[record].suspects.push(Suspect { part: Some(body), items, why });
+            }
+            None => (),
+        }
+        self.suspects_in_a_row < SUSPECTS_IN_A_ROW_MAX
+    }
+
+    /// Items that were set aside, and why the last of them was; nothing where there are none.
+    pub fn suspicion(&self) -> Option<(u32, String)> {
+        let suspects = || self.fates.iter().flat_map(|fate| &fate.suspects);
+        let last = suspects().last()?;
+        Some((suspects().fold(0, |sum: u32, one| sum.saturating_add(one.items)), last.why.clone()))
+    }
+
+    /// It was they and not the plugin: what was set aside is refused. Without this call it is deferred.
+    pub fn condemn(&mut self) {
+        for fate in &mut self.fates {
+            for Suspect { part, items, why } in std::mem::take(&mut fate.suspects) {
+                fate.open -= 1;
+                match part {
+                    Some(body) => fate.parts.push((body, items, why)),
+                    None => fate.rejected = Some(why),
+                }
+            }
+        }
+    }
+
+    /// Whether every record's fate is known.
+    pub fn is_decided(&self) -> bool {
+        self.fates.iter().all(|fate| fate.open == 0)
     }
 
     /// What each record is settled with now; undecided ones wait until `until`.
@@ -128,6 +197,30 @@ impl Bisection {
             Fate { .. } => Settlement::Delivered,
         };
         self.fates.into_iter().map(settle).collect()
+    }
+
+    /// Halves the piece at hand, below the record too. False, and nothing done: it is one item alone.
+    fn halve(&mut self, records: &[Record]) -> bool {
+        match self.todo.pop() {
+            Some(Piece::Records(range)) if range.len() > 1 => self.halve_records(range),
+            Some(Piece::Records(range)) => {
+                let record = range.start;
+                if self.halves(record, &records[record].body, "").is_none() {
+                    self.todo.push(Piece::Records(range));
+                    return false;
+                }
+                self.fates[record].open += 1;
+            }
+            Some(Piece::Part { record, body, items, path }) => {
+                if self.halves(record, &body, &path).is_none() {
+                    self.todo.push(Piece::Part { record, body, items, path });
+                    return false;
+                }
+                self.fates[record].open += 1;
+            }
+            None => (),
+        }
+        true
     }
 
     fn halve_records(&mut self, range: Range<usize>) {
@@ -271,5 +364,62 @@ mod tests {
         work.too_large(&records);
         assert_eq!(work.next(), None);
         assert!(matches!(work.settlements(Instant::now())[0], Settlement::Rejected { .. }));
+    }
+
+    /// Pushes everything to a plugin that ends at each piece for which `ends` says so; counts its ends.
+    fn run_to_end(work: &mut Bisection, records: &[Record], ends: impl Fn(&Piece) -> bool) -> u32 {
+        let mut ended = 0;
+        while let Some(piece) = work.next().cloned() {
+            if !ends(&piece) {
+                work.taken();
+                continue;
+            }
+            ended += 1;
+            if !work.ended(records, "memory_limit") {
+                break;
+            }
+        }
+        ended
+    }
+
+    /// Scenario: a plugin's instance ends at one span of eight records with four spans each.
+    /// Guarantees: that span alone is suspected after three ends, deferred until it is condemned, then it alone is refused.
+    #[test]
+    fn the_item_that_ends_instances_is_found_alone() {
+        let records = records(8, 4);
+        for condemned in [false, true] {
+            let mut work = Bisection::new(Signal::Traces, 8);
+            let at_fault = |piece: &Piece| match piece {
+                Piece::Records(range) => range.contains(&5),
+                Piece::Part { path, .. } => "10".starts_with(path.as_str()),
+            };
+            assert_eq!(run_to_end(&mut work, &records, at_fault), 3 + 2 + ENDS_ALONE_MAX);
+            assert_eq!(work.suspicion(), Some((1, "memory_limit".to_owned())));
+            if condemned {
+                work.condemn();
+            }
+            assert_eq!(work.is_decided(), condemned);
+            for (number, settlement) in work.settlements(Instant::now()).into_iter().enumerate() {
+                match settlement {
+                    Settlement::Delivered => assert_ne!(number, 5),
+                    Settlement::Deferred { .. } => assert_eq!((number, condemned), (5, false)),
+                    Settlement::RejectedParts { parts } => {
+                        assert_eq!((number, condemned, parts.len()), (5, true, 1));
+                    }
+                    Settlement::Rejected { .. } => panic!("three spans of record {number} were delivered"),
+                }
+            }
+        }
+    }
+
+    /// Scenario: a plugin that ends at whatever it is given.
+    /// Guarantees: the search stops after a few ends and nothing is refused.
+    #[test]
+    fn a_broken_plugin_is_not_tried_with_every_record() {
+        let records = records(64, 1);
+        let mut work = Bisection::new(Signal::Traces, 64);
+        assert_eq!(run_to_end(&mut work, &records, |_| true), 6 + 1 + 3 * ENDS_ALONE_MAX);
+        let settled = work.settlements(Instant::now());
+        assert!(settled.iter().all(|settlement| matches!(settlement, Settlement::Deferred { .. })));
     }
 }

@@ -9,6 +9,9 @@
 //!                    └──────────refused───────────┘
 //! any ──stopped──▶ Paused ──PAUSE_PROBE has passed──▶ Probing
 //! ```
+//!
+//! Why an operator has to act is carried through Open and Probing until something is taken, and a refusal that comes
+//! late does not shorten a pause.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +26,7 @@ pub const PAUSE_PROBE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Shut,
-    Open { until: Instant },
+    Open { until: Instant, paused: Option<String> },
     Paused { until: Instant, why: String },
     Probing { paused: Option<String> },
 }
@@ -59,7 +62,9 @@ impl Breaker {
     pub fn permit(&self, now: Instant) -> Permit {
         match &self.state {
             State::Shut => Permit::Go,
-            State::Open { until } | State::Paused { until, .. } if *until > now => Permit::NotBefore(*until),
+            State::Open { until, .. } | State::Paused { until, .. } if *until > now => {
+                Permit::NotBefore(*until)
+            }
             State::Open { .. } | State::Paused { .. } => Permit::Probe,
             State::Probing { .. } => Permit::Wait,
         }
@@ -67,21 +72,13 @@ impl Breaker {
 
     /// A probe begins.
     pub fn probe(&mut self) {
-        let paused = match &self.state {
-            State::Paused { why, .. } => Some(why.clone()),
-            State::Probing { paused } => paused.clone(),
-            State::Shut | State::Open { .. } => None,
-        };
-        self.state = State::Probing { paused };
+        self.state = State::Probing { paused: self.why_paused().map(str::to_owned) };
     }
 
     /// The probe ended without a word from the backend (it was cut, or nothing was there to send).
     pub fn unprobe(&mut self, now: Instant) {
         if let State::Probing { paused } = &self.state {
-            self.state = match paused.clone() {
-                Some(why) => State::Paused { until: now, why },
-                None => State::Open { until: now },
-            };
+            self.state = State::Open { until: now, paused: paused.clone() };
         }
     }
 
@@ -91,26 +88,26 @@ impl Breaker {
         self.state = State::Shut;
     }
 
-    /// The backend refused for now: nobody tries before the time that this returns.
+    /// The backend refused for now: what was refused is not tried before the time that this returns.
     pub fn refused(&mut self, wish: Option<Duration>, now: Instant, jitter: f64) -> Instant {
-        if let State::Open { until } = self.state
-            && until > now
-        {
+        match &self.state {
             // Pushes that were under way when the breaker opened say nothing new.
-            return until;
+            State::Open { until, .. } if *until > now => return *until,
+            // Nor does one that was under way when the pause began; its lane need not wait for the pause's probe.
+            State::Paused { until, .. } if *until > now => {
+                return (now + delay(self.retry, 1, wish, jitter)).min(*until);
+            }
+            State::Shut | State::Open { .. } | State::Paused { .. } | State::Probing { .. } => (),
         }
         self.refusals = self.refusals.saturating_add(1);
         let until = now + delay(self.retry, self.refusals, wish, jitter);
-        self.state = State::Open { until };
+        self.state = State::Open { until, paused: self.why_paused().map(str::to_owned) };
         until
     }
 
     /// The backend will take nothing until an operator acts. True when that is news.
     pub fn paused(&mut self, why: &str, now: Instant) -> bool {
-        let news = match &self.state {
-            State::Paused { why: old, .. } | State::Probing { paused: Some(old) } => old != why,
-            State::Shut | State::Open { .. } | State::Probing { paused: None } => true,
-        };
+        let news = self.why_paused() != Some(why);
         self.state = State::Paused { until: now + PAUSE_PROBE, why: why.to_owned() };
         news
     }
@@ -118,8 +115,9 @@ impl Breaker {
     /// Why the exporter is paused, if it is.
     pub fn why_paused(&self) -> Option<&str> {
         match &self.state {
-            State::Paused { why, .. } | State::Probing { paused: Some(why) } => Some(why),
-            State::Shut | State::Open { .. } | State::Probing { paused: None } => None,
+            State::Paused { why, .. } => Some(why),
+            State::Open { paused, .. } | State::Probing { paused } => paused.as_deref(),
+            State::Shut => None,
         }
     }
 }
@@ -164,5 +162,40 @@ mod tests {
         breaker.probe();
         breaker.taken();
         assert_eq!(breaker.why_paused(), None);
+    }
+
+    /// Scenario: 401; a minute later the probe finds nobody listening; then the backend takes something.
+    /// Guarantees: the reason is carried through the back-off and the next probe, is no news, and goes with the success.
+    #[test]
+    fn a_pause_is_remembered_through_a_refused_probe() {
+        let (mut breaker, now) = breaker();
+        breaker.paused("401", now);
+        breaker.probe();
+        let later = now + PAUSE_PROBE;
+        let until = breaker.refused(None, later, 1.0);
+        assert_eq!(until, later + Duration::from_secs(1));
+        assert_eq!(breaker.why_paused(), Some("401"));
+        assert_eq!(breaker.permit(until), Permit::Probe);
+        breaker.probe();
+        assert_eq!(breaker.why_paused(), Some("401"));
+        breaker.unprobe(until);
+        assert_eq!(breaker.why_paused(), Some("401"));
+        assert!(!breaker.paused("401", until));
+        breaker.taken();
+        assert_eq!((breaker.why_paused(), breaker.permit(until)), (None, Permit::Go));
+    }
+
+    /// Scenario: of three pushes under way one gets 401, then one 503, then one 200.
+    /// Guarantees: the 503 neither shortens the pause nor forgets its reason, its lane waits no longer than a back-off,
+    /// and the 200 ends the pause.
+    #[test]
+    fn a_late_refusal_does_not_shorten_a_pause() {
+        let (mut breaker, now) = breaker();
+        breaker.paused("401", now);
+        assert_eq!(breaker.refused(None, now, 1.0), now + Duration::from_secs(1));
+        assert_eq!(breaker.permit(now), Permit::NotBefore(now + PAUSE_PROBE));
+        assert_eq!(breaker.why_paused(), Some("401"));
+        breaker.taken();
+        assert_eq!((breaker.why_paused(), breaker.permit(now)), (None, Permit::Go));
     }
 }

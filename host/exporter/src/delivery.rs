@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
-use weir_model::{Exporter, Outcome, Push};
+use weir_model::{Exporter, Outcome, Push, Seq};
 use weir_queue::{Cursor, Lease, Leased, SettleError, Settlement, Watch, Wish};
 
 use crate::backoff::Retry;
 use crate::bisect::{Bisection, Piece, join};
 use crate::breaker::{Breaker, Permit};
 use crate::count::ExporterCounts;
+use crate::ends::Ends;
 
 /// Items that a lease joins up to, unless configured (`batch: {items}`).
 pub const ITEMS_MAX_DEFAULT: u64 = 8192;
@@ -30,6 +31,11 @@ pub const BYTES_MAX_DEFAULT: u64 = 512 * 1024;
 
 /// A backend that calls requests too large is not asked for smaller ones than this by shrinking leases.
 const BYTES_MAX_FLOOR: u64 = 16 * 1024;
+
+/// Pushes taken in a row after which leases may be twice as large again, up to what is configured.
+///
+/// A backend whose limit stands gets one request too large in so many.
+const GROW_AFTER: u32 = 32;
 
 /// How an exporter's deliveries are made.
 #[derive(Debug, Clone)]
@@ -65,8 +71,40 @@ struct Shared {
     id: Arc<str>,
     exporter: Arc<dyn Exporter>,
     breaker: Mutex<Breaker>,
-    bytes_max: Mutex<u64>,
+    size: Mutex<Size>,
+    ends: Ends,
     counts: ExporterCounts,
+}
+
+/// How large leases are.
+#[derive(Debug)]
+struct Size {
+    bytes_max: u64,
+    configured: u64,
+    /// Pushes taken since the last change.
+    taken: u32,
+}
+
+impl Size {
+    fn new(configured: u64) -> Self {
+        Self { bytes_max: configured, configured, taken: 0 }
+    }
+
+    fn shrink(&mut self, refused_bytes: u64) {
+        self.bytes_max = self.bytes_max.min((refused_bytes / 2).max(BYTES_MAX_FLOOR));
+        self.taken = 0;
+    }
+
+    fn taken(&mut self) {
+        if self.bytes_max >= self.configured {
+            return;
+        }
+        self.taken += 1;
+        if self.taken == GROW_AFTER {
+            self.bytes_max = self.bytes_max.saturating_mul(2).min(self.configured);
+            self.taken = 0;
+        }
+    }
 }
 
 impl std::fmt::Debug for Delivery {
@@ -82,7 +120,8 @@ impl Delivery {
             id: Arc::clone(&settings.id),
             exporter,
             breaker: Mutex::new(Breaker::new(settings.retry)),
-            bytes_max: Mutex::new(settings.wish.bytes_max),
+            size: Mutex::new(Size::new(settings.wish.bytes_max)),
+            ends: Ends::default(),
             counts: settings.counts.clone(),
         };
         Self { settings, cursor, shared: Arc::new(shared) }
@@ -116,7 +155,7 @@ impl Delivery {
                 Permit::Wait => return None,
                 Permit::Go | Permit::Probe => (),
             }
-            let wish = Wish { bytes_max: self.shared.bytes_max(), ..self.settings.wish };
+            let wish = Wish { bytes_max: self.shared.size().bytes_max, ..self.settings.wish };
             let lease = match self.cursor.lease(wish, now).await {
                 Leased::Lease(lease) => lease,
                 Leased::Until(time) => return Some(time),
@@ -171,10 +210,11 @@ impl Delivery {
 impl Shared {
     async fn deliver(&self, lease: Lease, cut: CancellationToken) {
         let mut work = Bisection::new(lease.signal(), lease.records().len());
+        let (lane, signal) = (lease.lane().index(), lease.signal());
         let mut until = Instant::now();
         while let Some(piece) = work.next().cloned() {
             let push = push_of(&lease, &piece);
-            let (signal, items, bytes) = (push.signal, push.items, push.body.len() as u64);
+            let (items, bytes) = (push.items, push.body.len() as u64);
             let outcome = tokio::select! {
                 outcome = self.push(push) => outcome,
                 () = cut.cancelled() => {
@@ -185,7 +225,7 @@ impl Shared {
             match outcome {
                 Outcome::Accepted => {
                     self.counts.sent.of(signal).add(items.into());
-                    self.taken();
+                    self.delivered();
                     work.taken();
                 }
                 Outcome::Partial { rejected, message } => {
@@ -193,12 +233,12 @@ impl Shared {
                     self.counts.sent.of(signal).add((items - rejected).into());
                     self.counts.rejected.of(signal).add(rejected.into());
                     self.counts.note_error(&message);
-                    self.taken();
+                    self.delivered();
                     work.taken();
                 }
                 Outcome::TooLarge => {
                     self.taken();
-                    self.shrink(bytes);
+                    self.size().shrink(bytes);
                     work.too_large(lease.records());
                 }
                 Outcome::Permanent(message) => {
@@ -210,10 +250,16 @@ impl Shared {
                     until = self.failed(signal, items, &message, after);
                     break;
                 }
-                Outcome::Ended { message, .. } => {
+                Outcome::Ended { kind, message } => {
                     self.counts.ends.add(1);
-                    until = self.failed(signal, items, &message, None);
-                    break;
+                    self.counts.note_error(&message);
+                    if !self.ends.ended(lane, first_of(&lease), kind) {
+                        until = self.failed(signal, items, &message, None);
+                        break;
+                    }
+                    if !work.ended(lease.records(), &format!("{kind}: {message}")) {
+                        break;
+                    }
                 }
                 Outcome::Stopped(message) => {
                     self.counts.send_failed.of(signal).add(items.into());
@@ -222,7 +268,26 @@ impl Shared {
                 }
             }
         }
+        until = self.judge(lane, signal, &mut work).unwrap_or(until);
         self.settle(lease, work, until).await;
+    }
+
+    /// Refuses what ended a plugin's instances if the plugin works; else says until when all of it waits.
+    fn judge(&self, lane: usize, signal: weir_model::Signal, work: &mut Bisection) -> Option<Instant> {
+        let mut until = None;
+        if let Some((items, why)) = work.suspicion() {
+            if self.ends.judge(lane) {
+                work.condemn();
+                // The backend had no say, so a probe decided nothing.
+                self.breaker().unprobe(Instant::now());
+            } else {
+                until = Some(self.failed(signal, items, &why, None));
+            }
+        }
+        if work.is_decided() {
+            self.ends.forget(lane);
+        }
+        until
     }
 
     async fn push(&self, push: Push) -> Outcome {
@@ -268,9 +333,17 @@ impl Shared {
         let mut breaker = self.breaker();
         if breaker.why_paused().is_some() {
             info!(exporter = %self.id, "exporter resumed");
-            self.counts.note_paused(None);
         }
         breaker.taken();
+        // Under the breaker's lock, as the note is written, so that one never outlives the other.
+        self.counts.note_paused(None);
+    }
+
+    /// The backend took something for good.
+    fn delivered(&self) {
+        self.taken();
+        self.size().taken();
+        self.ends.delivered();
     }
 
     fn failed(
@@ -293,19 +366,15 @@ impl Shared {
 
     fn pause(&self, why: &str) {
         self.counts.note_error(why);
+        let mut breaker = self.breaker();
         self.counts.note_paused(Some(why));
-        if self.breaker().paused(why, Instant::now()) {
+        if breaker.paused(why, Instant::now()) {
             tracing::error!(exporter = %self.id, error = why, "exporter paused until an operator acts");
         }
     }
 
-    fn shrink(&self, refused_bytes: u64) {
-        let mut bytes_max = self.bytes_max.lock().unwrap_or_else(PoisonError::into_inner);
-        *bytes_max = (*bytes_max).min((refused_bytes / 2).max(BYTES_MAX_FLOOR));
-    }
-
-    fn bytes_max(&self) -> u64 {
-        *self.bytes_max.lock().unwrap_or_else(PoisonError::into_inner)
+    fn size(&self) -> MutexGuard<'_, Size> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -322,6 +391,10 @@ impl Drop for Subtract<'_> {
     }
 }
 
+fn first_of(lease: &Lease) -> Seq {
+    lease.records().first().map_or(Seq(0), |record| record.seq)
+}
+
 fn push_of(lease: &Lease, piece: &Piece) -> Push {
     let (body, id, items, attempt) = match piece {
         Piece::Records(range) => {
@@ -336,4 +409,108 @@ fn push_of(lease: &Lease, piece: &Piece) -> Push {
         }
     };
     Push { signal: lease.signal(), body, id, attempt, items }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use weir_model::{Batch, BoxFuture, Lane, Log as _, Signal};
+    use weir_queue::{MemoryQueue, Queue as _, WhenFull};
+
+    /// A plugin whose instance ends at a body with `bad` in it; stops its delivery after so many that it took.
+    struct Ending {
+        stop: CancellationToken,
+        stop_after: u64,
+        taken: weir_model::Counter,
+    }
+
+    impl Exporter for Ending {
+        fn push(&self, push: Push) -> BoxFuture<'_, Outcome> {
+            Box::pin(async move {
+                if push.body.windows(3).any(|window| window == b"bad") {
+                    return Outcome::Ended { kind: "memory_limit", message: "64 MiB reached".to_owned() };
+                }
+                self.taken.add(1);
+                if self.taken.get() == self.stop_after {
+                    self.stop.cancel();
+                }
+                Outcome::Accepted
+            })
+        }
+
+        fn in_flight_max(&self) -> usize {
+            1
+        }
+    }
+
+    fn settings() -> Settings {
+        let retry = Retry { initial: Duration::from_millis(1), max: Duration::from_millis(2) };
+        let wish =
+            Wish { items_max: ITEMS_MAX_DEFAULT, bytes_max: BYTES_MAX_DEFAULT, linger: Duration::ZERO };
+        Settings { id: "out".into(), wish, retry, counts: ExporterCounts::default() }
+    }
+
+    /// Scenario: of three records in a lane the second ends the plugin's instance whenever it is in a push.
+    /// Guarantees: it becomes a dead letter with the end's kind as reason, the other two are delivered.
+    #[tokio::test]
+    async fn a_record_that_ends_instances_becomes_a_dead_letter() {
+        let queue = MemoryQueue::new(1 << 20);
+        let cursor = queue.subscribe("out", WhenFull::Refuse).unwrap();
+        let batch = |body: &'static [u8]| Batch {
+            signal: Signal::Traces,
+            lane: Lane::new(0).unwrap(),
+            items: 1,
+            body: Bytes::from_static(body),
+            claim: None,
+        };
+        let admission = queue.admit([&b"one"[..], b"bad", b"two"].map(batch).to_vec()).unwrap();
+        let _receipt = admission.commit().await.unwrap();
+        let stop = Stop::default();
+        let ending =
+            Ending { stop: stop.drain.clone(), stop_after: 2, taken: weir_model::Counter::default() };
+        let settings = settings();
+        let counts = settings.counts.clone();
+        Delivery::new(settings, cursor, Arc::new(ending)).run(stop).await;
+        let letters = queue.dead_letters(0, 10).unwrap();
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].reason, "memory_limit: 64 MiB reached");
+        assert_eq!(queue.dead_body(letters[0].id).unwrap(), b"bad"[..]);
+        assert_eq!(counts.sent.of(Signal::Traces).get(), 2);
+        assert_eq!(counts.dead_lettered.of(Signal::Traces).get(), 1);
+    }
+
+    /// Scenario: one push gets 401, one that was under way 503, the next 200.
+    /// Guarantees: what an operator reads says paused until something is taken, and not after.
+    #[test]
+    fn the_note_of_a_pause_goes_with_the_first_success() {
+        let queue = MemoryQueue::new(1 << 20);
+        let cursor = queue.subscribe("out", WhenFull::Refuse).unwrap();
+        let settings = settings();
+        let counts = settings.counts.clone();
+        let ending =
+            Ending { stop: CancellationToken::new(), stop_after: 0, taken: weir_model::Counter::default() };
+        let delivery = Delivery::new(settings, cursor, Arc::new(ending));
+        delivery.shared.pause("401");
+        delivery.shared.failed(Signal::Traces, 1, "503", None);
+        assert_eq!(counts.state().paused.as_deref(), Some("401"));
+        delivery.shared.taken();
+        assert_eq!(counts.state().paused, None);
+    }
+
+    /// Scenario: a backend takes no more than 200 KiB for a while, then anything again.
+    /// Guarantees: leases shrink below what it takes, and grow back to what is configured and no further.
+    #[test]
+    fn leases_grow_back() {
+        let mut size = Size::new(BYTES_MAX_DEFAULT);
+        size.shrink(512 * 1024);
+        size.shrink(256 * 1024);
+        assert_eq!(size.bytes_max, 128 * 1024);
+        (1..GROW_AFTER).for_each(|_| size.taken());
+        assert_eq!(size.bytes_max, 128 * 1024);
+        size.taken();
+        assert_eq!(size.bytes_max, 256 * 1024);
+        (0..10 * GROW_AFTER).for_each(|_| size.taken());
+        assert_eq!(size.bytes_max, BYTES_MAX_DEFAULT);
+    }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `delivery.rs` | lease, push, settle, for one exporter of any kind |
 //! | `bisect.rs` | from a refused lease to the record at fault |
+//! | `ends.rs` | whose fault the ends of a plugin's instances are |
 //! | `breaker.rs`, `backoff.rs` | when the backend as a whole is away |
 //! | `count.rs` | what is counted |
 //! | `otlp.rs` | the native OTLP exporter: bytes untouched |
@@ -17,6 +18,7 @@ pub mod breaker;
 pub mod count;
 pub mod debug;
 pub mod delivery;
+mod ends;
 pub mod otlp;
 
 pub use backoff::Retry;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use weir_model::{BoxFuture, Exporter, Outcome, Push};
 
 use crate::counts::PluginCounts;
 use crate::describe::Encoding;
-use crate::end::End;
+use crate::end::{End, EndKind};
 use crate::meter::Meter;
 use crate::pool::Pool;
 
@@ -48,11 +49,16 @@ impl PluginExporter {
                 return Outcome::Retryable { message: exhausted.to_string(), after: None };
             }
         };
+        // A push that nobody waits for any more was deferred by its owner: it ends with its instance, so that a backend
+        // that hangs does not hold up a stop for the rest of the call's deadline.
+        let nobody_waits = CancellationToken::new();
+        let _waiting = nobody_waits.clone().drop_guard();
         let pushed = self.pool.call(permit, move |instance| {
             Box::pin(async move {
-                let outcome = instance.push(&push, encoding, &body).await;
+                let pushing = instance.push(&push, encoding, &body);
+                let outcome = nobody_waits.run_until_cancelled(pushing).await;
                 drop(claim);
-                outcome
+                outcome.unwrap_or_else(|| Err(given_up()))
             })
         });
         match pushed.await {
@@ -60,6 +66,10 @@ impl PluginExporter {
             Err(End { kind, message }) => Outcome::Ended { kind: kind.name(), message },
         }
     }
+}
+
+fn given_up() -> End {
+    End { kind: EndKind::CallDeadline, message: "given up: nobody waits for the push any more".to_owned() }
 }
 
 fn encode(encoding: Encoding, push: &Push) -> Result<Bytes, String> {

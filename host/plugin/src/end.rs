@@ -24,8 +24,10 @@ pub enum EndKind {
     CpuDeadline,
     /// The call took longer than `limits.call_deadline`.
     CallDeadline,
-    /// It asked for more memory than `limits.memory`, or than the process had left, and gave up.
+    /// It asked for more memory than `limits.memory`, and gave up.
     MemoryLimit,
+    /// It asked for more memory than the process had left, and gave up; not the fault of what it was given.
+    MemoryBudget,
     /// It called WASI's `exit`.
     Exit,
     /// It refused settings in a fresh instance that it had taken before.
@@ -34,8 +36,15 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Trap, Self::CpuDeadline, Self::CallDeadline, Self::MemoryLimit, Self::Exit, Self::Configure];
+    pub const ALL: [Self; 7] = [
+        Self::Trap,
+        Self::CpuDeadline,
+        Self::CallDeadline,
+        Self::MemoryLimit,
+        Self::MemoryBudget,
+        Self::Exit,
+        Self::Configure,
+    ];
 
     /// The label's value.
     pub fn name(self) -> &'static str {
@@ -44,6 +53,7 @@ impl EndKind {
             Self::CpuDeadline => "cpu_deadline",
             Self::CallDeadline => "call_deadline",
             Self::MemoryLimit => "memory_limit",
+            Self::MemoryBudget => "memory_budget",
             Self::Exit => "exit",
             Self::Configure => "configure",
         }
@@ -90,7 +100,11 @@ fn cause(error: &wasmtime::Error, met: Option<Deadline>, refused: Option<Refused
         None => (),
     }
     if let Some(refused) = refused {
-        return (EndKind::MemoryLimit, refused.to_string());
+        let kind = match refused {
+            Refused::Limit { .. } | Refused::Table { .. } => EndKind::MemoryLimit,
+            Refused::Ledger { .. } => EndKind::MemoryBudget,
+        };
+        return (kind, refused.to_string());
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return (EndKind::Exit, format!("called exit({})", exit.0));

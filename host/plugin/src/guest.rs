@@ -41,6 +41,9 @@ const LINE_INTERVAL: Duration = Duration::from_millis(100);
 /// Headers of one request of a guest.
 const HEADERS_MAX: usize = 100;
 
+/// Bytes of their names and values, and of the target: what servers take is a fraction of it.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes that WASI's random hands out in one call.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 
@@ -151,9 +154,7 @@ impl Guest {
 
     fn prepare(&self, request: http_types::RequestResult) -> Result<http::Request<Bytes>, String> {
         let http_types::RequestResult { method, target, headers, body } = request;
-        if headers.len() > HEADERS_MAX {
-            return Err(format!("the request has {} headers, at most {HEADERS_MAX} fit", headers.len()));
-        }
+        head_fits(&target, &headers)?;
         let mut builder = http::Request::builder().method(method.as_str()).uri(target);
         for (name, value) in &headers {
             let is_auth = name.eq_ignore_ascii_case("authorization");
@@ -190,6 +191,18 @@ impl Guest {
             warn!(%plugin, %id, reason, "request of a plugin denied");
         }
     }
+}
+
+/// Only the body is claimed from the budget, so the rest has a fixed bound, checked before any of it is copied.
+fn head_fits(target: &str, headers: &[(String, String)]) -> Result<(), String> {
+    if headers.len() > HEADERS_MAX {
+        return Err(format!("the request has {} headers, at most {HEADERS_MAX} fit", headers.len()));
+    }
+    let bytes = headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + target.len();
+    if bytes > HEADER_BYTES_MAX {
+        return Err(format!("the request's head has {bytes} bytes, at most {HEADER_BYTES_MAX} fit"));
+    }
+    Ok(())
 }
 
 /// Headers that the host writes itself: a guest's would contradict the body, the connection or the grant.
@@ -303,6 +316,18 @@ impl meter::Host for Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Scenario: a hundred headers and one more; headers of 64 KiB and a byte more; a target as long.
+    /// Guarantees: the head of a guest's request is bounded in number and bytes.
+    #[test]
+    fn the_head_of_a_request_is_bounded() {
+        let headers = |count: usize, bytes: usize| vec![(String::new(), "x".repeat(bytes)); count];
+        assert_eq!(head_fits("", &headers(HEADERS_MAX, 1)), Ok(()));
+        assert!(head_fits("", &headers(HEADERS_MAX + 1, 1)).is_err());
+        assert_eq!(head_fits("", &headers(2, HEADER_BYTES_MAX / 2)), Ok(()));
+        assert!(head_fits("/", &headers(2, HEADER_BYTES_MAX / 2)).is_err());
+        assert!(head_fits(&"x".repeat(HEADER_BYTES_MAX + 1), &[]).is_err());
+    }
 
     /// Scenario: fields with line breaks, and more of them than fit.
     /// Guarantees: one line, bounded.

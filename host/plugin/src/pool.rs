@@ -1,7 +1,7 @@
 //! The instances of one configured id: as many as may be under way at once, made when they are needed.
 //!
 //! An instance that has ended is dropped and the next call gets a fresh one. A call that has begun is finished even if
-//! nobody waits for it any more: dropping a guest half-way would leave open whether its backend saw the request.
+//! nobody waits for it any more, unless the call itself asks whether somebody does, as an exporter's push.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -1,9 +1,12 @@
-//! redb's storage on a [`DiskFile`]: reserves blocks ahead, and is the one place that syncs.
+//! Files under redb: synced until the first failure, with blocks reserved ahead.
 //!
 //! After a failed `fdatasync` the kernel may have thrown the dirty pages away and called them clean, so that a second
 //! call succeeds over data that is not there. Therefore a file is synced until its first failure, and from then on it
 //! is frozen: neither synced nor written again in this process, so that nothing can build on what is not on disk and
 //! nothing marks the file as clean. What was durable before is read through an overlay: redb repairs the file in memory.
+//!
+//! [`BackendFile`] is a file that is redb's from its first byte to its last; a segment's has other things in it too
+//! (`segment_file.rs`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,16 +23,17 @@ const STEP_BYTES_MIN: u64 = 64 << 10;
 /// The most that is reserved at once: what a sealed segment may waste until it is trimmed.
 const STEP_BYTES_MAX: u64 = 4 << 20;
 
-/// One file under a redb database.
+/// How much is reserved at once in a file that is expected to grow to about `size` bytes.
+pub(crate) fn step_for(size: u64) -> u64 {
+    (size / 8).next_power_of_two().clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
+}
+
+// === SyncFile ===
+
+/// A file that is synced until its first failure, and then neither synced nor written.
 #[derive(Debug)]
-pub(crate) struct BackendFile {
+pub(crate) struct SyncFile {
     file: Box<dyn DiskFile>,
-    step: u64,
-    length: AtomicU64,
-    /// Blocks are reserved up to this offset.
-    reserved: AtomicU64,
-    /// The end of the last byte ever written.
-    high: AtomicU64,
     /// A sync failed.
     failed: AtomicBool,
     frozen: AtomicBool,
@@ -39,63 +43,25 @@ pub(crate) struct BackendFile {
     faults: Option<Faults>,
 }
 
-impl BackendFile {
-    /// Takes a file that is expected to grow to about `size` bytes.
-    pub(crate) fn new(file: Box<dyn DiskFile>, size: u64, faults: Option<Faults>) -> io::Result<Arc<Self>> {
-        Self::with(file, size, faults, None)
+impl SyncFile {
+    /// Takes a file that may be written.
+    pub(crate) fn new(file: Box<dyn DiskFile>, faults: Option<Faults>) -> Self {
+        Self { file, failed: AtomicBool::new(false), frozen: AtomicBool::new(false), overlay: None, faults }
     }
 
     /// Takes a file that is not to be written: what redb writes to repair it stays in memory, some pages.
-    pub(crate) fn overlaid(file: Box<dyn DiskFile>) -> io::Result<Arc<Self>> {
-        Self::with(file, 0, None, Some(Mutex::new(Overlay::default())))
+    pub(crate) fn overlaid(file: Box<dyn DiskFile>) -> Self {
+        Self { overlay: Some(Mutex::new(Overlay::default())), ..Self::new(file, None) }
     }
 
-    fn with(
-        file: Box<dyn DiskFile>,
-        size: u64,
-        faults: Option<Faults>,
-        overlay: Option<Mutex<Overlay>>,
-    ) -> io::Result<Arc<Self>> {
-        let length = file.length()?;
-        let allocated = file.allocated()?;
-        Ok(Arc::new(Self {
-            file,
-            step: (size / 8).next_power_of_two().clamp(STEP_BYTES_MIN, STEP_BYTES_MAX),
-            length: AtomicU64::new(length),
-            // A file that redb has doubled but not filled has a hole at its end: what is allocated tells how far it is.
-            reserved: AtomicU64::new(allocated),
-            high: AtomicU64::new(allocated),
-            failed: AtomicBool::new(false),
-            frozen: AtomicBool::new(false),
-            overlay,
-            faults,
-        }))
+    /// Bytes in the file.
+    pub(crate) fn length(&self) -> io::Result<u64> {
+        self.file.length()
     }
 
-    /// Bytes that the file takes from the disk, reserved ones too.
-    pub(crate) fn disk_bytes(&self) -> u64 {
-        self.reserved.load(Ordering::Relaxed)
-    }
-
-    /// Bytes in it.
-    pub(crate) fn length(&self) -> u64 {
-        self.length.load(Ordering::Acquire)
-    }
-
-    /// The end of what was ever written.
-    pub(crate) fn high(&self) -> u64 {
-        self.high.load(Ordering::Relaxed)
-    }
-
-    /// What [`BackendFile::disk_bytes`] would be once `bytes` more had been reserved.
-    pub(crate) fn disk_bytes_with(&self, bytes: u64) -> u64 {
-        let wanted = self.high().saturating_add(bytes);
-        self.disk_bytes().max(wanted.div_ceil(self.step).saturating_mul(self.step))
-    }
-
-    /// Reserves room for `bytes` after everything that was written, so that a full disk shows before a transaction.
-    pub(crate) fn reserve_ahead(&self, bytes: u64) -> io::Result<()> {
-        self.reserve_upto(self.high().saturating_add(bytes))
+    /// Bytes on disk that belong to it.
+    pub(crate) fn allocated(&self) -> io::Result<u64> {
+        self.file.allocated()
     }
 
     /// Whether an `fdatasync` has ever failed.
@@ -118,18 +84,56 @@ impl BackendFile {
         self.frozen.store(true, Ordering::Release);
     }
 
-    fn reserve_upto(&self, end: u64) -> io::Result<()> {
-        if let Some(faults) = &self.faults {
-            faults.on_write()?;
+    /// Fills `out` from `offset`.
+    pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match &self.overlay {
+            Some(overlay) => {
+                overlay.lock().unwrap_or_else(PoisonError::into_inner).read(&*self.file, offset, out)
+            }
+            None => self.file.read_at(offset, out),
         }
-        let reserved = self.reserved.load(Ordering::Relaxed);
-        if end <= reserved {
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub(crate) fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.refuse_if_frozen()?;
+        if let Some(overlay) = &self.overlay {
+            return overlay.lock().unwrap_or_else(PoisonError::into_inner).write(&*self.file, offset, data);
+        }
+        self.refuse_if_full()?;
+        self.file.write_at(offset, data)
+    }
+
+    /// Cuts or extends the file.
+    pub(crate) fn set_length(&self, length: u64) -> io::Result<()> {
+        self.refuse_if_frozen()?;
+        if self.is_overlaid() { Ok(()) } else { self.file.set_length(length) }
+    }
+
+    /// Reserves blocks for a range.
+    pub(crate) fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.refuse_if_frozen()?;
+        if self.is_overlaid() { Ok(()) } else { self.file.reserve(offset, bytes) }
+    }
+
+    /// `fdatasync`, while none has failed.
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        self.refuse_if_frozen()?;
+        let faults = self.faults.as_ref();
+        if self.is_overlaid() || faults.is_some_and(|faults| faults.skip_fdatasync) {
             return Ok(());
         }
-        let target = end.div_ceil(self.step).saturating_mul(self.step);
-        self.file.reserve(reserved, target - reserved)?;
-        self.reserved.store(target, Ordering::Relaxed);
-        Ok(())
+        let synced = faults.map_or(Ok(()), Faults::on_sync).and_then(|()| self.file.sync_data());
+        if synced.is_err() {
+            self.failed.store(true, Ordering::Release);
+            self.freeze();
+        }
+        synced
+    }
+
+    /// A full disk that a test has ordered.
+    pub(crate) fn refuse_if_full(&self) -> io::Result<()> {
+        self.faults.as_ref().map_or(Ok(()), Faults::on_write)
     }
 
     fn refuse_if_frozen(&self) -> io::Result<()> {
@@ -140,65 +144,107 @@ impl BackendFile {
     }
 }
 
-/// What redb holds.
+// === BackendFile ===
+
+/// A file that is a redb database and nothing else.
+#[derive(Debug)]
+pub(crate) struct BackendFile {
+    sync: SyncFile,
+    step: u64,
+    length: AtomicU64,
+    /// Blocks are reserved up to this offset.
+    reserved: AtomicU64,
+}
+
+impl BackendFile {
+    /// Takes a file that is expected to grow to about `size` bytes.
+    pub(crate) fn new(file: Box<dyn DiskFile>, size: u64) -> io::Result<Arc<Self>> {
+        Self::with(SyncFile::new(file, None), size)
+    }
+
+    /// Takes a file that is not to be written.
+    pub(crate) fn overlaid(file: Box<dyn DiskFile>) -> io::Result<Arc<Self>> {
+        Self::with(SyncFile::overlaid(file), 0)
+    }
+
+    fn with(sync: SyncFile, size: u64) -> io::Result<Arc<Self>> {
+        let length = sync.length()?;
+        // A file that redb has doubled but not filled has a hole at its end: what is allocated tells how far it is.
+        let allocated = sync.allocated()?;
+        Ok(Arc::new(Self {
+            sync,
+            step: step_for(size),
+            length: AtomicU64::new(length),
+            reserved: AtomicU64::new(allocated),
+        }))
+    }
+
+    /// Bytes that the file takes from the disk, reserved ones too.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in it.
+    pub(crate) fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
+    /// Whether an `fdatasync` has ever failed.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.sync.is_failed()
+    }
+
+    /// Refuses every further write.
+    pub(crate) fn freeze(&self) {
+        self.sync.freeze();
+    }
+
+    /// Reserves blocks up to an offset.
+    pub(crate) fn reserve_upto(&self, end: u64) -> io::Result<()> {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        if end <= reserved || self.sync.is_overlaid() {
+            return Ok(());
+        }
+        let target = end.div_ceil(self.step).saturating_mul(self.step);
+        self.sync.reserve(reserved, target - reserved)?;
+        self.reserved.store(target, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// What redb holds of a [`BackendFile`].
 #[derive(Debug)]
 pub(crate) struct Backend(pub(crate) Arc<BackendFile>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.length.load(Ordering::Acquire))
+        Ok(self.0.length())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match &self.0.overlay {
-            Some(overlay) => {
-                overlay.lock().unwrap_or_else(PoisonError::into_inner).read(&*self.0.file, offset, out)
-            }
-            None => self.0.file.read_at(offset, out),
-        }
+        self.0.sync.read_at(offset, out)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.refuse_if_frozen()?;
-        if self.0.overlay.is_some() {
-            self.0.length.store(length, Ordering::Release);
-            return Ok(());
-        }
-        self.0.file.set_length(length)?;
+        self.0.sync.set_length(length)?;
         let before = self.0.length.swap(length, Ordering::AcqRel);
         if length < before {
             self.0.reserved.fetch_min(length, Ordering::Relaxed);
-            self.0.high.fetch_min(length, Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.refuse_if_frozen()?;
-        let faults = self.0.faults.as_ref();
-        if self.0.overlay.is_some() || faults.is_some_and(|faults| faults.skip_fdatasync) {
-            return Ok(());
-        }
-        let synced = faults.map_or(Ok(()), Faults::on_sync).and_then(|()| self.0.file.sync_data());
-        if synced.is_err() {
-            self.0.failed.store(true, Ordering::Release);
-            self.0.freeze();
-        }
-        synced
+        self.0.sync.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.refuse_if_frozen()?;
-        if let Some(overlay) = &self.0.overlay {
-            return overlay.lock().unwrap_or_else(PoisonError::into_inner).write(&*self.0.file, offset, data);
-        }
-        let end = offset.saturating_add(data.len() as u64);
-        self.0.reserve_upto(end)?;
-        self.0.file.write_at(offset, data)?;
-        self.0.high.fetch_max(end, Ordering::Relaxed);
-        Ok(())
+        self.0.reserve_upto(offset.saturating_add(data.len() as u64))?;
+        self.0.sync.write_at(offset, data)
     }
 }
+
+// === Overlay ===
 
 /// Blocks that differ from a file that is not to be written.
 #[derive(Debug, Default)]

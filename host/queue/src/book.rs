@@ -795,10 +795,12 @@ impl Book {
 
     /// Lets a cursor go on past a segment. What it had to come there is returned, for the count of losses.
     ///
-    /// Where a lane begins inside the segment its index must be loaded, or the whole lane is counted.
+    /// Where a lane begins inside the segment its index must be loaded, or the whole lane is counted. Where a lane has
+    /// something to come of an earlier segment it stays there, so this one must be removed.
     pub(crate) fn skip_segment(&mut self, id: u32, first: u64) -> Vec<(Signal, Totals)> {
         let Some(segment) = self.segments.get(&first) else { return Vec::new() };
         let Some(cursor) = self.cursors.get_mut(&id) else { return Vec::new() };
+        let earlier = || self.segments.range(..first).map(|(_, segment)| &segment.summary);
         let mut lost: Vec<(Signal, Totals)> = Vec::new();
         for (number, lane) in cursor.lanes.iter_mut().enumerate() {
             let has = &segment.summary.lanes[number];
@@ -818,6 +820,13 @@ impl Book {
                     lane.pending.sub(has.totals);
                     add_loss(&mut lost, Signal::Traces, has.totals);
                 }
+            }
+            if earlier().any(|it| it.lanes[number].totals.records > 0 && it.lanes[number].last >= lane.floor)
+            {
+                // What is before a damaged segment still comes. Only what is out of it must not count twice.
+                let out = lane.flight.iter().flat_map(|flight| &flight.records);
+                lane.ahead.extend(out.filter(|it| it.segment == first).map(|it| it.seq));
+                continue;
             }
             lane.floor = has.last + 1;
             lane.ahead = lane.ahead.split_off(&lane.floor);

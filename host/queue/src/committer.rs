@@ -22,7 +22,8 @@ use crate::lease::{ABANDONED_WAIT, LeaseKey, SettleError};
 use crate::meta::{Kept, Meta};
 use crate::queue::{QueueError, WhenFull};
 use crate::recovery::RESERVE;
-use crate::segment::{Fault, Head, Segment, footprint, round_overhead};
+use crate::segment::{Fault, Head, Segment};
+use crate::segment_file::{Room, SMALLEST_BYTES};
 use crate::settings::Pace;
 use crate::status::DeadLetter;
 
@@ -58,6 +59,8 @@ pub(crate) struct Writer {
     /// Summaries of sealed segments.
     pub(crate) summaries: BTreeMap<u64, Summary>,
     pub(crate) newest: u64,
+    /// Records below have been made durable.
+    pub(crate) acked: u64,
     pub(crate) strikes: u32,
     /// Whether the reserve file is there.
     pub(crate) reserve: bool,
@@ -197,10 +200,8 @@ impl Writer {
         let first = core.state().book.next();
         let batches: Vec<Batch> =
             round.iter_mut().flat_map(|arriving| std::mem::take(&mut arriving.batches)).collect();
-        let crcs = round.iter().flat_map(|arriving| arriving.crcs.iter().copied());
-        let heads: Vec<Head> =
-            (first..).zip(&batches).zip(crcs).map(|((seq, batch), crc)| Head::of(seq, batch, crc)).collect();
-        let upto = Seq(first.saturating_add(heads.len() as u64).saturating_sub(1));
+        let crcs: Vec<u32> = round.iter().flat_map(|arriving| arriving.crcs.iter().copied()).collect();
+        let upto = Seq(first.saturating_add(batches.len() as u64).saturating_sub(1));
         if core.settings.faults.answer_before_commit {
             for arriving in round.drain(..) {
                 core.state().release(arriving.footprint);
@@ -210,8 +211,8 @@ impl Writer {
                 std::thread::park_timeout(LIE_LEAD);
             }
         }
-        match self.write(core, &heads, &batches) {
-            Ok(()) => {
+        match self.write(core, first, &batches, &crcs) {
+            Ok(heads) => {
                 self.publish(core, &heads, batches);
                 for arriving in round {
                     core.state().release(arriving.footprint);
@@ -233,18 +234,25 @@ impl Writer {
     }
 
     /// Makes records durable at the end of the log.
-    fn write(&mut self, core: &Core, heads: &[Head], batches: &[Batch]) -> Result<(), Refusal> {
+    fn write(
+        &mut self,
+        core: &Core,
+        next: u64,
+        batches: &[Batch],
+        crcs: &[u32],
+    ) -> Result<Vec<Head>, Refusal> {
         if let Some(why) = &core.state().failed {
             return Err(refuse_for_now(Reason::QueueFailed, format!("the queue cannot write: {why}")));
         }
-        if heads.is_empty() {
-            return Ok(());
+        if batches.is_empty() {
+            return Ok(Vec::new());
         }
         // A receipt binds us towards every exporter, so a new one's cursor must not be lost in a crash.
         if core.state().unsaved_cursor {
             self.save(core).map_err(|fault| self.cannot_write(core, "write the cursors", &fault))?;
         }
-        let room = batches.iter().map(|batch| footprint(batch.body.len())).sum::<u64>() + round_overhead();
+        let bytes = batches.iter().map(|batch| batch.body.len() as u64).sum();
+        let room = Room { records: batches.len() as u64, bytes };
         let (first, segment) = self.segment_for(core, room)?;
         let others = core.sealed_disk_bytes();
         if others + segment.file().disk_bytes_with(room) > core.settings.budget_bytes {
@@ -254,25 +262,26 @@ impl Writer {
         if let Err(error) = segment.file().reserve_ahead(room) {
             return Err(self.cannot_write(core, "reserve disk for the segment", &Fault::from(error)));
         }
-        let appended = segment.append(heads, batches);
+        let heads = segment.place(next, batches, crcs.iter().copied());
+        let appended = segment.append(&heads, batches);
         core.state().active_bytes = segment.file().disk_bytes();
         match appended {
             Ok(()) => {
                 self.strikes = 0;
-                Ok(())
+                self.acked = heads.last().map_or(self.acked, |head| head.seq + 1);
+                Ok(heads)
             }
-            Err(fault) => Err(self.wound(core, first, &segment, heads, &fault)),
+            Err(fault) => Err(self.wound(core, first, &segment, &heads, &fault)),
         }
     }
 
     /// The segment that has room for a round, a new one where the last is full.
-    fn segment_for(&mut self, core: &Core, room: u64) -> Result<(u64, Arc<Segment>), Refusal> {
+    fn segment_for(&mut self, core: &Core, room: Room) -> Result<(u64, Arc<Segment>), Refusal> {
         if std::mem::take(&mut core.state().abandon_active) {
             self.abandon(core);
         }
         let full = |active: &Active| {
-            let file = active.segment.file();
-            !active.sound || file.high() + room > core.settings.segment_bytes.max(SMALLEST_FILE + room)
+            !active.sound || !active.segment.file().has_room(room, core.settings.segment_bytes)
         };
         if self.active.as_ref().is_some_and(full) {
             self.seal(core);
@@ -282,7 +291,7 @@ impl Writer {
         }
         let first = core.state().book.next();
         let others = core.state().disk_bytes();
-        if others + SMALLEST_FILE > core.settings.budget_bytes {
+        if others + SMALLEST_BYTES > core.settings.budget_bytes {
             core.state().pressed = true;
             return Err(refuse_for_now(Reason::QueueFull, "the queue's budget of disk is used up"));
         }
@@ -291,7 +300,7 @@ impl Writer {
             core.store.forget(first);
             core.state().sealed_bytes.remove(&first);
         }
-        let made = Segment::create(&core.store.opening, core.store.folder(), first);
+        let made = Segment::create(&core.store.opening, core.store.folder(), first, room);
         let segment = Arc::new(made.map_err(|fault| self.strike(core, "make a segment", &fault))?);
         core.store.put(first, Arc::clone(&segment));
         {
@@ -326,7 +335,7 @@ impl Writer {
         state.wake_all();
     }
 
-    /// A round failed after redb had begun: its places are not used again, and the segment is not written again.
+    /// A round failed after its first write: its places are not used again, and the segment is not written again.
     fn wound(
         &mut self,
         core: &Core,
@@ -343,7 +352,8 @@ impl Writer {
             core.counts.sync_failures.add(1);
         }
         segment.file().freeze();
-        core.store.taint(first);
+        // They may be in the file all the same, and are not of the log.
+        core.store.taint(first, heads.iter().map(|head| head.seq).collect());
         warn!(segment = first, error = %fault, "segment not written any more, the next round begins another");
         self.strike(core, "write the segment", fault)
     }
@@ -382,6 +392,10 @@ impl Writer {
         let file = segment.file_handle();
         drop(segment);
         if sound {
+            if let Err(error) = file.trim() {
+                // It is only room that is not given back.
+                warn!(segment = first, error = %error, "segment not trimmed");
+            }
             core.store.seal(first);
         }
         let mut state = core.state();
@@ -402,9 +416,6 @@ impl Writer {
         }
     }
 }
-
-/// redb's smallest file, with a step of reservation.
-const SMALLEST_FILE: u64 = 1_200 << 10;
 
 // === impl Writer: room ===
 
@@ -684,6 +695,7 @@ impl Writer {
             incarnation: core.incarnation,
             next: state.book.next(),
             newest: self.newest,
+            acked: self.acked,
             clean: false,
             orphaned: state.orphaned,
             cursors,

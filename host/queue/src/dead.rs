@@ -9,6 +9,8 @@
 //!
 //! Letters and totals have a checksum before them (`checked.rs`), bodies have theirs in the letter.
 //!
+//! Pages of redb are powers of two, so a body is cut into pieces that fill such pages ([`pieces`]).
+//!
 //! Every transaction is durable when the call returns, and saves redb's allocator, so that a start after a crash need
 //! not read the file.
 //!
@@ -26,7 +28,7 @@ use crate::backend::{Backend, BackendFile};
 use crate::checked::{seal, unseal};
 use crate::disk::Disk;
 use crate::meta::set_aside;
-use crate::segment::{Fault, fault, footprint, guarded, pieces};
+use crate::segment::{Fault, fault, guarded};
 use crate::status::DeadLetter;
 
 const LETTERS: TableDefinition<u64, &[u8]> = TableDefinition::new("letters");
@@ -45,6 +47,12 @@ const LIST_MAX: usize = 1_000;
 const REASON_BYTES_MAX: usize = 4 << 10;
 /// A letter's JSON, beside its reason and names.
 const LETTER_OVERHEAD: u64 = 512;
+/// Page that a large piece fills: larger ones are wasteful to allocate and to keep in redb's cache.
+const PAGE_BYTES_MAX: usize = 256 << 10;
+/// The smallest page of redb.
+const PAGE_BYTES_MIN: usize = 4 << 10;
+/// What redb adds to the one value of a leaf: 4 bytes of header, 4 of offset, 12 of key, and some to spare.
+const PAGE_OVERHEAD: usize = 64;
 
 /// Why the dead-letter log did not take letters.
 #[derive(Debug)]
@@ -109,7 +117,7 @@ impl DeadLog {
     /// Opens the file, if it is there.
     fn load(&mut self) -> Result<(), Fault> {
         let file = match self.disk.open(&self.folder.join(FILE), false) {
-            Ok(file) => BackendFile::new(file, self.budget, None)?,
+            Ok(file) => BackendFile::new(file, self.budget)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
@@ -131,7 +139,7 @@ impl DeadLog {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             Ok(()) | Err(_) => {}
         }
-        let open = Open::new(BackendFile::new(self.disk.open(&making, true)?, self.budget, None)?)?;
+        let open = Open::new(BackendFile::new(self.disk.open(&making, true)?, self.budget)?)?;
         let txn = open.begin()?;
         txn.open_table(LETTERS).map_err(fault)?;
         txn.open_table(BODIES).map_err(fault)?;
@@ -391,6 +399,35 @@ fn letter_size(letter: &DeadLetter, body: usize) -> u64 {
     footprint(body) + LETTER_OVERHEAD + (letter.exporter.len() + REASON_BYTES_MAX) as u64
 }
 
+/// Cuts a body of `length` bytes into pieces that fill pages to three quarters at least, except the last.
+fn pieces(length: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut at = 0;
+    let mut empty = length == 0;
+    std::iter::from_fn(move || {
+        if std::mem::take(&mut empty) {
+            return Some(0..0);
+        }
+        let left = length.checked_sub(at).filter(|left| *left > 0)?;
+        let page = (left + PAGE_OVERHEAD).next_power_of_two().clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX);
+        let fits = page - PAGE_OVERHEAD;
+        // A page that would be filled badly is halved: what is left goes into another, smaller one.
+        let take = if left < fits && left < page / 4 * 3 && page > PAGE_BYTES_MIN * 8 {
+            page / 2 - PAGE_OVERHEAD
+        } else {
+            left.min(fits)
+        };
+        let piece = at..at + take;
+        at += take;
+        Some(piece)
+    })
+}
+
+/// Bytes on disk that a body takes, with its head, at the most.
+fn footprint(length: usize) -> u64 {
+    let pages = pieces(length).map(|piece| (piece.len() + PAGE_OVERHEAD).next_power_of_two().max(256) as u64);
+    pages.sum::<u64>() + 128
+}
+
 fn cut(reason: &mut String) {
     let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
@@ -413,5 +450,32 @@ fn decode_totals(content: &[u8]) -> Result<(u64, u64), Fault> {
     match content.split_first_chunk::<8>().map(|(letters, bytes)| (*letters, bytes.try_into())) {
         Some((letters, Ok(bytes))) => Ok((u64::from_le_bytes(letters), u64::from_le_bytes(bytes))),
         Some((_, Err(_))) | None => Err(Fault::Damaged("the totals of letters".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: bodies of every size around the borders of pages.
+    /// Guarantees: the pieces are the body in order, each fits into its page, and a body never takes twice its size
+    /// (beyond small ones).
+    #[test]
+    fn pieces_cover_the_body_and_fill_their_pages() {
+        let around = |size: usize| size.saturating_sub(70)..size + 70;
+        for length in
+            around(0).chain(around(4096)).chain(around(98_304)).chain(around(262_144)).chain(around(845_000))
+        {
+            let mut at = 0;
+            for piece in pieces(length) {
+                assert_eq!(piece.start, at, "body of {length}");
+                assert!(piece.len() + PAGE_OVERHEAD <= PAGE_BYTES_MAX);
+                at = piece.end;
+            }
+            assert_eq!(at, length);
+            if length > 64 << 10 {
+                assert!(footprint(length) < length as u64 * 3 / 2, "{length} takes {}", footprint(length));
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 //!   meta.redb        cursors                                   (meta.rs)
 //!   dead.redb        dead letters                              (dead.rs)
 //!   reserve          deleted to make room for settlements when the disk is full
-//!   segments/        the log                                   (segment.rs)
+//!   segments/        the log                                   (segment.rs, segment_file.rs)
 //!     00000000000000000001.redb
 //!     00000000000000016384.redb.quarantine                     what could not be read, set aside
 //!
@@ -37,7 +37,8 @@ use crate::hot::Hot;
 use crate::lease::{LeaseKey, SettleError};
 use crate::queue::QueueError;
 use crate::reader::{Read, run_reader};
-use crate::segment::{Fault, footprint};
+use crate::segment::Fault;
+use crate::segment_file::footprint;
 use crate::settings::{Pace, SMALL_BYTES_MAX, Settings};
 use crate::status::QueueCounts;
 use crate::store::Store;

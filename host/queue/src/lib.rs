@@ -13,13 +13,13 @@
 //! | `reader.rs` | leases and settlements on disk |
 //! | `operations.rs` | what the daemon asks of it |
 //! | `store.rs`, `hot.rs` | segments that are open, bodies that are still in memory |
-//! | `segment.rs` | the segment file, with its picture |
+//! | `segment.rs`, `segment_file.rs` | records in a segment, and the file that they are in, with their pictures |
 //! | `meta.rs` | cursors on disk |
 //! | `dead.rs` | the dead-letter log |
 //! | `recovery.rs` | what a start does with what it finds |
 //! | `inspect.rs` | what `weir queue` does, with the daemon running or not |
 //! | `checked.rs` | small values with a checksum |
-//! | `backend.rs`, `disk.rs` | redb's files on a disk that tests replace |
+//! | `backend.rs`, `disk.rs` | files that are synced until the first failure, on a disk that tests replace |
 //!
 //! Invariant: knows no network, no plugin and no clock; time and bytes come in as arguments.
 
@@ -42,6 +42,7 @@ mod queue;
 mod reader;
 mod recovery;
 mod segment;
+mod segment_file;
 mod settings;
 mod status;
 mod store;

@@ -184,7 +184,10 @@ impl Core {
                 lane: batch.lane,
                 items: batch.items,
                 bytes,
-                crc: 0,
+                offset: 0,
+                body_crc: 0,
+                begins_round: false,
+                torn: false,
             });
             if listeners {
                 state.bodies.insert(seq, (batch.body, batch.claim));

@@ -1,7 +1,7 @@
 //! `meta.redb`: how far every exporter is, and what need not be read again at a start.
 //!
 //! ```text
-//! table facts     "format" ▶ u64 · "log" ▶ incarnation u128 · "next" ▶ u64 · "newest" ▶ u64 · "clean", "orphaned" ▶ 0 or 1
+//! table facts     "format" ▶ u64 · "log" ▶ incarnation u128 · "next", "newest", "acked" ▶ u64 · "clean", "orphaned" ▶ 0 or 1
 //! table cursors   exporter ▶ JSON of floors, places ahead, time since it was removed
 //! table segments  first place ▶ JSON of what it has in each lane
 //! ```
@@ -44,6 +44,8 @@ pub(crate) struct Kept {
     pub(crate) next: u64,
     /// The first place of the newest segment.
     pub(crate) newest: u64,
+    /// Records below had a receipt when this was written.
+    pub(crate) acked: u64,
     /// Whether the queue was closed.
     pub(crate) clean: bool,
     /// Cursors were lost, and not every exporter has been heard of since.
@@ -89,7 +91,7 @@ impl Meta {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((meta(None), Found::Nothing)),
             Err(error) => return Err(error.into()),
         };
-        let loaded = Self::load(BackendFile::new(file, SIZE, None)?);
+        let loaded = Self::load(BackendFile::new(file, SIZE)?);
         if matches!(&loaded, Err(Fault::Io(_) | Fault::Full(_))) {
             // A disk that does not let us repair may let us read; what is saved next is a new file.
             let (_, kept) = Self::load(BackendFile::overlaid(disk.open(&path, false)?)?)?;
@@ -144,8 +146,8 @@ impl Meta {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             Ok(()) | Err(_) => {}
         }
-        let file = BackendFile::new(self.disk.open(&making, true)?, SIZE, None)?;
-        file.reserve_ahead(SIZE)?;
+        let file = BackendFile::new(self.disk.open(&making, true)?, SIZE)?;
+        file.reserve_upto(SIZE)?;
         let db = guarded(|| {
             redb::Builder::new()
                 .set_cache_size(CACHE_BYTES)
@@ -195,6 +197,7 @@ fn read(db: &Database) -> Result<Kept, Fault> {
         incarnation: u128::from_le_bytes(log),
         next: number("next")?.ok_or_else(|| missing("the next place"))?,
         newest: number("newest")?.unwrap_or(0),
+        acked: number("acked")?.unwrap_or(0),
         clean: number("clean")? == Some(1),
         orphaned: number("orphaned")? == Some(1),
         ..Kept::default()
@@ -226,6 +229,7 @@ fn write(open: &mut Open, kept: &Kept) -> Result<(), Fault> {
             ("format", u64::from(FORMAT)),
             ("next", kept.next),
             ("newest", kept.newest),
+            ("acked", kept.acked),
             ("clean", u64::from(kept.clean)),
             ("orphaned", u64::from(kept.orphaned)),
         ];

@@ -5,7 +5,7 @@
 //! | a name that is not ours | left alone, said once |
 //! | `*.tmp` | deleted: it never had a record whose receipt was given |
 //! | a segment that the cursors' file describes | not opened |
-//! | the newest segment after a crash, or one not described | repaired, read, closed |
+//! | the newest segment after a crash, or one not described | repaired, read, closed; what the crash tore is counted |
 //! | a segment that is empty, damaged, newer, or of another log | renamed to `*.quarantine`, counted, shown |
 //! | no cursors, but segments | every exporter begins at the oldest record |
 //! | the newest segment is gone or set aside | its places are not given again: numbering goes on far above |
@@ -89,6 +89,7 @@ pub(crate) fn recover(
         lock: Some(lock),
         summaries: std::mem::take(&mut start.summaries),
         newest,
+        acked: kept.acked,
         strikes: 0,
         reserve: reserve.is_ok(),
     };
@@ -194,7 +195,8 @@ impl Start {
             let summary = kept.segments.get(&first).filter(|_| trusted);
             let added = match summary {
                 Some(summary) => self.describe(first, summary.clone()),
-                None => self.inspect(first),
+                // Records below have a receipt; only the newest segment can have them and a round that is torn.
+                None => self.inspect(first, if Some(first) == last { kept.acked } else { 0 }),
             };
             match added {
                 Ok(()) => newest = first,
@@ -219,20 +221,24 @@ impl Start {
     }
 
     /// Opens a segment, repairs it if need be, reads what it has and closes it.
-    fn inspect(&mut self, first: u64) -> Result<(), Fault> {
+    fn inspect(&mut self, first: u64, acked: u64) -> Result<(), Fault> {
         let opening = self.store.opening.clone();
         let path = self.store.path(first);
-        let (segment, repaired) = match Segment::open_to_read(&opening, &path) {
-            Ok(segment) => (segment, true),
+        let (segment, torn, repaired) = match Segment::recover(&opening, &path, acked) {
+            Ok((segment, torn)) => (segment, torn, true),
             // A disk that does not let us repair may let us read.
             Err(Fault::Io(error) | Fault::Full(error)) => {
                 warn!(segment = first, error = %error, "segment not repaired on disk, read as it is");
                 self.troubles.push(format!("repair segment {first}: {error}"));
-                self.store.taint(first);
-                (Segment::open_frozen(&opening, &path)?, false)
+                let segment = Segment::open_frozen(&opening, &path)?;
+                let torn = segment.torn(acked)?;
+                segment.mark_torn(&torn)?;
+                self.store.taint(first, torn.iter().map(|head| head.seq).collect());
+                (segment, torn.len() as u64, false)
             }
             Err(other) => return Err(other),
         };
+        self.note_torn(first, torn);
         if segment.identify()? != opening.incarnation {
             return Err(Fault::Damaged("it belongs to another log".to_owned()));
         }
@@ -259,10 +265,23 @@ impl Start {
         Ok(())
     }
 
+    fn note_torn(&self, first: u64, torn: u64) {
+        if torn > 0 {
+            info!(
+                segment = first,
+                records = torn,
+                "records of an unfinished round dropped, none had a receipt"
+            );
+            self.counts.torn.add(torn);
+        }
+    }
+
     fn adopt_incarnation(&mut self, firsts: &[u64]) {
         for first in firsts.iter().rev() {
-            let opened = Segment::open_to_read(&self.store.opening, &self.store.path(*first));
-            if let Ok(incarnation) = opened.and_then(|segment| segment.identify()) {
+            let recovered = Segment::recover(&self.store.opening, &self.store.path(*first), 0);
+            let Ok((segment, torn)) = recovered else { continue };
+            self.note_torn(*first, torn);
+            if let Ok(incarnation) = segment.identify() {
                 self.store.opening.incarnation = incarnation;
                 return;
             }

@@ -26,8 +26,8 @@ pub struct Settings {
     pub dead_letter_bytes: u64,
     /// Bodies of records just appended that are kept in memory for exporters that are up to date.
     pub hot_bytes: u64,
-    /// redb's cache for the segment that is written; claimed in the ledger at open. Half of it holds a transaction's
-    /// pages: what does not fit there is written twice.
+    /// redb's cache for the segment that is written; claimed in the ledger at open. It has heads in it, not bodies: the
+    /// pages that a round changes, and those above them.
     pub cache_bytes: usize,
     /// A file of this size is deleted to make room for settlements when the disk is full.
     pub reserve_bytes: u64,
@@ -61,7 +61,7 @@ impl Settings {
             segment_bytes: 64 << 20,
             dead_letter_bytes: 256 << 20,
             hot_bytes: 8 << 20,
-            cache_bytes: 4 << 20,
+            cache_bytes: 1 << 20,
             reserve_bytes: 4 << 20,
             round_bytes: ROUND_BYTES_DEFAULT,
             round_records: ROUND_RECORDS_DEFAULT,
@@ -102,7 +102,7 @@ impl Settings {
 const OTHER_CACHES_BYTES: u64 = 6 * (128 << 10) + 2 * (256 << 10);
 /// A smaller budget is raised to this: less than a handful of the smallest segments cannot hold anything.
 const BUDGET_BYTES_MIN: u64 = 16 << 20;
-/// redb's smallest file has 1 MiB.
+/// Of less, an empty index would be more than a quarter.
 const SEGMENT_BYTES_MIN: u64 = 2 << 20;
 
 /// Body bytes of one append round.

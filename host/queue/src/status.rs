@@ -116,6 +116,9 @@ pub struct QueueCounts {
     pub skipped: BySignal,
     /// Items that could not be read back (checksum, damaged segment), for each exporter that had them to come: lost.
     pub damaged: BySignal,
+    /// Records of the last round before a crash whose bytes are not what the round wrote, dropped at the start. A record
+    /// that is known to have had a receipt counts as damaged instead.
+    pub torn: Counter,
     /// Segments set aside in this run.
     pub quarantined: Counter,
     /// `fdatasync` calls that failed.

@@ -25,8 +25,9 @@ pub(crate) struct Store {
 #[derive(Debug, Default)]
 struct Shelf {
     segments: BTreeMap<u64, Slot>,
-    /// Segments that are not written again while this process lives: neither appended to nor repaired.
-    tainted: BTreeSet<u64>,
+    /// Segments that are not written again while this process lives, neither appended to nor repaired; each with the
+    /// places of records that are in the file and not of the log.
+    tainted: BTreeMap<u64, BTreeSet<u64>>,
     clock: u64,
 }
 
@@ -63,12 +64,12 @@ impl Store {
             return Ok(Arc::clone(&slot.segment));
         }
         let path = self.path(first);
-        let mut tainted = shelf.tainted.contains(&first);
+        let mut tainted = shelf.tainted.contains_key(&first);
         let clean = if tainted { None } else { Some(Segment::open_to_read(&self.opening, &path)) };
         if let Some(Err(Fault::Io(error) | Fault::Full(error))) = &clean {
             // The repair may have failed at a sync, and a file is never synced again after that.
             warn!(segment = first, error = %error, "segment not repaired on disk, read as it is");
-            shelf.tainted.insert(first);
+            shelf.tainted.insert(first, BTreeSet::new());
             tainted = true;
         }
         let opened = match clean {
@@ -78,6 +79,9 @@ impl Store {
         let segment = Arc::new(opened?);
         if segment.identify()? != self.opening.incarnation {
             return Err(Fault::Damaged("it belongs to another log".to_owned()));
+        }
+        if let Some(foreign) = shelf.tainted.get(&first) {
+            segment.mark_torn_at(foreign)?;
         }
         shelf.segments.insert(first, Slot { segment: Arc::clone(&segment), used: now, pinned: false });
         shelf.tidy();
@@ -104,11 +108,12 @@ impl Store {
 
     /// The segment is frozen after an error: from now on it is read without being written.
     ///
-    /// A reader may still have the old handle. It cannot write, so a second one is no danger.
-    pub(crate) fn taint(&self, first: u64) {
+    /// Records at the places in `foreign` may be in it, and are not of the log. A reader may still have the old handle.
+    /// It cannot write, so a second one is no danger.
+    pub(crate) fn taint(&self, first: u64, foreign: BTreeSet<u64>) {
         let mut shelf = self.shelf();
         shelf.segments.remove(&first);
-        shelf.tainted.insert(first);
+        shelf.tainted.insert(first, foreign);
     }
 
     /// Forgets a segment whose file is gone or set aside.
@@ -164,7 +169,7 @@ impl Shelf {
             Ok(segment) => {
                 if let Err(fault) = segment.close() {
                     warn!(segment = first, error = %fault, "segment not closed cleanly, the next start repairs it");
-                    self.tainted.insert(first);
+                    self.tainted.insert(first, BTreeSet::new());
                 }
             }
             Err(segment) => {

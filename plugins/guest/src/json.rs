@@ -54,14 +54,26 @@ const LONG_COPY: usize = 512;
 /// Digits of the largest `u64`.
 const DIGITS_MAX: usize = 20;
 
+/// Bytes of a number with an exponent: `-2.2250738585072014e-308` has 24.
+const FLOAT_BYTES_MAX: usize = 32;
+
 static HEX: [[u8; 2]; 256] = hex_pairs();
 static DECIMAL: [[u8; 2]; 100] = decimal_pairs();
 static BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Writes JSON into one buffer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct JsonWriter {
     out: Vec<u8>,
+    /// Bytes that the text may have.
+    limit: usize,
+    overflowed: bool,
+}
+
+impl Default for JsonWriter {
+    fn default() -> Self {
+        Self { out: Vec::new(), limit: usize::MAX, overflowed: false }
+    }
 }
 
 impl Literal {
@@ -91,7 +103,20 @@ impl JsonWriter {
     /// An empty text with room for `bytes`.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { out: Vec::with_capacity(bytes) }
+        Self { out: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// With a limit to its text, which costs nothing before it is reached: text that would grow past it is thrown away
+    /// all of it, and [`Self::overflowed`] says so from then on. What is written then is no JSON, and bounded too.
+    #[must_use]
+    pub fn limited(self, bytes: usize) -> Self {
+        Self { limit: bytes, ..self }
+    }
+
+    /// Whether text was thrown away since it grew past the limit.
+    #[must_use]
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// What has been written.
@@ -150,7 +175,19 @@ impl JsonWriter {
     #[cold]
     #[inline(never)]
     fn grow(&mut self, bytes: usize) {
-        self.out.reserve(bytes);
+        if self.out.len().saturating_add(bytes) > self.limit.saturating_add(2 * SLACK) {
+            self.overflowed = true;
+            self.out.clear();
+        }
+        // Doubled, but not past what may be used.
+        let doubled = self.out.capacity().saturating_mul(2).min(self.limit.saturating_add(2 * SLACK));
+        self.out.reserve_exact(doubled.saturating_sub(self.out.len()).max(bytes));
+    }
+
+    /// Text as it is, on the slow paths: within the limit, which the buffer alone does not know.
+    fn append(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        self.out.extend_from_slice(bytes);
     }
 
     /// The text ends at `end` now.
@@ -185,7 +222,7 @@ impl JsonWriter {
     #[inline]
     pub fn raw(&mut self, json: &[u8]) {
         if json.len() >= LONG_COPY {
-            self.out.extend_from_slice(json);
+            self.append(json);
             return;
         }
         let at = self.reserve(json.len());
@@ -231,7 +268,7 @@ impl JsonWriter {
     #[inline(never)]
     fn delimited_slowly(&mut self, around: &Around, text: &[u8]) {
         self.literal(&around.before);
-        escape_into(&mut self.out, text);
+        self.escape(text);
         self.literal(&around.after);
     }
 
@@ -258,11 +295,11 @@ impl JsonWriter {
     #[cold]
     #[inline(never)]
     fn member_slowly(&mut self, key: &[u8], value: &[u8]) {
-        self.out.push(b'"');
-        escape_into(&mut self.out, key);
-        self.out.extend_from_slice(b"\":\"");
-        escape_into(&mut self.out, value);
-        self.out.extend_from_slice(b"\",");
+        self.append(b"\"");
+        self.escape(key);
+        self.append(b"\":\"");
+        self.escape(value);
+        self.append(b"\",");
     }
 
     /// A member whose value is a whole number in a string, and the comma behind it: `"key":"number",`.
@@ -301,11 +338,47 @@ impl JsonWriter {
                 return self.finish(at.add(2));
             }
         }
-        let mut once = Vec::with_capacity(text.len() + text.len() / 4 + 2);
-        once.push(b'"');
-        escape_into(&mut once, text);
-        once.push(b'"');
-        escape_into(&mut self.out, &once);
+        let mut once = Self::with_capacity(text.len() + text.len() / 4 + 2).limited(self.limit);
+        once.append(b"\"");
+        once.escape(text);
+        once.append(b"\"");
+        self.overflowed |= once.overflowed;
+        self.escape(once.as_bytes());
+    }
+
+    /// A string's content, escaped; what is not UTF-8 becomes U+FFFD.
+    fn escape(&mut self, text: &[u8]) {
+        for chunk in text.utf8_chunks() {
+            self.escape_utf8(chunk.valid().as_bytes());
+            if !chunk.invalid().is_empty() {
+                self.append("\u{fffd}".as_bytes());
+            }
+        }
+    }
+
+    fn escape_utf8(&mut self, text: &[u8]) {
+        let mut start = 0;
+        for (at, &byte) in text.iter().enumerate() {
+            if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+                continue;
+            }
+            if self.overflowed {
+                return;
+            }
+            self.append(&text[start..at]);
+            start = at + 1;
+            match byte {
+                b'"' | b'\\' => self.append(&[b'\\', byte]),
+                b'\n' => self.append(b"\\n"),
+                b'\r' => self.append(b"\\r"),
+                b'\t' => self.append(b"\\t"),
+                _ => {
+                    self.append(b"\\u00");
+                    self.append(&HEX[usize::from(byte)]);
+                }
+            }
+        }
+        self.append(&text[start..]);
     }
 
     // === ids and numbers ===
@@ -370,7 +443,7 @@ impl JsonWriter {
     #[inline]
     pub fn signed(&mut self, number: i64) {
         if number < 0 {
-            self.out.push(b'-');
+            self.append(b"-");
         }
         self.unsigned(number.unsigned_abs());
     }
@@ -384,12 +457,14 @@ impl JsonWriter {
         } else if number.is_infinite() {
             self.raw(if number > 0.0 { b"Infinity" } else { b"-Infinity" });
         } else {
+            self.reserve(FLOAT_BYTES_MAX);
             write!(self.out, "{number:?}").expect("writing into a Vec can't fail");
         }
     }
 
     /// Bytes in base64 with padding, without quotes.
     pub fn base64(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len().div_ceil(3).saturating_mul(4));
         for three in bytes.chunks(3) {
             let byte = |index: usize| three.get(index).copied().unwrap_or(0);
             let [first, second, third] = [byte(0), byte(1), byte(2)].map(u32::from);
@@ -461,40 +536,6 @@ unsafe fn put_up_to_4_digits(at: *mut u8, number: u32) -> *mut u8 {
     }
 }
 
-// === escapes ===
-
-/// Appends a string's content, escaped; what is not UTF-8 becomes U+FFFD.
-fn escape_into(out: &mut Vec<u8>, text: &[u8]) {
-    for chunk in text.utf8_chunks() {
-        escape_utf8_into(out, chunk.valid().as_bytes());
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{fffd}".as_bytes());
-        }
-    }
-}
-
-fn escape_utf8_into(out: &mut Vec<u8>, text: &[u8]) {
-    let mut start = 0;
-    for (at, &byte) in text.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&text[start..at]);
-        start = at + 1;
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&HEX[usize::from(byte)]);
-            }
-        }
-    }
-    out.extend_from_slice(&text[start..]);
-}
-
 // === tables ===
 
 const fn hex_pairs() -> [[u8; 2]; 256] {
@@ -544,6 +585,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Scenario: writers with a limit are given text that grows past it, in one string and in many, by each way to write.
+    /// Guarantees: they say so from then on, and never hold more than the limit and what came last.
+    #[test]
+    fn text_past_the_limit_is_thrown_away() {
+        const LIMIT: usize = 10_000;
+        type Write = fn(&mut JsonWriter, &[u8]);
+        let ways: [(&str, Write); 7] = [
+            ("string", |json, text| json.string(text)),
+            ("member", |json, text| json.member(b"key", text)),
+            ("key", |json, text| json.member_number(text, -1)),
+            ("inner", |json, text| json.inner_string(text)),
+            ("raw", |json, text| json.raw(text)),
+            ("base64", |json, text| json.base64(text)),
+            ("float", |json, _| json.float(-f64::MIN_POSITIVE)),
+        ];
+        for (name, write) in ways {
+            for text in [&b"abc"[..], &b"\x01".repeat(50), &b"a\xff".repeat(50), &[b'x'; 1000]] {
+                let mut json = JsonWriter::default().limited(LIMIT);
+                let (mut before, mut writes) = (0, 0);
+                while !json.overflowed() {
+                    before = json.len();
+                    write(&mut json, text);
+                    writes += 1;
+                    assert!(writes < 2 * LIMIT, "{name} grows without end");
+                }
+                assert!(before > LIMIT / 2, "{name} was thrown away at {before} bytes");
+                (0..1000).for_each(|_| write(&mut json, text));
+                assert!(json.overflowed() && json.out.capacity() <= LIMIT + 4 * SLACK, "{name}");
+            }
+        }
+        let mut json = JsonWriter::default().limited(LIMIT);
+        json.string(&[1; LIMIT / 2]);
+        assert!(json.overflowed());
     }
 
     /// Scenario: random bytes, biased towards what must be escaped, as keys, values, inner strings and plain

@@ -29,6 +29,9 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// Room behind that: the body is looked at after each span, and growing would copy all of it.
 const BODY_BYTES_SPARE: usize = 1 << 20;
 
+/// What a body and each text for it may have while they are written: a text can grow to six times its bytes.
+pub(crate) const TEXT_BYTES_MAX: usize = BODY_BYTES_MAX + BODY_BYTES_SPARE;
+
 /// Links that are written; the Collector's reader stops there too. The rest is counted as dropped.
 const LINKS_MAX: u32 = 128;
 
@@ -113,6 +116,8 @@ pub(crate) trait Spelling: Default {
     fn reserve(&mut self, bytes: usize);
     /// Bytes written so far.
     fn len(&self) -> usize;
+    /// Whether something was left out since it is past [`TEXT_BYTES_MAX`]: what was written is worth nothing then.
+    fn overflowed(&self) -> bool;
     fn as_bytes(&self) -> &[u8];
     /// The list of all spans written.
     fn into_list(self) -> Vec<u8>;
@@ -130,10 +135,11 @@ pub fn encode(body: &[u8], format: Format) -> Result<Encoded, Failure> {
 }
 
 fn encode_as<S: Spelling>(body: &[u8]) -> Result<Encoded, Failure> {
-    let mut pass = Pass { out: S::default(), ..Pass::default() };
+    let scratch = JsonWriter::default().limited(TEXT_BYTES_MAX);
+    let mut pass = Pass { out: S::default(), scratch, ..Pass::default() };
     let mut span = Fields::default();
     let (mut spans, mut invalid) = (0, 0);
-    pass.out.reserve(body.len().saturating_mul(2).min(BODY_BYTES_MAX + BODY_BYTES_SPARE));
+    pass.out.reserve(body.len().saturating_mul(2).min(TEXT_BYTES_MAX));
     for group in resource_groups(body) {
         let group = group?;
         let resource = Resource::parse(&group)?;
@@ -149,11 +155,17 @@ fn encode_as<S: Spelling>(body: &[u8]) -> Result<Encoded, Failure> {
                 };
                 let common = match &common {
                     Some(common) => common,
-                    None => common.insert(CommonTags::new(&resource, &scope.scope_view()?)?),
+                    None => {
+                        let tags = CommonTags::new(&resource, &scope.scope_view()?)?;
+                        if tags.overflowed() {
+                            return Err(Failure::TooLarge);
+                        }
+                        common.insert(tags)
+                    }
                 };
                 pass.span(&span, &head, resource.service, common)?;
                 spans += 1;
-                if pass.out.len() > BODY_BYTES_MAX {
+                if pass.out.len() > BODY_BYTES_MAX || pass.out.overflowed() || pass.scratch.overflowed() {
                     return Err(Failure::TooLarge);
                 }
             }

@@ -16,16 +16,22 @@ use weir_guest::spans::{Attribute, EventFields, attribute};
 use weir_guest::text;
 use weir_guest::wire::Malformed;
 
-use crate::encode::{Head, Kind, Spelling, Tag};
+use crate::encode::{Head, Kind, Spelling, TEXT_BYTES_MAX, Tag};
 use crate::endpoint::Endpoint;
 
 /// Spans in JSON, each with a comma behind it.
-#[derive(Default)]
 pub(crate) struct JsonSpelling {
     out: JsonWriter,
     scratch: JsonWriter,
     /// Where the members of the object at hand begin: an object without any is taken back.
     members_at: usize,
+}
+
+impl Default for JsonSpelling {
+    fn default() -> Self {
+        let writer = || JsonWriter::default().limited(TEXT_BYTES_MAX);
+        Self { out: writer(), scratch: writer(), members_at: 0 }
+    }
 }
 
 const SPAN: Literal = Literal::new("{\"traceId\":\"");
@@ -189,12 +195,16 @@ impl Spelling for JsonSpelling {
     }
 
     fn reserve(&mut self, bytes: usize) {
-        self.out = JsonWriter::with_capacity(bytes);
+        self.out = JsonWriter::with_capacity(bytes).limited(TEXT_BYTES_MAX);
         self.out.raw(b"[");
     }
 
     fn len(&self) -> usize {
         self.out.len()
+    }
+
+    fn overflowed(&self) -> bool {
+        self.out.overflowed() || self.scratch.overflowed()
     }
 
     fn as_bytes(&self) -> &[u8] {

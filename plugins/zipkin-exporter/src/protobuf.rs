@@ -10,16 +10,24 @@ use weir_guest::text;
 use weir_guest::wire::Malformed;
 use weir_guest::wire::encode::{Encoder, Open};
 
-use crate::encode::{Head, Spelling, Tag};
+use crate::encode::{Head, Spelling, TEXT_BYTES_MAX, Tag};
 use crate::endpoint::Endpoint;
 use crate::json::reads_as_event;
 
 /// Spans in protobuf.
-#[derive(Default)]
 pub(crate) struct ProtobufSpelling {
     out: Encoder,
     scratch: JsonWriter,
     span: Option<Open>,
+    /// Something was left out, being too large.
+    overflowed: bool,
+}
+
+impl Default for ProtobufSpelling {
+    fn default() -> Self {
+        let scratch = JsonWriter::default().limited(TEXT_BYTES_MAX);
+        Self { out: Encoder::default(), scratch, span: None, overflowed: false }
+    }
 }
 
 impl Spelling for ProtobufSpelling {
@@ -38,16 +46,23 @@ impl Spelling for ProtobufSpelling {
         if let Some(kind) = head.kind {
             out.varint(4, kind as u64);
         }
-        out.nonempty_bytes(5, utf8(head.name));
+        let name = utf8(head.name);
+        if self.fits(name.len()) {
+            self.out.nonempty_bytes(5, name);
+        }
+        let out = &mut self.out;
         out.nonzero_fixed64(6, head.timestamp);
         out.nonzero_varint(7, head.duration);
     }
 
     fn tag(&mut self, tag: &Tag<'_>) {
-        self.out.message(11, |out| {
-            out.bytes(1, utf8(tag.key));
-            out.bytes(2, utf8(tag.value));
-        });
+        let (key, value) = (utf8(tag.key), utf8(tag.value));
+        if self.fits(key.len().saturating_add(value.len())) {
+            self.out.message(11, |out| {
+                out.bytes(1, key);
+                out.bytes(2, value);
+            });
+        }
     }
 
     fn tag_number(&mut self, key: &[u8], value: i64) {
@@ -60,7 +75,9 @@ impl Spelling for ProtobufSpelling {
     }
 
     fn spelled_tags(&mut self, spelled: &[u8]) {
-        self.out.raw(spelled);
+        if self.fits(spelled.len()) {
+            self.out.raw(spelled);
+        }
     }
 
     fn end_tags(&mut self) {}
@@ -92,10 +109,14 @@ impl Spelling for ProtobufSpelling {
             text.raw(b"}");
         }
         let value = if plain { utf8(event.name) } else { Cow::Borrowed(text.as_bytes()) };
-        self.out.message(10, |annotation| {
-            annotation.fixed64(1, time);
-            annotation.bytes(2, value);
-        });
+        let fits = fits(&self.out, value.len());
+        self.overflowed |= !fits;
+        if fits {
+            self.out.message(10, |annotation| {
+                annotation.fixed64(1, time);
+                annotation.bytes(2, value);
+            });
+        }
         Ok(())
     }
 
@@ -127,6 +148,10 @@ impl Spelling for ProtobufSpelling {
         self.out.len()
     }
 
+    fn overflowed(&self) -> bool {
+        self.overflowed || self.scratch.overflowed()
+    }
+
     fn as_bytes(&self) -> &[u8] {
         self.out.as_bytes()
     }
@@ -137,6 +162,13 @@ impl Spelling for ProtobufSpelling {
 }
 
 impl ProtobufSpelling {
+    /// Whether so many bytes more may be written; if not, the span is lost.
+    fn fits(&mut self, bytes: usize) -> bool {
+        let fits = fits(&self.out, bytes);
+        self.overflowed |= !fits;
+        fits
+    }
+
     fn endpoint(&mut self, field: u32, endpoint: &Endpoint<'_>) {
         self.out.message(field, |out| {
             out.nonempty_bytes(1, utf8(endpoint.service));
@@ -148,6 +180,10 @@ impl ProtobufSpelling {
             out.nonzero_varint(4, u64::from(endpoint.port));
         });
     }
+}
+
+fn fits(out: &Encoder, bytes: usize) -> bool {
+    out.len().saturating_add(bytes) <= TEXT_BYTES_MAX
 }
 
 /// Protobuf strings are UTF-8, which OTLP's senders may have forgotten.

@@ -8,7 +8,7 @@ use weir_guest::text;
 use weir_guest::wire::Malformed;
 use weir_guest::wire::otlp::{KeyValueView, ResourceGroup, ScopeView};
 
-use crate::encode::{Spelling, Tag};
+use crate::encode::{Spelling, TEXT_BYTES_MAX, Tag};
 
 /// Resource attributes that name a service, in the order in which they are asked; only the first is one by
 /// OpenTelemetry's rules, the others are what the Collector's exporter falls back to.
@@ -35,6 +35,7 @@ pub(crate) struct CommonTags<'a, S> {
     tags: Vec<CommonTag<'a>>,
     /// One bit for each tag: a key whose bit is not set is no common tag.
     filter: u64,
+    overflowed: bool,
 }
 
 struct CommonTag<'a> {
@@ -80,16 +81,26 @@ impl<'a, S: Spelling> CommonTags<'a, S> {
         attributes.sort_by(|left, right| left.key.cmp(right.key));
         attributes.dedup_by(|later, earlier| later.key == earlier.key);
 
-        let mut common =
-            Self { spelled: S::default(), tags: Vec::with_capacity(attributes.len()), filter: 0 };
-        let mut scratch = JsonWriter::default();
+        let tags = Vec::with_capacity(attributes.len());
+        let mut common = Self { spelled: S::default(), tags, filter: 0, overflowed: false };
+        let mut scratch = JsonWriter::default().limited(TEXT_BYTES_MAX);
         for KeyValueView { key, value } in attributes {
             let start = common.spelled.len();
             common.spelled.tag(&Tag { key, value: text::of(&value, &mut scratch)? });
             common.tags.push(CommonTag { key, start, end: common.spelled.len() });
             common.filter |= bit(key);
+            if common.spelled.overflowed() || scratch.overflowed() {
+                // Where its tags begin and end is not known any more.
+                common.overflowed = true;
+                break;
+            }
         }
         Ok(common)
+    }
+
+    /// Whether they alone are more than a body may have; they can not be written then.
+    pub(crate) fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// Which common tag has this key.

@@ -483,6 +483,40 @@ fn spans_without_ids_are_counted() {
     assert_eq!(encode(b"", Format::Json).map(|encoded| encoded.body), Ok(b"[]".to_vec()));
 }
 
+/// Scenario: one span with 5 MB of control characters, which JSON spells with six bytes each: as an attribute, in a list,
+/// as its name, in an event, in its resource.
+/// Guarantees: JSON is too large and says so before it has grown to that; protobuf, which does not grow, takes it.
+#[test]
+fn one_span_that_grows_past_the_limit_is_too_large() {
+    let text = "\u{1}".repeat(5_000_000);
+    let mut list = Encoder::new();
+    list.message(5, |list| list.message(1, |any| any.string(1, &text)));
+    let span_with = |write: &dyn Fn(&mut Encoder)| {
+        request(&nothing, &nothing, &|span| {
+            write(span);
+        })
+    };
+    let resource = |resource: &mut Encoder| resource.attribute_str(1, "text", &text);
+    for (place, request) in [
+        ("attribute", span_with(&|span| span.attribute_str(9, "text", &text))),
+        ("list", span_with(&|span| span.attribute_any(9, "list", list.as_bytes()))),
+        ("name", span_with(&|span| span.string(5, &text))),
+        ("event", span_with(&|span| span.message(11, |event| event.string(2, &text)))),
+        (
+            "event's attribute",
+            span_with(&|span| span.message(11, |event| event.attribute_str(3, "a", &text))),
+        ),
+        ("resource", request(&resource, &nothing, &|_| {})),
+    ] {
+        assert_eq!(encode(&request, Format::Json), Err(Failure::TooLarge), "{place}");
+        let grows = matches!(place, "list" | "event's attribute");
+        match encode(&request, Format::Protobuf) {
+            Ok(encoded) => assert!(!grows && encoded.body.len() < 6_000_000, "{place}"),
+            Err(failure) => assert!(grows && failure == Failure::TooLarge, "{place}: {failure:?}"),
+        }
+    }
+}
+
 /// Scenario: broken frames, a value nested too deep, a resource so large that a few spans fill a body.
 /// Guarantees: the failure that the host can act on.
 #[test]

@@ -25,7 +25,7 @@ use crate::telemetry::metrics::ExporterSource;
 pub(crate) async fn deliveries(
     bench: &mut Bench<'_>,
     queues: &[NamedQueue],
-) -> Result<Vec<Delivery>, Failure> {
+) -> Result<Vec<(String, Delivery)>, Failure> {
     let config = bench.config;
     let mut built: BTreeMap<Id, Arc<dyn Exporter>> = BTreeMap::new();
     let mut deliveries = Vec::new();
@@ -40,7 +40,8 @@ pub(crate) async fn deliveries(
                     exporter
                 }
             };
-            deliveries.push(delivery(bench, pipeline, id, exporter, named)?);
+            let name = format!("exporter {id} of pipeline {pipeline}");
+            deliveries.push((name, delivery(bench, pipeline, id, exporter, named)?));
         }
         let names: Vec<String> = wanted.exporters.iter().map(|id| id.value.to_string()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -101,7 +102,13 @@ async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Fail
             };
             Ok(Arc::new(Debug { id: id.to_string(), verbosity }))
         }
-        ExporterKind::Plugin(plugin) => plugins::exporter(bench, id, plugin, delivery.pool).await,
+        ExporterKind::Plugin(plugin) => {
+            // The guest's requests end with its call, so one deadline is enough for both.
+            let mut plugin = plugin.clone();
+            let deadline = &mut plugin.plugin.limits.call_deadline;
+            *deadline = delivery.timeout.min(*deadline);
+            plugins::exporter(bench, id, &plugin, delivery.pool).await
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Plugins as parts.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use http::HeaderValue;
+use rustix::fs::Access;
 use tokio::runtime::Handle;
 use weir_model::{Exporter, HttpReceiver, Ledger};
 use weir_net::client::Client;
@@ -25,6 +27,28 @@ use crate::validate::{PluginCheck, PluginFacts, PluginListen, PluginProblem, Set
 
 /// The folder of compiled plugins in the data folder.
 const CACHE_DIR: &str = "plugin-cache";
+
+/// What becomes of compiled code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompiledCode {
+    /// It is kept for the next start; the folder is made.
+    Kept,
+    /// It is kept where the folder is there and is this user's. Who only looks makes no folder: one that root has made
+    /// would keep the daemon's own user out.
+    KeptIfThere,
+}
+
+impl CompiledCode {
+    fn folder(self, data_dir: &Path) -> Option<PathBuf> {
+        let folder = data_dir.join(CACHE_DIR);
+        let may_write = || rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        let is_there = || super::pipelines::is_ours(&folder) && may_write();
+        match self {
+            Self::Kept => Some(folder),
+            Self::KeptIfThere => is_there().then_some(folder),
+        }
+    }
+}
 
 /// Plugins by name and pin.
 type Shelf = BTreeMap<(String, Option<String>), Arc<Loaded>>;
@@ -47,14 +71,15 @@ impl Plugins {
         ledger: Arc<Ledger>,
         client: Client,
         runtime: Handle,
+        code: CompiledCode,
     ) -> Result<Self, Failure> {
         // A process that keeps nothing on disk keeps no compiled code either.
         let on_disk = config.service.queue.storage == Storage::Disk;
         let settings = HostSettings {
             ledger,
             client,
-            cache_dir: on_disk.then(|| config.service.data_dir.join(CACHE_DIR)),
-            plugin_dir: config.service.plugin_dir.clone(),
+            cache_dir: on_disk.then(|| code.folder(&config.service.data_dir)).flatten(),
+            plugin_dir: config.service.plugin_dir.as_ref().map(|folder| folder.value.clone()),
             bundled: BUNDLED,
         };
         let host = Host::new(settings).context("start the plugin host")?;

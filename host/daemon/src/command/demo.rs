@@ -24,7 +24,7 @@ use super::run::Prepared;
 use super::{Failure, say};
 use crate::assembly::Daemon;
 use crate::config;
-use crate::shutdown::{self, Ended};
+use crate::shutdown::{Ended, Signals, Stop};
 
 /// How long anything in the demo may take before it is a failure.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -64,7 +64,7 @@ async fn show(once: bool, bound: listen::Bound, prepared: Prepared) -> Result<Ex
             .with_context(|| format!("the otlp receiver has no {protocol} address"))
     };
     let senders = Senders::new(address("otlp/grpc")?, address("otlp/http")?)?;
-    let stop = weir_net::Drain::new();
+    let stop = Stop::default();
     let running = tokio::spawn(daemon.run(stop.clone()));
 
     let shown = tour(&senders, &backend).await;
@@ -73,9 +73,9 @@ async fn show(once: bool, bound: listen::Bound, prepared: Prepared) -> Result<Ex
         for (receiver, protocol, address) in &addresses {
             say(&format!("  {receiver} {protocol:5} {address}"));
         }
-        shutdown::signaled().await.context("listen for signals")?;
+        Signals::listen().context("listen for signals")?.end().await;
     }
-    stop.signal();
+    stop.begin.signal();
     let ended = running.await.context("the daemon panicked")?;
     backend_drain.signal();
     serving.await.context("the backend panicked")?.context("serve the backend")?;

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use weir_plugin::Inspection;
 
 use super::{Failure, say};
-use crate::assembly::Foundation;
+use crate::assembly::{CompiledCode, Foundation};
 use crate::config::{self, Config};
 
 /// Looks at plugins.
@@ -73,10 +73,10 @@ fn foundation(place: &Where, runtime: &Runtime) -> Result<Foundation, Failure> {
         }
         None => Config::default_run(false),
     };
-    if place.plugin_dir.is_some() {
-        config.service.plugin_dir.clone_from(&place.plugin_dir);
+    if let Some(folder) = &place.plugin_dir {
+        config.service.plugin_dir = Some(config::Located::default_of(folder.clone()));
     }
-    Foundation::lay(&config, runtime.handle().clone())
+    Foundation::lay(&config, runtime.handle().clone(), CompiledCode::KeptIfThere)
 }
 
 fn show_line(plugin: &Inspection) {

@@ -89,10 +89,12 @@ pub(super) fn queue(command: Queue) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(64));
     };
     let raw = matches!(act, Act::Dump { raw: true, .. });
+    let all = matches!(act, Act::Ls { pipeline: None, .. });
     let runtime = Runtime::new().context("start the runtime")?;
-    let reply = runtime.block_on(ask(&data_dir, config, request(act)))?;
+    let (reply, failures) = runtime.block_on(ask(&data_dir, config, request(act)))?;
+    failures.iter().for_each(|failure| complain(&format!("error: {failure}")));
     show(reply, json, raw)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if all && !failures.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn request(act: Act) -> Request {
@@ -107,15 +109,21 @@ fn request(act: Act) -> Request {
 }
 
 /// Asks the daemon that has the folder, or opens the files where none does.
-async fn ask(data_dir: &Path, config: Option<&Config>, request: Request) -> anyhow::Result<Reply> {
+///
+/// With the reply come the queues that could not be opened.
+async fn ask(
+    data_dir: &Path,
+    config: Option<&Config>,
+    request: Request,
+) -> anyhow::Result<(Reply, Vec<String>)> {
     if let Some(reply) = admin::ask(data_dir, &request).await.context("ask the running daemon")? {
-        return Ok(reply);
+        return Ok((reply, Vec::new()));
     }
     if let Request::Forget { pipeline, exporter } = &request {
         may_forget(config, pipeline, exporter)?;
     }
-    let queues = open(data_dir)?;
-    let mut reply = admin::perform(&queues, request).await;
+    let Opened { queues, failures } = open(data_dir)?;
+    let mut reply = admin::perform(&queues, &[], request).await;
     if let Reply::Queues(queues) = &mut reply {
         // Nobody has subscribed in this process: what is configured stands in the file, if anywhere.
         for QueueView { pipeline, exporters, .. } in queues {
@@ -127,7 +135,7 @@ async fn ask(data_dir: &Path, config: Option<&Config>, request: Request) -> anyh
     for NamedQueue { pipeline, queue } in &queues {
         queue.close().await.with_context(|| format!("close the queue of pipeline {pipeline}"))?;
     }
-    Ok(reply)
+    Ok((reply, failures))
 }
 
 /// The files alone cannot tell an exporter that is gone from one whose daemon is stopped.
@@ -149,24 +157,29 @@ fn names(config: &Config, pipeline: &str, exporter: &str) -> bool {
     found.is_some_and(|(_, of)| of.exporters.iter().any(|id| id.value.to_string() == exporter))
 }
 
-fn open(data_dir: &Path) -> anyhow::Result<Vec<NamedQueue>> {
-    let folder = assembly::queues_dir(data_dir);
-    let entries = std::fs::read_dir(&folder).with_context(|| {
-        format!("look into {}: is this the data folder of a daemon that has run?", folder.display())
-    })?;
-    let mut queues = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name =
-            entry.file_name().into_string().map_err(|name| anyhow!("{} is no queue", name.display()))?;
-        let pipeline = assembly::pipeline_name(&name);
+/// Opens every queue that can be opened; of the others, why not.
+fn open(data_dir: &Path) -> anyhow::Result<Opened> {
+    let mut opened = Opened::default();
+    for (pipeline, folder) in assembly::queue_folders(data_dir)? {
         let settings = Settings::new(Ledger::new(weir_model::ledger::LEDGER_BYTES_DEFAULT));
-        let queue = DiskQueue::open(&entry.path(), settings, SystemTime::now())
-            .with_context(|| format!("open the queue of pipeline {pipeline}"))?;
-        queues.push(NamedQueue { pipeline, queue: queue as Arc<dyn weir_queue::Queue> });
+        match DiskQueue::open(&folder, settings, SystemTime::now()) {
+            Ok(queue) => {
+                opened.queues.push(NamedQueue { pipeline, queue: queue as Arc<dyn weir_queue::Queue> });
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                opened.failures.push(format!("open the queue of pipeline {pipeline}: {error:#}"));
+            }
+        }
     }
-    queues.sort_by(|a, b| a.pipeline.cmp(&b.pipeline));
-    Ok(queues)
+    Ok(opened)
+}
+
+/// Queues on disk without their daemon.
+#[derive(Default)]
+struct Opened {
+    queues: Vec<NamedQueue>,
+    failures: Vec<String>,
 }
 
 fn show(reply: Reply, json: bool, raw: bool) -> anyhow::Result<()> {

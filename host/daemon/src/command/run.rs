@@ -6,14 +6,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
 use tracing::{info, warn};
-use weir_net::Drain;
 
 use super::{Failure, complain};
 use crate::allocator::give_back;
-use crate::assembly::{Daemon, Foundation};
+use crate::assembly::{CompiledCode, Daemon, Foundation};
 use crate::bundled::BUNDLED;
 use crate::config::{self, Config, Draft, LogFormat, Report};
-use crate::shutdown::{self, Ended};
+use crate::shutdown::{Ended, Signals, Stop};
 use crate::telemetry::logs;
 use crate::validate;
 
@@ -44,7 +43,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
 pub(super) fn prepare(draft: Result<Draft, Report>, runtime: &Handle) -> Result<Prepared, Failure> {
     let wrong = |report: Report| Failure::Config(report.to_string());
     let draft = draft.map_err(wrong)?;
-    let foundation = Foundation::lay(draft.config(), runtime.clone())?;
+    let foundation = Foundation::lay(draft.config(), runtime.clone(), CompiledCode::Kept)?;
     let checked = validate::check(draft, &foundation.plugins).map_err(wrong)?;
     for warning in &checked.warnings {
         warn!("{}", warning.line());
@@ -57,7 +56,7 @@ fn by_default(runtime: &Handle) -> Result<Prepared, Failure> {
     let config = Config::default_run(zipkin);
     start_log(&config);
     info!("no configuration: standard ports on localhost, queue in memory, exporter debug");
-    let foundation = Foundation::lay(&config, runtime.clone())?;
+    let foundation = Foundation::lay(&config, runtime.clone(), CompiledCode::Kept)?;
     Ok(Prepared { config, foundation })
 }
 
@@ -73,13 +72,25 @@ fn start_log(config: &Config) {
 async fn serve(prepared: Prepared) -> Result<ExitCode, Failure> {
     let started = std::time::Instant::now();
     let daemon = Daemon::assemble(prepared.config, prepared.foundation).await?;
-    let stop = Drain::new();
-    let running = tokio::spawn(daemon.run(stop.clone()));
+    let stop = Stop::default();
+    let mut running = tokio::spawn(daemon.run(stop.clone()));
+    let mut signals = Signals::listen().context("listen for signals")?;
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
-    let signal = shutdown::signaled().await.context("listen for signals")?;
-    info!(signal, "draining");
-    stop.signal();
-    match running.await.context("the daemon panicked")? {
+    let ended = loop {
+        tokio::select! {
+            ended = &mut running => break ended.context("the daemon panicked")?,
+            signal = signals.end() => {
+                if stop.begin.is_signaled() {
+                    warn!(signal, "a second signal cuts the drain: what is left stays in queues on disk");
+                    stop.cut.signal();
+                } else {
+                    info!(signal, "draining");
+                    stop.begin.signal();
+                }
+            }
+        }
+    };
+    match ended {
         Ended::Clean { took } => {
             info!(?took, "drained cleanly");
             Ok(ExitCode::SUCCESS)

@@ -173,13 +173,17 @@ const HINTS: Hints = &[
 /// Lanes of a queue: more tries at once would wait for one another.
 const POOL_MAX: u64 = weir_model::LANES as u64;
 
+/// The log is written by one at a time.
+const DEBUG_POOL_MAX: u64 = 1;
+
 pub(crate) fn read(id: &Id, field: &Field<'_>) -> ExporterConfig {
     let mut section = field.section();
     let type_name = id.type_name.as_str();
     if section.has("plugin") || !(OTLP_NAMES.contains(&type_name) || type_name == "debug") {
         return of_plugin(id, field, section);
     }
-    let delivery = delivery(&mut section, Duration::from_secs(10));
+    let pool_max = if type_name == "debug" { DEBUG_POOL_MAX } else { POOL_MAX };
+    let delivery = delivery(&mut section, Duration::from_secs(10), pool_max);
     if type_name == "debug" {
         let words = [("basic", Verbosity::Basic), ("detailed", Verbosity::Detailed)];
         let verbosity = section.field("verbosity").and_then(|field| field.choice(&words));
@@ -198,7 +202,7 @@ fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterCo
     let limits = section.section("limits");
     // Delivery's default rests on the plugin's limits, which are read last, with all that is the plugin's.
     let written = section.has("timeout");
-    let mut delivery = delivery(&mut section, Duration::from_secs(60));
+    let mut delivery = delivery(&mut section, Duration::from_secs(60), POOL_MAX);
     let plugin = plugin::read(id, Kind::Exporter, section, limits, field.key_at);
     if !written {
         delivery.timeout = plugin.limits.call_deadline;
@@ -206,7 +210,7 @@ fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterCo
     ExporterConfig { delivery, kind: ExporterKind::Plugin(PluginExporter { plugin, tls, auth }) }
 }
 
-fn delivery(section: &mut Section<'_>, timeout: Duration) -> Delivery {
+fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64) -> Delivery {
     let times = Duration::from_millis(100)..=Duration::from_secs(600);
     let timeout = section.field("timeout").and_then(|field| field.duration(times)).unwrap_or(timeout);
     let retry = retry(section.section("retry"));
@@ -220,7 +224,7 @@ fn delivery(section: &mut Section<'_>, timeout: Duration) -> Delivery {
         ("enabled", "every exporter has a queue: nothing is acknowledged without one"),
     ]);
     let batch = section.field("batch").map(|field| processor::batch(field.section()));
-    Delivery { timeout, retry, when_full, batch, pool: plugin::pool(section, POOL_MAX) }
+    Delivery { timeout, retry, when_full, batch, pool: plugin::pool(section, pool_max) }
 }
 
 fn retry(mut section: Section<'_>) -> Retry {
@@ -298,6 +302,11 @@ fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Optio
         field.wrong(expected);
         return None;
     };
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    if authority.ends_with(':') || uri.port_u16() == Some(0) {
+        field.wrong("expected a port from 1 to 65535 after the last colon");
+        return None;
+    }
     let plain = tls.insecure.as_ref().map(|insecure| insecure.value);
     let secure = match text.split_once("://").map(|(scheme, _)| scheme) {
         Some("http") if tls.asks_for_tls() => {
@@ -316,7 +325,6 @@ fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Optio
         }
         None => !plain.unwrap_or(!tls.asks_for_tls() && is_loopback(&uri)),
     };
-    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     if authority.contains('@') || uri.query().is_some() {
         field.wrong("expected an address without a user and without a query; credentials stand under `auth`");
         return None;

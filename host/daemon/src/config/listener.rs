@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::location::Located;
+use super::location::{Located, Location};
 use super::report::{Diagnostic, Problems};
 use super::scalar::{AddressSlip, listen_address};
 use super::section::{Field, Hints, MIB, Section};
@@ -21,8 +21,11 @@ pub struct Listen {
 /// `limits:` of a listener. Everything is counted after decompression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenLimits {
-    /// `request_mib`: size of one body or one message. 4 MiB for gRPC, 20 MiB for HTTP.
+    /// `request_mib`: size of one body or one message. 4 MiB for gRPC, 20 MiB for HTTP; less where the memory's limit
+    /// could never pay for that.
     pub request_bytes_max: u64,
+    /// Where `request_mib` is written; none for a default.
+    pub request_at: Option<Location>,
     /// `ratio_max`: how many bytes one compressed byte may become. 100.
     pub ratio_max: u32,
     /// `request_timeout`: how long one body or one message may take to arrive. 60 s.
@@ -50,6 +53,7 @@ impl ListenLimits {
     pub fn grpc() -> Self {
         Self {
             request_bytes_max: 4 * MIB,
+            request_at: None,
             ratio_max: 100,
             request_timeout: Duration::from_secs(60),
             items_max: 65_536,
@@ -189,8 +193,11 @@ pub(crate) fn limits(section: &mut Section<'_>, mut limits: ListenLimits) -> Lis
     time(section, "header_timeout", &mut limits.header_timeout);
     time(section, "idle_timeout", &mut limits.idle_timeout);
     // A frame's length has 32 bits, and one request may not eat a budget that is meant for many.
-    if let Some(size) = section.field("request_mib").and_then(|field| field.mib(1..=1024)) {
+    if let Some(field) = section.field("request_mib")
+        && let Some(size) = field.mib(1..=1024)
+    {
         limits.request_bytes_max = size;
+        limits.request_at = Some(field.at());
     }
     number(section, "ratio_max", 1..=100_000, &mut limits.ratio_max);
     number(section, "streams_max", 1..=65_536, &mut limits.streams_max);

@@ -19,8 +19,8 @@ pub(crate) const OTLP_HTTP_PORT: u16 = 4_318;
 /// Zipkin.
 pub(crate) const ZIPKIN_PORT: u16 = 9_411;
 
-/// Instances of one receiver's plugin: each may hold its whole memory limit.
-const POOL_MAX: u64 = 64;
+/// Instances of one receiver's plugin: the host makes no more of any plugin.
+const POOL_MAX: u64 = weir_model::LANES as u64;
 
 /// Receivers that are part of the binary.
 pub(crate) const NATIVE: [&str; 2] = ["opencensus", "otlp"];
@@ -101,6 +101,19 @@ impl ReceiverConfig {
                 grpc.into_iter().chain(http).collect()
             }
             Self::Plugin(_) => Vec::new(),
+        }
+    }
+
+    /// What each address takes, with the protocol's name (empty for the only one).
+    pub(crate) fn limits_mut(&mut self) -> Vec<(&'static str, &mut ListenLimits)> {
+        match self {
+            Self::OpenCensus(receiver) => vec![("", &mut receiver.limits)],
+            Self::Otlp(OtlpReceiver { grpc, http }) => {
+                let grpc = grpc.as_mut().map(|grpc| ("grpc", &mut grpc.limits));
+                let http = http.as_mut().map(|http| ("http", &mut http.limits));
+                grpc.into_iter().chain(http).collect()
+            }
+            Self::Plugin(receiver) => vec![("", &mut receiver.limits)],
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::listener::{self, Listen};
+use super::location::{Located, Location};
 use super::receiver::loopback;
 use super::section::{MIB, Section};
 use super::tls::ServerTls;
@@ -20,7 +21,7 @@ pub struct ServiceConfig {
     /// `data_dir`: queues, compiled plugins, who we are. /var/lib/weir.
     pub data_dir: PathBuf,
     /// `plugin_dir`: where plugins lie that an operator has dropped in. Without it only the bundled ones are there.
-    pub plugin_dir: Option<PathBuf>,
+    pub plugin_dir: Option<Located<PathBuf>>,
     /// `telemetry`: our own logs and metrics.
     pub telemetry: TelemetryConfig,
     /// `health`: 127.0.0.1:13133 unless told otherwise; `None` with `enabled: false`.
@@ -106,6 +107,8 @@ pub struct QueueConfig {
     /// `budget_mib`: what the queues of all pipelines may hold together; beyond it senders are told to come again.
     /// 10,240 MiB on disk, 64 MiB in memory.
     pub budget_bytes: u64,
+    /// Where `budget_mib` is written, or what is around it.
+    pub budget_at: Location,
     /// `segment_mib`: size of one file on disk. 64 MiB; 16 MiB suits small machines.
     pub segment_bytes: u64,
     /// `dead_letter_mib`: what records that no backend takes may hold; beyond it their exporter pauses. 256 MiB on
@@ -133,6 +136,7 @@ impl QueueConfig {
         Self {
             storage,
             budget_bytes: budget * MIB,
+            budget_at: Location::NONE,
             segment_bytes: 64 * MIB,
             dead_letter_bytes: dead_letters * MIB,
         }
@@ -162,7 +166,7 @@ pub(crate) fn read(section: &mut Section<'_>) -> ServiceConfig {
     if let Some(path) = section.field("data_dir").and_then(|field| field.path()) {
         service.data_dir = path.value;
     }
-    service.plugin_dir = section.field("plugin_dir").and_then(|field| field.path()).map(|path| path.value);
+    service.plugin_dir = section.field("plugin_dir").and_then(|field| field.path());
     service.telemetry = telemetry(section.section("telemetry"));
     service.health = page(section.section("health"), loopback(HEALTH_PORT));
     service.memory = memory(section.section("memory"));
@@ -237,7 +241,7 @@ fn queue(mut section: Section<'_>, memory: MemoryConfig) -> QueueConfig {
                 let limit = memory.limit_bytes / MIB;
                 field.wrong(format!("expected at most {limit}, which is `service.memory.limit_mib`"));
             }
-            Some(size) => queue.budget_bytes = size,
+            Some(size) => (queue.budget_bytes, queue.budget_at) = (size, field.at()),
             None => {}
         }
     } else if storage == Storage::Memory {

@@ -363,7 +363,7 @@ fn what_is_written_of_the_service_is_what_is_read() {
     let ServiceConfig { data_dir, plugin_dir, telemetry, health: _, memory, queue, drain_timeout } =
         &config.service;
     assert_eq!(
-        (data_dir.as_path(), plugin_dir.as_deref()),
+        (data_dir.as_path(), plugin_dir.as_ref().map(|folder| folder.value.as_path())),
         (Path::new("./data"), Some(Path::new("./plugins")))
     );
     assert_eq!(telemetry.logs, LogsConfig { level: LogLevel::Debug, format: LogFormat::Json });

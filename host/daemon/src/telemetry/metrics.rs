@@ -342,6 +342,9 @@ impl Page {
             of(|c| &c.appended_records),
         )?;
         counter(encoder, "weir_queue_rounds", "Append rounds, one fdatasync each", of(|c| &c.rounds))?;
+        let help =
+            "Records of a round that a crash came into, dropped at the start; no receipt is known for them";
+        counter(encoder, "weir_queue_torn_records", help, of(|c| &c.torn))?;
         counter(
             encoder,
             "weir_queue_sync_failures",

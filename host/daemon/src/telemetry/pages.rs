@@ -1,16 +1,18 @@
 //! The pages for machines: `/metrics` on 8888, `/health` on 13133.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Serialize;
 use weir_exporter::ExporterCounts;
-use weir_model::BoxFuture;
+use weir_model::count::BySignal;
+use weir_model::{BoxFuture, Reason, Signal};
 use weir_net::ReplyBody;
 use weir_net::listen::{Handler, Peer};
 use weir_net::reply::{text, typed};
-use weir_queue::Queue;
+use weir_queue::{Queue, Status};
 
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
@@ -36,15 +38,45 @@ impl Handler for MetricsPage {
     }
 }
 
+/// How long senders are said to be refused after they last were: a prober that looks every few seconds sees it.
+const REFUSING_FOR: Duration = Duration::from_secs(30);
+
+/// How long an exporter may have had no success while it has what to deliver, before it is told.
+const NO_SUCCESS_FOR: Duration = Duration::from_secs(60);
+
+/// Problems that stay until the next start; there are as many as parts and folders, which a person has made.
+const LASTING_MAX: usize = 256;
+
+/// Characters shown of what a backend or a file system said.
+const WORDS_MAX: usize = 240;
+
 /// What the health page looks at.
-#[derive(Default)]
 pub struct Health {
     /// Pipelines with their logs.
-    pub queues: Vec<(String, Arc<dyn Queue>)>,
+    queues: Vec<(String, Arc<dyn Queue>)>,
     /// Exporters: pipeline, id, what they count.
-    pub exporters: Vec<(String, String, ExporterCounts)>,
+    exporters: Vec<(String, String, ExporterCounts)>,
     /// Signaled when the process drains.
     pub drain: weir_net::Drain,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen at the last look.
+struct Seen {
+    /// For each pipeline: items refused for want of room, and when that last grew.
+    refused: Vec<(u64, Option<Instant>)>,
+    exporters: Vec<Progress>,
+    lasting: Vec<Problem>,
+    /// Whether a part ended that should not have.
+    lost: bool,
+}
+
+/// How far an exporter was, when it last got on.
+#[derive(Clone, Copy)]
+struct Progress {
+    settled: u64,
+    failed: u64,
+    at: Instant,
 }
 
 #[derive(Serialize)]
@@ -53,35 +85,151 @@ struct Report {
     problems: Vec<Problem>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Problem {
     part: String,
     what: String,
 }
 
 impl Health {
-    /// What is wrong now.
-    ///
-    /// A paused exporter or a degraded queue is told, but the process is healthy as long as it takes and keeps data:
-    /// a restart by a supervisor would mend neither.
-    fn report(&self) -> (StatusCode, Report) {
-        let mut problems = Vec::new();
-        for (pipeline, queue) in &self.queues {
-            if let Some(why) = queue.status().degraded {
-                problems.push(Problem { part: format!("pipeline {pipeline}"), what: why });
+    /// Of these pipelines with their logs, and these exporters: pipeline, id, what they count.
+    pub fn new(
+        queues: Vec<(String, Arc<dyn Queue>)>,
+        exporters: Vec<(String, String, ExporterCounts)>,
+    ) -> Self {
+        let begin = Progress { settled: 0, failed: 0, at: Instant::now() };
+        let seen = Seen {
+            refused: vec![(0, None); queues.len()],
+            exporters: vec![begin; exporters.len()],
+            lasting: Vec::new(),
+            lost: false,
+        };
+        Self { queues, exporters, drain: weir_net::Drain::new(), seen: Mutex::new(seen) }
+    }
+
+    /// A problem that stays until the next start.
+    pub(crate) fn note(&self, part: String, what: String) {
+        let mut seen = self.seen();
+        if seen.lasting.len() < LASTING_MAX {
+            seen.lasting.push(Problem { part, what: shortened(&what) });
+        }
+    }
+
+    /// A part of the process is gone; a start mends it, so the page asks for one.
+    pub(crate) fn lost(&self, part: String, what: String) {
+        self.note(part, what);
+        self.seen().lost = true;
+    }
+
+    /// How many problems stay until the next start.
+    #[cfg(test)]
+    pub(crate) fn lasting(&self) -> usize {
+        self.seen().lasting.len()
+    }
+
+    /// Notes who has got on and who was refused. Called often, so that the page knows since when.
+    pub(crate) fn look(&self, now: Instant) {
+        let stati: Vec<Status> = self.queues.iter().map(|(_, queue)| queue.status()).collect();
+        self.look_at(&stati, &mut self.seen(), now);
+    }
+
+    fn look_at(&self, stati: &[Status], seen: &mut Seen, now: Instant) {
+        for ((_, queue), (refused, since)) in self.queues.iter().zip(&mut seen.refused) {
+            let counts = queue.counts();
+            let of = |signal: &Signal| counts.refused.of(*signal, Reason::QueueFull).get();
+            let total = Signal::ALL.iter().map(of).sum();
+            if total > *refused {
+                *since = Some(now);
+            }
+            *refused = total;
+        }
+        for ((pipeline, id, counts), progress) in self.exporters.iter().zip(&mut seen.exporters) {
+            let sum = |of: &BySignal| Signal::ALL.iter().map(|signal| of.of(*signal).get()).sum::<u64>();
+            let settled = sum(&counts.sent) + sum(&counts.rejected) + sum(&counts.dead_lettered);
+            if settled != progress.settled || self.pending(stati, pipeline, id) == 0 {
+                *progress = Progress { settled, failed: sum(&counts.send_failed), at: now };
             }
         }
-        for (pipeline, id, counts) in &self.exporters {
-            if let Some(why) = counts.state().paused {
+    }
+
+    /// Records that the exporter has not settled.
+    fn pending(&self, stati: &[Status], pipeline: &str, exporter: &str) -> u64 {
+        let of = self.queues.iter().zip(stati).find(|((name, _), _)| name == pipeline);
+        let cursor =
+            of.and_then(|(_, status)| status.cursors.iter().find(|cursor| cursor.exporter == exporter));
+        cursor.map_or(0, |cursor| cursor.pending_records)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong now.
+    ///
+    /// A paused exporter, a queue that is full or degraded are told, but the process is healthy as long as it keeps
+    /// what it has taken: a restart by a supervisor would mend none of them. It would mend a part that is gone.
+    fn report(&self, now: Instant) -> (StatusCode, Report) {
+        let stati: Vec<Status> = self.queues.iter().map(|(_, queue)| queue.status()).collect();
+        let mut seen = self.seen();
+        self.look_at(&stati, &mut seen, now);
+        let mut problems = seen.lasting.clone();
+        for (((pipeline, _), status), (_, refused)) in self.queues.iter().zip(&stati).zip(&seen.refused) {
+            let mut tell = |what: &str| {
+                problems.push(Problem { part: format!("pipeline {pipeline}"), what: shortened(what) });
+            };
+            if let Some(why) = &status.degraded {
+                tell(why);
+            }
+            if refused.is_some_and(|at| now.saturating_duration_since(at) < REFUSING_FOR) {
+                let Status { bytes, budget_bytes, .. } = status;
+                tell(&format!(
+                    "senders are refused: the queue is full ({bytes} of {budget_bytes} bytes) until exporters deliver"
+                ));
+            }
+        }
+        for ((pipeline, id, counts), progress) in self.exporters.iter().zip(&seen.exporters) {
+            let pending = self.pending(&stati, pipeline, id);
+            if let Some(what) = trouble(counts, *progress, pending, now) {
                 let part = format!("exporter {id} of pipeline {pipeline}");
-                problems.push(Problem { part, what: format!("paused until an operator acts: {why}") });
+                problems.push(Problem { part, what: shortened(&what) });
             }
         }
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });
         }
+        if seen.lost {
+            return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "broken", problems });
+        }
         let status = if problems.is_empty() { "ok" } else { "degraded" };
         (StatusCode::OK, Report { status, problems })
+    }
+}
+
+/// What is wrong with an exporter.
+fn trouble(counts: &ExporterCounts, progress: Progress, pending: u64, now: Instant) -> Option<String> {
+    let state = counts.state();
+    if let Some(why) = state.paused {
+        return Some(format!("paused until an operator acts: {why}"));
+    }
+    let silent = now.saturating_duration_since(progress.at);
+    let failed = Signal::ALL.iter().map(|signal| counts.send_failed.of(*signal).get()).sum::<u64>();
+    // One that waits for its batch to fill tries nothing, and is well.
+    let tries = failed > progress.failed || counts.in_flight.get() > 0;
+    if pending == 0 || silent < NO_SUCCESS_FOR || !tries {
+        return None;
+    }
+    let seconds = silent.as_secs();
+    let said = match state.last_error {
+        Some(error) if failed > progress.failed => format!("the last error is: {error}"),
+        Some(_) | None => "a push is under way and has no answer".to_owned(),
+    };
+    Some(format!("no success for {seconds} s, {pending} records wait; {said}"))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(WORDS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -93,12 +241,108 @@ impl Handler for Health {
     ) -> BoxFuture<'static, Response<ReplyBody>> {
         let response = match request.uri().path() {
             "/" | "/health" | "/livez" | "/readyz" => {
-                let (status, report) = self.report();
+                let (status, report) = self.report(Instant::now());
                 let body = serde_json::to_vec_pretty(&report).unwrap_or_default();
                 typed(status, "application/json", body)
             }
             _ => text(StatusCode::NOT_FOUND, "expected GET /health\n"),
         };
         Box::pin(std::future::ready(response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_model::{Batch, Lane, Log as _};
+    use weir_queue::{MemoryQueue, WhenFull};
+
+    use super::*;
+
+    fn batch(bytes: usize) -> Vec<Batch> {
+        let body = vec![0; bytes].into();
+        vec![Batch { signal: Signal::Traces, lane: Lane::default(), items: 1, body, claim: None }]
+    }
+
+    struct Watched {
+        queue: Arc<MemoryQueue>,
+        counts: ExporterCounts,
+        health: Health,
+    }
+
+    fn watched() -> Watched {
+        let queue = MemoryQueue::new(64 << 10);
+        let counts = ExporterCounts::default();
+        drop(queue.subscribe("otlp", WhenFull::Refuse).expect("room for one exporter"));
+        let health = Health::new(
+            vec![("traces".to_owned(), Arc::clone(&queue) as Arc<dyn Queue>)],
+            vec![("traces".to_owned(), "otlp".to_owned(), counts.clone())],
+        );
+        Watched { queue, counts, health }
+    }
+
+    fn said(health: &Health, now: Instant) -> (u16, &'static str, String) {
+        let (status, report) = health.report(now);
+        let words: Vec<String> = report
+            .problems
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.part, problem.what))
+            .collect();
+        (status.as_u16(), report.status, words.join("\n"))
+    }
+
+    /// Scenario: a queue without room refuses a sender; half a minute passes without another.
+    /// Guarantees: the page says so while it lasts, and no longer.
+    #[tokio::test]
+    async fn a_queue_that_refuses_senders_is_told() {
+        let Watched { queue, health, .. } = watched();
+        let now = Instant::now();
+        assert_eq!(said(&health, now).1, "ok");
+        let mut taken = 0;
+        while let Ok(admission) = queue.admit(batch(8 << 10)) {
+            drop(admission.commit().await.expect("memory takes what it admitted"));
+            taken += 1;
+        }
+        assert!(taken > 0, "an empty queue has room");
+        let (status, word, words) = said(&health, now);
+        assert_eq!((status, word), (200, "degraded"));
+        assert!(words.contains("pipeline traces: senders are refused"), "{words}");
+        assert_eq!(said(&health, now + REFUSING_FOR).1, "ok");
+    }
+
+    /// Scenario: an exporter fails for a minute with a record to come; fails with very many words; then succeeds.
+    /// Guarantees: it is told after the minute and not before, with the last error, cut; success ends it.
+    #[tokio::test]
+    async fn an_exporter_without_success_is_told_with_its_last_error() {
+        let Watched { queue, counts, health } = watched();
+        let now = Instant::now();
+        let admission = queue.admit(batch(100)).expect("there is room");
+        drop(admission.commit().await.expect("memory takes what it admitted"));
+        health.look(now);
+        assert_eq!(
+            said(&health, now + NO_SUCCESS_FOR * 2).1,
+            "ok",
+            "it waits for a batch to fill, and tries nothing"
+        );
+        counts.send_failed.of(Signal::Traces).add(1);
+        counts.note_error(&"no route to host ".repeat(30));
+        assert_eq!(said(&health, now + NO_SUCCESS_FOR / 2).1, "ok");
+        let (status, word, words) = said(&health, now + NO_SUCCESS_FOR * 2);
+        assert_eq!((status, word), (200, "degraded"));
+        assert!(words.contains("exporter otlp of pipeline traces: no success for 1"), "{words}");
+        assert!(words.contains("1 records wait; the last error is: no route to host"), "{words}");
+        assert!(words.chars().count() < WORDS_MAX + 60, "{words}");
+        counts.sent.of(Signal::Traces).add(1);
+        assert_eq!(said(&health, now + NO_SUCCESS_FOR * 2).1, "ok");
+    }
+
+    /// Scenario: a part of the process is gone.
+    /// Guarantees: the page asks for a restart.
+    #[test]
+    fn a_part_that_is_gone_is_no_health() {
+        let Watched { health, .. } = watched();
+        health.lost("receiver otlp".to_owned(), "gone until weir is restarted: it panicked".to_owned());
+        let (status, word, words) = said(&health, Instant::now());
+        assert_eq!((status, word), (503, "broken"));
+        assert!(words.contains("receiver otlp: gone"), "{words}");
     }
 }

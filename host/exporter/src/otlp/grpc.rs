@@ -33,7 +33,7 @@ impl Grpc {
         };
         match self.client.unary(method(push.signal), message, encoding, self.timeout).await {
             Ok(response) => partial(&response, push.signal),
-            Err(status) => outcome(&status, push.items),
+            Err(status) => outcome(&status),
         }
     }
 }
@@ -47,7 +47,7 @@ fn method(signal: Signal) -> &'static str {
 }
 
 /// What a status means for the batch (OTLP specification 1.11, "Failures"; DESIGN 1.4).
-fn outcome(status: &Status, items: u32) -> Outcome {
+fn outcome(status: &Status) -> Outcome {
     let message = format!("{:?}: {}", status.code(), status.message());
     let after = retry_delay(status.details());
     match status.code() {
@@ -58,12 +58,11 @@ fn outcome(status: &Status, items: u32) -> Outcome {
         | Code::OutOfRange
         | Code::Unavailable
         | Code::DataLoss => Outcome::Retryable { message, after },
-        Code::ResourceExhausted => match after {
-            Some(_) => Outcome::Retryable { message, after },
-            // Without RetryInfo it is not to be repeated as it is: usually the message is over the server's limit.
-            None if items > 1 => Outcome::TooLarge,
-            None => Outcome::Permanent(message),
-        },
+        // The OTLP specification calls it not retryable without RetryInfo. But servers throttle without one too, and a
+        // batch that is lost for a throttle is worse than one that is sent again: only what is said to be too large is
+        // not repeated as it is.
+        Code::ResourceExhausted if after.is_none() && is_too_large(status.message()) => Outcome::TooLarge,
+        Code::ResourceExhausted => Outcome::Retryable { message, after },
         // The credentials or the address are wrong, not the batch: an operator has to act.
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => Outcome::Stopped(message),
         Code::Unknown
@@ -73,6 +72,17 @@ fn outcome(status: &Status, items: u32) -> Outcome {
         | Code::FailedPrecondition
         | Code::Internal => Outcome::Permanent(message),
     }
+}
+
+/// Whether gRPC itself refused the message for its size, in the words of its libraries: "received message larger than
+/// max (5 vs. 4)" (Go, C++, Python), "gRPC message exceeds maximum size 4: 5" (Java), "decoded message length too large:
+/// found 5 bytes, the limit is: 4 bytes" (tonic).
+fn is_too_large(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let of_size = ["larger than max", "message too large", "message length too large"];
+    // A throttle says that a rate or a quota is exceeded, so that word alone is not enough.
+    of_size.iter().any(|words| message.contains(words))
+        || (message.contains("message") && message.contains("exceeds") && message.contains("size"))
 }
 
 /// The wait in a `google.rpc.Status { details = 3: Any { type_url = 1, value = 2: RetryInfo { retry_delay = 1 } } }`.
@@ -132,7 +142,7 @@ mod tests {
     /// Guarantees: each does what the OTLP specification says, and wrong credentials never lose a batch.
     #[test]
     fn each_status_has_its_outcome() {
-        let said = |code: Code| outcome(&Status::new(code, "x"), 10);
+        let said = |code: Code| outcome(&Status::new(code, "x"));
         for code in [
             Code::Cancelled,
             Code::DeadlineExceeded,
@@ -149,10 +159,29 @@ mod tests {
         for code in [Code::InvalidArgument, Code::Internal, Code::Unknown, Code::NotFound] {
             assert!(matches!(said(code), Outcome::Permanent(_)), "{code:?}");
         }
-        assert_eq!(said(Code::ResourceExhausted), Outcome::TooLarge);
         let status = Status::with_details(Code::ResourceExhausted, "slow down", throttled(7));
         assert!(
-            matches!(outcome(&status, 10), Outcome::Retryable { after: Some(after), .. } if after.as_secs() == 7)
+            matches!(outcome(&status), Outcome::Retryable { after: Some(after), .. } if after.as_secs() == 7)
         );
+    }
+
+    /// Scenario: RESOURCE_EXHAUSTED without RetryInfo, from a server's size limit and from a rate limiter.
+    /// Guarantees: only what is said to be too large is halved; a throttle is waited for and loses nothing.
+    #[test]
+    fn a_throttle_is_not_taken_for_a_size_limit() {
+        let said = |words: &str| outcome(&Status::new(Code::ResourceExhausted, words));
+        for words in [
+            "grpc: received message larger than max (5000000 vs. 4194304)",
+            "Received message larger than max (5000000 vs. 4194304)",
+            "gRPC message exceeds maximum size 4194304: 5000000",
+            "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes",
+        ] {
+            assert_eq!(said(words), Outcome::TooLarge, "{words}");
+        }
+        for words in
+            ["", "slow down", "rate limit exceeded", "quota exceeded", "request exceeds the tenant's rate"]
+        {
+            assert!(matches!(said(words), Outcome::Retryable { after: None, .. }), "{words}");
+        }
     }
 }

@@ -7,9 +7,10 @@
 //! | no JSON, several objects, values of the wrong kind | 400 with the place; nothing was taken |
 //! | refused for now | 503 and Retry-After |
 //! | refused for good | 400; 413 where it is too large |
+//! | another type than JSON, or none in a page's request | 415: a page could send it without asking |
 
 use ::http::request::Parts;
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use weir_model::{Claim, Exhausted, Reason, Receipt, Refusal, Signal};
@@ -24,12 +25,14 @@ use weir_wire::json::Writer;
 use super::Door;
 use super::json::to_protobuf;
 use super::sender::{Items, Sender, Told};
-use super::translate::Envelope;
 use crate::reply::{Failure, Form, retry_after};
 
 /// A refused body is read on for so many times the limit before the connection is given up: a page that still writes
 /// reads its answer only when it has finished.
 const DISCARD_FACTOR: usize = 4;
+
+/// Where the page is that a browser sends for (Fetch Metadata Request Headers).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Answers a request that is not gRPC.
 pub(super) async fn answer(door: &Door, request: Request<Incoming>, peer: &Peer) -> Response<ReplyBody> {
@@ -65,11 +68,7 @@ async fn answer_to(door: &Door, head: &Parts, body: &mut Incoming, peer: &Peer) 
         refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return refused;
     }
-    // A web page may send other types to any address without asking; JSON it may not.
-    let content_type = head.headers.get(header::CONTENT_TYPE);
-    let is_json = content_type
-        .is_none_or(|of_type| of_type.to_str().is_ok_and(|name| Form::named(name) == Some(Form::Json)));
-    if !is_json {
+    if !is_json(&head.headers) {
         return text(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "415 unsupported media type, supported: [application/json], or gRPC over HTTP/2\n",
@@ -79,6 +78,19 @@ async fn answer_to(door: &Door, head: &Parts, body: &mut Incoming, peer: &Peer) 
     match take(door, signal, head, body, peer).await {
         Ok(proof) => accepted(proof),
         Err(failure) => failed(&failure),
+    }
+}
+
+/// Whether the body is said to be JSON. A program may leave that out, a web page may not.
+///
+/// A browser asks for leave before a page may send JSON to us, and sends other types, and bodies without a type, to any
+/// address unasked (Fetch standard, "CORS-safelisted request-header"). It says that it is one with either header: `Origin`
+/// stands in every POST of a page. As with OTLP/HTTP nothing else is asked about the origin: a page may come to us
+/// through a proxy of its own site, which needs no leave.
+fn is_json(headers: &HeaderMap) -> bool {
+    match headers.get(header::CONTENT_TYPE) {
+        Some(of_type) => of_type.to_str().is_ok_and(|name| Form::named(name) == Some(Form::Json)),
+        None => !headers.contains_key(header::ORIGIN) && !headers.contains_key(SEC_FETCH_SITE),
     }
 }
 
@@ -96,11 +108,7 @@ async fn take(
     let mut sender = Sender::new(signal);
     let told = sender.tells(door, &message, peer).await;
     let told = told.map_err(|refusal| {
-        counts.requests_refused.add(1);
-        if let Ok(envelope) = Envelope::open(&message) {
-            counts.refused.of(signal, refusal.reason()).add(envelope.items(signal));
-        }
-        sender.refused(door);
+        sender.refused_whole(door, refusal.reason(), &message);
         failure_of(&refusal)
     })?;
     drop((message, claim));

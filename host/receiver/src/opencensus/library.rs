@@ -19,7 +19,7 @@ use weir_proto::opencensus::proto::trace::v1::constant_sampler::ConstantDecision
 use weir_proto::opencensus::proto::trace::v1::trace_config::Sampler;
 
 use super::Door;
-use super::sender::{OpenStream, Presence};
+use super::sender::{OpenStream, Presence, unread};
 use super::translate::Envelope;
 
 /// What a stream is told whose first message has no node.
@@ -36,7 +36,12 @@ pub(super) fn answer(
         Ok(reader) => reader,
         Err(status) => return grpc::refuse(&status),
     };
+    let open = match OpenStream::open(&door) {
+        Ok(open) => open,
+        Err(status) => return grpc::refuse(&status),
+    };
     grpc::conversation(move |replies| async move {
+        let _open = open;
         let ended = tokio::select! {
             biased;
             ended = listen(&door, reader) => ended,
@@ -49,9 +54,8 @@ pub(super) fn answer(
 }
 
 async fn listen(door: &Arc<Door>, mut reader: MessageReader) -> Result<(), Status> {
-    let _open = OpenStream::count(door);
     let mut speaks: Option<(Node, Presence)> = None;
-    while let Some((message, _claim)) = reader.next().await? {
+    while let Some((message, _claim)) = reader.next().await.map_err(|status| unread(door, status))? {
         door.settings.counts.requests.add(1);
         let said = read(door, &message).inspect_err(|_| door.settings.counts.requests_refused.add(1));
         let (node, config) =

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::debug;
-use weir_model::{Arrival, Claim, Counter, Node, NodeId, NodeRegistry, Reason, Refusal, Signal};
-use weir_net::grpc::RETRY_AFTER_DEFAULT;
+use weir_model::{Arrival, Claim, Counter, Exhausted, Node, NodeId, NodeRegistry, Reason, Refusal, Signal};
+use weir_net::grpc::{self, Code, RETRY_AFTER_DEFAULT, Status};
 use weir_net::listen::Peer;
 
 use super::Door;
@@ -69,6 +69,7 @@ impl Sender {
             let paid = door.settings.ledger.claim(speaker.bytes() as u64);
             self.paid = Some(paid.map_err(TranslateError::Exhausted).map_err(refusal_of)?);
             self.speaker = speaker;
+            door.losses.add(&tally);
             self.identify(door, peer);
         }
         if envelope.members() == 0 {
@@ -78,7 +79,7 @@ impl Sender {
             door.drop_unwanted(signal, envelope.items(signal));
             return Ok(Told::Nothing);
         }
-        let (body, claim) = self.translate(door, &envelope, &mut tally).await.map_err(refusal_of)?;
+        let (body, tally, claim) = self.translate(door, &envelope).await.map_err(refusal_of)?;
         door.losses.add(&tally);
         if tally.items == 0 {
             door.settings.counts.dropped.of(signal, Reason::InvalidItem).add(u64::from(tally.left_out()));
@@ -99,17 +100,15 @@ impl Sender {
         &self,
         door: &Door,
         envelope: &Envelope<'_>,
-        tally: &mut Tally,
-    ) -> Result<(Vec<u8>, Claim), TranslateError> {
+    ) -> Result<(Vec<u8>, Tally, Claim), TranslateError> {
         let mut claim = door.settings.ledger.claim(0).map_err(TranslateError::Exhausted)?;
         let mut translation =
             Translation::begin(self.signal, envelope, &self.speaker, &door.limits, &mut claim)?;
         while translation.step(TURN_BYTES)? {
             tokio::task::yield_now().await;
         }
-        let (body, more) = translation.finish()?;
-        *tally += more;
-        Ok((body, claim))
+        let (body, tally) = translation.finish()?;
+        Ok((body, tally, claim))
     }
 
     /// Gives the node its row, where it is another than before.
@@ -124,6 +123,16 @@ impl Sender {
         }
     }
 
+    /// Counts a message of which nothing was taken: its items, or, where it shows none, the message itself.
+    pub(super) fn refused_whole(&self, door: &Door, reason: Reason, message: &[u8]) {
+        let counts = &door.settings.counts;
+        match Envelope::open(message).map_or(0, |envelope| envelope.items(self.signal)) {
+            0 => counts.requests_refused.add(1),
+            items => counts.refused.of(self.signal, reason).add(items),
+        }
+        self.refused(door);
+    }
+
     /// Counts a refusal for the node, once it is known.
     pub(super) fn refused(&self, door: &Door) {
         if let Some(presence) = &self.presence {
@@ -132,21 +141,58 @@ impl Sender {
     }
 }
 
+/// Memory that an open stream takes although nothing is said on it: its task, its place in the connection, its names.
+///
+/// There is no deadline for silence: libraries keep a stream open for days and speak when they have something to say. So
+/// a silent stream is paid for as long as it lives.
+const STREAM_BYTES: u64 = 4 * 1024;
+
+/// Open streams together may take one part in so many of the budget; the rest is for what is said on them.
+const STREAMS_SHARE: u64 = 4;
+
 /// A stream among those that are open now.
-pub(super) struct OpenStream(Counter);
+pub(super) struct OpenStream {
+    streams: Counter,
+    _paid: Claim,
+}
 
 impl OpenStream {
-    pub(super) fn count(door: &Door) -> Self {
+    /// Counts a stream and pays for it.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with a delay where there is no memory for one more.
+    pub(super) fn open(door: &Door) -> Result<Self, Status> {
+        let ledger = &door.settings.ledger;
         let streams = door.settings.counts.streams.clone();
+        let used = streams.get().saturating_mul(STREAM_BYTES);
+        let limit = ledger.limit() / STREAMS_SHARE;
+        if used.saturating_add(STREAM_BYTES) > limit {
+            return Err(grpc::overloaded(&Exhausted { asked: STREAM_BYTES, used, limit }));
+        }
+        let paid = ledger.claim(STREAM_BYTES).map_err(|exhausted| grpc::overloaded(&exhausted))?;
         streams.add(1);
-        Self(streams)
+        Ok(Self { streams, _paid: paid })
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.sub(1);
+        self.streams.sub(1);
     }
+}
+
+/// Counts a message that could not be read; says how its stream ends.
+///
+/// One that came too slowly ends with UNAVAILABLE: the Node.js library does not come back after DEADLINE_EXCEEDED.
+pub(super) fn unread(door: &Door, status: Status) -> Status {
+    // A library that goes away has sent nothing that could be refused.
+    if status.code() != Code::Cancelled {
+        door.settings.counts.requests_refused.add(1);
+    }
+    if status.code() == Code::DeadlineExceeded {
+        return grpc::retry_later(Code::Unavailable, status.message(), RETRY_AFTER_DEFAULT);
+    }
+    status
 }
 
 /// A stream in the table of nodes; it leaves with this value.

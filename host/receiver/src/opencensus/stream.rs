@@ -8,6 +8,8 @@
 //! | the first message had no node | UNKNOWN and the reference server's text, at once |
 //! | a message was refused for now, for three seconds | UNAVAILABLE; until then nothing more is read |
 //! | a message is too large | RESOURCE_EXHAUSTED |
+//! | a message comes too slowly | UNAVAILABLE |
+//! | there is no memory for one more stream | UNAVAILABLE, at once |
 //! | drain | UNAVAILABLE: the Node.js library comes back after UNKNOWN and UNAVAILABLE only |
 //!
 //! No message is ever sent to the library: the reference server sends none, and Go never reads any.
@@ -32,7 +34,7 @@ use weir_net::grpc::{self, Code, MessageReader, RETRY_AFTER_DEFAULT, Status};
 use weir_net::listen::Peer;
 
 use super::Door;
-use super::sender::{Items, OpenStream, PATIENCE_MAX, Patience, Sender, Told};
+use super::sender::{Items, OpenStream, PATIENCE_MAX, Patience, Sender, Told, unread};
 
 /// Messages of one stream that may be on their way to the disk.
 ///
@@ -58,7 +60,10 @@ pub(super) fn answer(
     let span = debug_span!("export", peer.addr = %peer.addr, %signal);
     let cut = door.streams.cut.clone();
     let tasks = door.streams.tasks.clone();
-    let stream = Stream::new(door, signal, peer);
+    let stream = match Stream::open(door, signal, peer) {
+        Ok(stream) => stream,
+        Err(status) => return grpc::refuse(&status),
+    };
     let task = async move { cut.run_until_cancelled(stream.run(reader)).await };
     let task = tasks.spawn(task.instrument(span.or_current()));
     grpc::conversation(move |replies| async move {
@@ -109,9 +114,9 @@ struct Delivered {
 }
 
 impl Stream {
-    fn new(door: Arc<Door>, signal: Signal, peer: Arc<Peer>) -> Self {
-        Self {
-            _open: OpenStream::count(&door),
+    fn open(door: Arc<Door>, signal: Signal, peer: Arc<Peer>) -> Result<Self, Status> {
+        Ok(Self {
+            _open: OpenStream::open(&door)?,
             door,
             signal,
             peer,
@@ -121,7 +126,7 @@ impl Stream {
             proof: None,
             refusal: None,
             has_spoken: false,
-        }
+        })
     }
 
     /// Runs the stream to its end.
@@ -129,10 +134,10 @@ impl Stream {
         let mut end = self.reading(&mut reader).await;
         // What was read is settled whatever ended the reading: a refusal for now outweighs a good end.
         while let Some(delivered) = self.under_way.next().await {
-            if let Err(stalled) = self.settle(delivered)
+            if let Err(refusal) = self.settle(delivered)
                 && matches!(end, End::Finished | End::Drained)
             {
-                end = stalled;
+                end = End::Stalled(refusal);
             }
         }
         match end {
@@ -158,8 +163,8 @@ impl Stream {
                 tokio::select! {
                     biased;
                     Some(delivered) = self.under_way.next(), if !self.under_way.is_empty() => {
-                        if let Err(end) = self.settle(delivered) {
-                            return end;
+                        if let Err(refusal) = self.settle(delivered) {
+                            return End::Stalled(refusal);
                         }
                     }
                     () = &mut drained => return End::Drained,
@@ -174,12 +179,8 @@ impl Stream {
                 }
                 Ok(None) => return End::Finished,
                 Err(status) => {
-                    // A library that goes away has sent nothing that could be refused.
-                    if status.code() != Code::Cancelled {
-                        self.door.settings.counts.requests_refused.add(1);
-                    }
                     debug!(%status, peer.addr = %self.peer.addr, signal = %self.signal, "stream cannot be read");
-                    return End::Broken(status);
+                    return End::Broken(unread(&self.door, status));
                 }
             };
             if let Err(end) = taken {
@@ -197,35 +198,17 @@ impl Stream {
     async fn take(&mut self, message: &Bytes) -> Result<(), End> {
         self.has_spoken = true;
         let door = Arc::clone(&self.door);
-        let peer = Arc::clone(&self.peer);
         door.settings.counts.requests.add(1);
-        // A message that was on its way when an earlier one was refused for now waits behind it.
-        while self.waiting.load(Ordering::Relaxed) > 0
-            && let Some(delivered) = self.under_way.next().await
-        {
-            self.settle(delivered)?;
-        }
-        let mut patience = Patience::default();
-        let told = loop {
-            match self.sender.tells(&door, message, &peer).await {
-                Ok(told) => break told,
-                Err(refusal @ Refusal::Permanent { .. }) => return self.refuse(refusal, message),
-                Err(refusal @ Refusal::Transient { .. }) => match patience.pause(&refusal) {
-                    Some(pause) => self.idle(pause).await?,
-                    None => {
-                        door.settings.counts.requests_refused.add(1);
-                        self.sender.refused(&door);
-                        return Err(End::Stalled(refusal));
-                    }
-                },
-            }
+        let told = match self.understand(message).await {
+            Ok(told) => told,
+            Err(refusal) => return self.refuse(refusal, message),
         };
         let Told::Items(items) = told else { return Ok(()) };
         let mut delivery: BoxFuture<'static, Delivered> =
             Box::pin(deliver(door, items, Arc::clone(&self.waiting)));
         // The place in the order is taken at the first poll (`Consumer::consume`), so it is made now.
         match futures_util::poll!(delivery.as_mut()) {
-            std::task::Poll::Ready(delivered) => self.settle(delivered),
+            std::task::Poll::Ready(delivered) => self.settle(delivered).map_err(End::Stalled),
             std::task::Poll::Pending => {
                 self.under_way.push(delivery);
                 Ok(())
@@ -233,8 +216,33 @@ impl Stream {
         }
     }
 
+    /// Understands a message, behind those before it, and waits while there is no memory for it.
+    ///
+    /// A transient refusal is its own or that of one before it: either way nothing of it is taken, and the stream ends.
+    async fn understand(&mut self, message: &Bytes) -> Result<Told, Refusal> {
+        let door = Arc::clone(&self.door);
+        let peer = Arc::clone(&self.peer);
+        // A message that was on its way when an earlier one was refused for now waits behind it.
+        while self.waiting.load(Ordering::Relaxed) > 0
+            && let Some(delivered) = self.under_way.next().await
+        {
+            self.settle(delivered)?;
+        }
+        let mut patience = Patience::default();
+        loop {
+            match self.sender.tells(&door, message, &peer).await {
+                Ok(told) => return Ok(told),
+                Err(refusal @ Refusal::Permanent { .. }) => return Err(refusal),
+                Err(refusal @ Refusal::Transient { .. }) => match patience.pause(&refusal) {
+                    Some(pause) => self.idle(pause).await?,
+                    None => return Err(refusal),
+                },
+            }
+        }
+    }
+
     /// Waits, and goes on with what is under way: what it holds may be what we wait for.
-    async fn idle(&mut self, pause: Duration) -> Result<(), End> {
+    async fn idle(&mut self, pause: Duration) -> Result<(), Refusal> {
         let mut pause = pin!(sleep(pause));
         loop {
             tokio::select! {
@@ -244,8 +252,8 @@ impl Stream {
         }
     }
 
-    /// Counts what became of a message.
-    fn settle(&mut self, delivered: Delivered) -> Result<(), End> {
+    /// Counts what became of a message. A transient refusal comes back: the stream ends with it.
+    fn settle(&mut self, delivered: Delivered) -> Result<(), Refusal> {
         let Delivered { result, items, left_out } = delivered;
         let counts = &self.door.settings.counts;
         match result {
@@ -262,7 +270,7 @@ impl Stream {
                 counts.refused.of(self.signal, refusal.reason()).add(items + left_out);
                 self.sender.refused(&self.door);
                 match refusal {
-                    Refusal::Transient { .. } => Err(End::Stalled(refusal)),
+                    Refusal::Transient { .. } => Err(refusal),
                     Refusal::Permanent { .. } => {
                         self.remember(refusal);
                         Ok(())
@@ -272,17 +280,17 @@ impl Stream {
         }
     }
 
-    /// A message that was not understood. The stream goes on where it is known whose it is.
+    /// A message of which nothing was taken. The stream goes on where it was refused for good and it is known whose it is.
     fn refuse(&mut self, refusal: Refusal, message: &Bytes) -> Result<(), End> {
-        let counts = &self.door.settings.counts;
-        counts.requests_refused.add(1);
-        if let Ok(envelope) = super::translate::Envelope::open(message) {
-            counts.refused.of(self.signal, refusal.reason()).add(envelope.items(self.signal));
+        self.sender.refused_whole(&self.door, refusal.reason(), message);
+        match refusal {
+            Refusal::Transient { .. } => Err(End::Stalled(refusal)),
+            Refusal::Permanent { .. } => {
+                let end = Status::unknown(refusal.explain());
+                self.remember(refusal);
+                if self.sender.is_known() { Ok(()) } else { Err(End::Broken(end)) }
+            }
         }
-        self.sender.refused(&self.door);
-        let end = Status::unknown(refusal.explain());
-        self.remember(refusal);
-        if self.sender.is_known() { Ok(()) } else { Err(End::Broken(end)) }
     }
 
     /// Keeps the last refusal for the end; says the first one of a stream.

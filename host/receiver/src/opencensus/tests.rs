@@ -51,6 +51,8 @@ enum Say {
     ForGood,
     /// Takes it once a permit is there.
     Hold(Arc<Semaphore>),
+    /// Refuses it for now once a permit is there.
+    HoldThenRefuse(Arc<Semaphore>),
 }
 
 /// Says what it is told to, then takes everything.
@@ -106,9 +108,14 @@ impl Consumer for Scripted {
             let next = self.script.lock().unwrap().pop_front();
             let say = next.or_else(|| self.always.lock().unwrap().clone()).unwrap_or(Say::Take);
             self.arrivals.lock().unwrap().push(arrival);
+            let is_full = || Err(Refusal::transient(Reason::QueueFull, None, "the queue is full"));
             match say {
                 Say::Take => {}
-                Say::ForNow => return Err(Refusal::transient(Reason::QueueFull, None, "the queue is full")),
+                Say::ForNow => return is_full(),
+                Say::HoldThenRefuse(gate) => {
+                    gate.acquire().await.unwrap().forget();
+                    return is_full();
+                }
                 Say::ForGood => return Err(Refusal::permanent(Reason::Rejected, "never this")),
                 Say::Hold(gate) => gate.acquire().await.unwrap().forget(),
             }
@@ -133,7 +140,12 @@ fn config() -> Config {
 }
 
 fn serve_with(config: Config, pipelines: Pipelines) -> Served {
-    let ledger = Ledger::new(64 << 20);
+    serve_paid(config, pipelines, 64 << 20)
+}
+
+/// A door with a memory budget of so many bytes.
+fn serve_paid(config: Config, pipelines: Pipelines, budget: u64) -> Served {
+    let ledger = Ledger::new(budget);
     let (counts, losses, nodes) = (ReceiverCounts::default(), TranslationCounts::default(), Arc::default());
     let settings =
         Settings { id: "opencensus".into(), pipelines, ledger: Arc::clone(&ledger), counts: counts.clone() };

@@ -41,10 +41,12 @@ mod tests;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use weir_model::{Claim, Exhausted, Node};
 use weir_wire::{Encoder, Malformed, Reader, Signal};
 
+use node::{NOTHING, Statement};
 use value::{Slot, message, put};
 
 /// What a translation may read and write.
@@ -107,16 +109,20 @@ impl AddAssign for Tally {
             texts_repaired,
             stack_traces_cut,
         } = other;
-        self.items += items;
-        self.invalid += invalid;
-        self.metrics_untranslatable += metrics_untranslatable;
-        self.points_untranslatable += points_untranslatable;
-        self.points_unset += points_unset;
-        self.buckets_cut += buckets_cut;
-        self.attributes_cut += attributes_cut;
-        self.texts_cut += texts_cut;
-        self.texts_repaired += texts_repaired;
-        self.stack_traces_cut += stack_traces_cut;
+        for (sum, more) in [
+            (&mut self.items, items),
+            (&mut self.invalid, invalid),
+            (&mut self.metrics_untranslatable, metrics_untranslatable),
+            (&mut self.points_untranslatable, points_untranslatable),
+            (&mut self.points_unset, points_unset),
+            (&mut self.buckets_cut, buckets_cut),
+            (&mut self.attributes_cut, attributes_cut),
+            (&mut self.texts_cut, texts_cut),
+            (&mut self.texts_repaired, texts_repaired),
+            (&mut self.stack_traces_cut, stack_traces_cut),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
     }
 }
 
@@ -240,25 +246,52 @@ impl<'a> Envelope<'a> {
 }
 
 /// What a stream has said of itself so far: the last node, the last resource.
+///
+/// Both are read when they are said and stay as they were understood, so that a message costs what it says itself.
 #[derive(Debug, Default)]
 pub struct Speaker {
-    node_bytes: Option<Vec<u8>>,
-    resource_bytes: Option<Vec<u8>>,
-    node: Option<Node>,
+    node: Option<Arc<Heard>>,
+    resource: Option<Arc<Heard>>,
+    identity: Option<Arc<Node>>,
     /// The OTLP resource made of both, as the field that begins each group.
     group: Vec<u8>,
+}
+
+/// A node or a resource.
+#[derive(Debug)]
+struct Heard {
+    /// As it stood on the wire: libraries that say the same in each message say nothing new.
+    bytes: Vec<u8>,
+    statement: Statement,
+}
+
+impl Heard {
+    fn new(bytes: &[u8], statement: Statement) -> Arc<Self> {
+        Arc::new(Self { bytes: bytes.to_vec(), statement })
+    }
+
+    /// What it means; nothing where it was never said.
+    fn statement(heard: &Option<Arc<Self>>) -> &Statement {
+        heard.as_ref().map_or(&NOTHING, |heard| &heard.statement)
+    }
+
+    /// What is new in `said`.
+    fn news<'s>(last: Option<&Self>, said: &'s Slot<'_>) -> Option<&'s [u8]> {
+        said.as_deref().filter(|said| last.is_none_or(|last| last.bytes != *said))
+    }
 }
 
 impl Speaker {
     /// Who speaks, once a node was said.
     pub fn node(&self) -> Option<&Node> {
-        self.node.as_ref()
+        self.identity.as_deref()
     }
 
     /// Bytes kept, for whoever pays for them.
     pub fn bytes(&self) -> usize {
-        let kept = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::capacity);
-        kept(&self.node_bytes) + kept(&self.resource_bytes) + self.group.capacity()
+        let kept = [&self.node, &self.resource].into_iter().flatten();
+        let kept = kept.map(|heard| heard.bytes.capacity() + heard.statement.bytes());
+        kept.sum::<usize>() + self.group.capacity()
     }
 
     /// What the stream has said once `envelope` is heard too: a new node replaces the last one, a new resource the last
@@ -272,18 +305,28 @@ impl Speaker {
         limits: &Limits,
         tally: &mut Tally,
     ) -> Result<Option<Self>, TranslateError> {
-        let says =
-            |new: &Slot<'_>, last: &Option<Vec<u8>>| new.is_some() && new.as_deref() != last.as_deref();
-        if !says(&envelope.node, &self.node_bytes) && !says(&envelope.resource, &self.resource_bytes) {
+        let node = Heard::news(self.node.as_deref(), &envelope.node);
+        let resource = Heard::news(self.resource.as_deref(), &envelope.resource);
+        if node.is_none() && resource.is_none() {
             return Ok(None);
         }
-        let either =
-            |new: &Slot<'_>, last: &Option<Vec<u8>>| new.as_deref().or(last.as_deref()).map(<[u8]>::to_vec);
-        let node_bytes = either(&envelope.node, &self.node_bytes);
-        let resource_bytes = either(&envelope.resource, &self.resource_bytes);
-        let group = node::group(node_bytes.as_deref(), resource_bytes.as_deref(), limits, tally)?;
-        let node = node_bytes.as_deref().map(|bytes| node::identity(bytes, limits)).transpose()?;
-        Ok(Some(Self { node_bytes, resource_bytes, node, group }))
+        let mut heard = Self {
+            node: self.node.clone(),
+            resource: self.resource.clone(),
+            identity: self.identity.clone(),
+            group: Vec::new(),
+        };
+        if let Some(node) = node {
+            heard.node = Some(Heard::new(node, Statement::of_node(node, limits, tally)?));
+            heard.identity = Some(Arc::new(node::identity(node, limits)?));
+        }
+        if let Some(resource) = resource {
+            let statement = Statement::of_resource(resource, limits, tally)?;
+            heard.resource = Some(Heard::new(resource, statement));
+        }
+        let (node, resource) = (Heard::statement(&heard.node), Heard::statement(&heard.resource));
+        heard.group = node::group(node, resource, limits, tally);
+        Ok(Some(heard))
     }
 
     /// The field that begins the group of an item with this resource of its own.
@@ -293,10 +336,9 @@ impl Speaker {
         limits: &Limits,
         tally: &mut Tally,
     ) -> Result<Cow<'_, [u8]>, TranslateError> {
-        match own_resource {
-            None => Ok(Cow::Borrowed(&self.group)),
-            Some(own) => Ok(Cow::Owned(node::group(self.node_bytes.as_deref(), Some(own), limits, tally)?)),
-        }
+        let Some(own) = own_resource else { return Ok(Cow::Borrowed(&self.group)) };
+        let resource = Statement::of_resource(own, limits, tally)?;
+        Ok(Cow::Owned(node::group(Heard::statement(&self.node), &resource, limits, tally)))
     }
 }
 

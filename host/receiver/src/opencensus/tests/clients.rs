@@ -310,6 +310,31 @@ async fn go_says_its_last_words_and_leaves() {
     served.end().await;
 }
 
+/// Scenario: a message of an `Export` and one of a `Config` stream stop in their middle, for longer than a message may take.
+/// Guarantees: both streams end with UNAVAILABLE, after which the Node.js library comes back, and are counted.
+#[tokio::test]
+async fn a_sender_that_is_too_slow_is_told_to_come_back() {
+    let mut config = config();
+    config.limits.request_timeout = Duration::from_millis(50);
+    let served = serve_with(config, Pipelines::all(Scripted::saying([])));
+    let mut connection = raw(&served).await;
+    let message = framed(&OcTraces { node: node("js"), ..spans(&["s"]) });
+    for path in [EXPORT, "/opencensus.proto.agent.trace.v1.TraceService/Config"] {
+        let half = Ok(Frame::data(message.slice(..message.len() / 2)));
+        let body = StreamBody::new(stream::iter([half]).chain(stream::pending()).boxed());
+        let request = post(path, "application/grpc", Vec::new()).map(|_| body);
+        let response = timeout(DEADLINE, connection.send_request(request)).await.unwrap().unwrap();
+        let ended =
+            timeout(DEADLINE, response.into_body().collect()).await.expect("the stream ends").unwrap();
+        let last = ended.trailers().expect("a status");
+        assert_eq!(last["grpc-status"], "14", "{path}: {last:?}");
+        assert!(last["grpc-message"].to_str().unwrap().contains("slow"), "{last:?}");
+    }
+    assert_eq!(served.counts.requests_refused.get(), 2);
+    drop(connection);
+    served.end().await;
+}
+
 /// Scenario: a client goes away in the middle of a message, and another resets its stream.
 /// Guarantees: what was whole is taken, what was not is gone, and nothing of the streams is left behind.
 #[tokio::test]

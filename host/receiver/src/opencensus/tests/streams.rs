@@ -61,7 +61,7 @@ async fn a_first_message_without_a_node_ends_the_stream() {
     let sender = stream.sender.take().unwrap();
     eventually("the client sees that the stream is gone", || sender.is_closed()).await;
     let refused = served.counts.refused.of(Signal::Traces, Reason::NoNode).get();
-    assert_eq!((refused, consumer.seen(), served.counts.requests_refused.get()), (2, 0, 1));
+    assert_eq!((refused, consumer.seen(), served.counts.requests_refused.get()), (2, 0, 0));
     let mut client = MetricsServiceClient::new(served.channel().await);
     let mut replies = client.export(stream::iter([gauge(1)])).await.unwrap().into_inner();
     let status = replies.message().await.unwrap_err();
@@ -88,6 +88,26 @@ async fn an_empty_node_is_a_node_and_an_empty_message_is_nothing() {
     nodes_alone.send(OcTraces { node: node("a"), ..OcTraces::default() }).await;
     nodes_alone.finish().await.unwrap();
     drop((stream, nodes_alone));
+    served.end().await;
+}
+
+/// Scenario: a node with three attributes more than a resource may have, said alone (Go, Java); then two messages of spans.
+/// Guarantees: what was cut of it is counted, once.
+#[tokio::test]
+async fn what_is_cut_of_a_node_is_counted_once_when_it_is_said() {
+    let mut config = config();
+    config.items.attributes_max = 4;
+    let served = serve_with(config, Pipelines::all(Scripted::saying([])));
+    let mut stream = served.export().await;
+    let attributes = (0..7).map(|number| (number.to_string(), String::new())).collect();
+    let node = Some(Node { attributes, ..Node::default() });
+    stream.send(OcTraces { node, ..OcTraces::default() }).await;
+    for _ in 0..2 {
+        stream.send(spans(&["s"])).await;
+    }
+    stream.finish().await.unwrap();
+    assert_eq!((served.accepted(), served.losses.attributes_cut.get()), (2, 3));
+    drop(stream);
     served.end().await;
 }
 
@@ -219,6 +239,79 @@ async fn a_lasting_refusal_ends_the_stream_with_unavailable() {
     assert_eq!((served.refused(Reason::QueueFull), served.accepted()), (2, 0));
     assert_eq!(served.nodes.list(Instant::now())[0].refusals, 1);
     drop(stream);
+    served.end().await;
+}
+
+/// Scenario: a batch is on its way when the queue becomes full and stays so; the next one is read meanwhile.
+/// Guarantees: the stream ends with UNAVAILABLE, and the items of both are counted, although the pipeline saw one only.
+#[tokio::test]
+async fn a_message_behind_a_lasting_refusal_is_counted_with_it() {
+    let gate = Arc::new(Semaphore::new(0));
+    let consumer = Scripted::always(Say::ForNow);
+    consumer.script.lock().unwrap().push_back(Say::HoldThenRefuse(Arc::clone(&gate)));
+    let served = serve(&consumer);
+    let mut stream = served.export().await;
+    stream.send(OcTraces { node: node("a"), ..spans(&["1"]) }).await;
+    eventually("the first is on its way", || consumer.seen() == 1).await;
+    gate.add_permits(1);
+    stream.send(spans(&["2", "2"])).await;
+    eventually("the second is read", || served.counts.requests.get() == 2).await;
+    let status = stream.ended().await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the queue is full"));
+    assert!(consumer.names().iter().all(|name| name == "1"), "the second overtook the first");
+    assert_eq!((served.refused(Reason::QueueFull), served.accepted()), (3, 0));
+    assert_eq!((served.counts.requests_refused.get(), served.nodes.list(Instant::now())[0].refusals), (0, 2));
+    drop(stream);
+    served.end().await;
+}
+
+/// Scenario: the memory budget is used up for longer than a library should wait.
+/// Guarantees: the stream ends with UNAVAILABLE, and the items that could not be translated are counted.
+#[tokio::test]
+async fn a_message_without_memory_for_its_translation_is_counted() {
+    let consumer = Scripted::saying([]);
+    let served = serve(&consumer);
+    let mut stream = served.export().await;
+    stream.send(OcTraces { node: node("a"), ..spans(&["first"]) }).await;
+    eventually("the first is taken", || served.accepted() == 1).await;
+    // Room for the message as it comes, and not for what it becomes.
+    let message = spans(&["2", "2"]);
+    let room = message.encoded_len() as u64 + 32;
+    let kept = served.ledger.used();
+    let hog = served.ledger.claim(served.ledger.limit() - kept - room).unwrap();
+    stream.send(message).await;
+    assert_eq!(stream.ended().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!((served.refused(Reason::MemoryFull), served.counts.requests_refused.get()), (2, 0));
+    drop((stream, hog));
+    served.end().await;
+}
+
+/// Scenario: a client opens streams of both kinds and says nothing on them, until it gets no more.
+/// Guarantees: each is paid for while it lives, all of them together take a quarter of the budget at most, those that are
+/// refused are told to come back, and one that ends makes room for another.
+#[tokio::test]
+async fn a_silent_stream_is_paid_for_and_does_not_take_what_messages_need() {
+    const EACH: u64 = 4096;
+    let pipelines = Pipelines::all(Scripted::saying([]));
+    let served = serve_paid(config(), pipelines, 16 * EACH);
+    let channel = served.channel().await;
+    let mut exports = vec![export_on(channel.clone()).await, export_on(channel.clone()).await];
+    let mut configs = vec![configure(&served, []).await, configure(&served, []).await];
+    assert_eq!(served.ledger.used(), 4 * EACH);
+    let mut client = TraceServiceClient::new(channel.clone());
+    let refused = client.export(stream::pending()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let refused = client.config(stream::pending()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    drop((exports.pop(), configs.pop()));
+    eventually("two are gone", || served.ledger.used() == 2 * EACH).await;
+    exports.push(export_on(channel.clone()).await);
+    exports[1].send(OcTraces { node: node("a"), ..spans(&["s"]) }).await;
+    eventually("its message is taken", || served.accepted() == 1).await;
+    let hog = served.ledger.claim(served.ledger.limit() - served.ledger.used()).unwrap();
+    let refused = client.export(stream::pending()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    drop((exports, configs, client, channel, hog));
     served.end().await;
 }
 

@@ -83,6 +83,7 @@ async fn a_request_without_a_node_is_a_violation() {
     let violation = "protocol violation: Export's first message must have a Node";
     assert_eq!(answer.body, format!(r#"{{"error":"{violation}","message":"{violation}","code":2}}"#));
     assert_eq!((served.refused(Reason::NoNode), consumer.seen()), (1, 0));
+    assert_eq!(served.counts.requests_refused.get(), 0, "its span is counted");
     assert_eq!(post(&served, "/v1/trace", r#"{"node":{}}"#).await.status, StatusCode::OK);
     assert_eq!(consumer.seen(), 0);
     served.end().await;
@@ -126,6 +127,11 @@ async fn each_refusal_has_its_status() {
     let answer = post(&served, "/v1/trace", &" ".repeat((1 << 20) + 1)).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!((served.refused(Reason::QueueFull), served.refused(Reason::Rejected)), (1, 1));
+    assert_eq!(
+        served.counts.requests_refused.get(),
+        1,
+        "the body that nobody read is the only one without items"
+    );
     let metrics = r#"{"node":{},"metrics":[{"timeseries":[{"points":[{},{}]}]}]}"#;
     assert_eq!(post(&served, "/v1/metrics", metrics).await.status, StatusCode::OK);
     assert_eq!(served.counts.dropped.of(Signal::Metrics, Reason::NoPipeline).get(), 2);
@@ -149,6 +155,33 @@ async fn what_is_not_there_is_told() {
     let answer = send(&served, Method::POST, "/v1/trace", &[("content-type", "application/grpc")], "").await;
     assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "gRPC needs HTTP/2");
     served.end().await;
+}
+
+/// Scenario: requests without a content type: of a page (`fetch` with `no-cors` and a blob without a type, which browsers
+/// send unasked), of one whose browser hides where it is from, of a page that may send, and of a program.
+/// Guarantees: a program is served; a page has to say that it sends JSON, which its browser lets it after asking us only.
+#[tokio::test]
+async fn a_page_cannot_send_unasked_by_leaving_the_content_type_out() {
+    let consumer = Scripted::saying([]);
+    let page = "https://shop.example";
+    let cors = CorsConfig { allowed_origins: vec![page.to_owned()], ..CorsConfig::default() };
+    for cors in [None, Some(cors)] {
+        let served = serve_with(Config { cors, ..config() }, Pipelines::all(consumer.clone()));
+        for headers in [
+            &[("origin", page)][..],
+            &[("origin", "null")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("origin", page), ("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")],
+        ] {
+            let answer = send(&served, Method::POST, "/v1/trace", headers, ONE_SPAN).await;
+            assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{headers:?}");
+        }
+        assert_eq!((served.accepted(), consumer.seen()), (0, 0));
+        let answer = send(&served, Method::POST, "/v1/trace", &[], ONE_SPAN).await;
+        assert_eq!((answer.status, served.accepted()), (StatusCode::OK, 1));
+        consumer.arrivals.lock().unwrap().clear();
+        served.end().await;
+    }
 }
 
 /// Scenario: pages of an allowed and of another origin ask first, and send (`TestTraceGrpcGatewayCors_endToEnd`); then

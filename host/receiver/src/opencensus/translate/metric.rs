@@ -17,6 +17,8 @@
 //! | SUMMARY | Summary 11 |
 //! | any other, and none | left out and counted |
 
+use std::borrow::Cow;
+
 use weir_wire::{Encoder, Field, Malformed, Reader, Value};
 
 use super::value::{Slot, double, entry, hex, message, number, put, unix_nanos, wrapped, wrapped_double};
@@ -140,6 +142,14 @@ impl<'a> Descriptor<'a> {
     }
 }
 
+/// The keys of a metric's labels, as they are written: looked at once, however many series there are.
+struct Keys<'a> {
+    /// The first ones, as many as a point may have labels.
+    written: Vec<Cow<'a, [u8]>>,
+    /// How many the descriptor names.
+    count: usize,
+}
+
 /// What a series' points have in common.
 struct Series<'l> {
     form: Form,
@@ -166,6 +176,20 @@ struct Distribution {
     sum: f64,
     bounds: Vec<f64>,
     counts: Vec<u64>,
+}
+
+/// The text of a label's value; none where the value is missing.
+fn label_text(value: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let (mut text, mut has_value): (&[u8], bool) = (&[], false);
+    let mut reader = Reader::new(value);
+    while let Some(field) = reader.next()? {
+        match field.number {
+            1 => text = message(&field)?,
+            2 => has_value = number(&field)? != 0,
+            _ => {}
+        }
+    }
+    Ok(has_value.then_some(text))
 }
 
 impl Output<'_> {
@@ -204,11 +228,13 @@ impl Output<'_> {
             let text = self.text(raw);
             self.out.nonempty_bytes(field, text);
         }
+        let written = descriptor.keys.iter().map(|key| self.text(key)).collect();
+        let keys = Keys { written, count: descriptor.keys_count };
         let data = self.out.open(form.data_field());
         let mut reader = Reader::new(metric);
         while let Some(field) = reader.next()? {
             if field.number == 2 {
-                self.series(form, message(&field)?, &descriptor, labels)?;
+                self.series(form, message(&field)?, &keys, labels)?;
             }
         }
         match form {
@@ -228,10 +254,12 @@ impl Output<'_> {
         &mut self,
         form: Form,
         series: &[u8],
-        descriptor: &Descriptor<'_>,
+        keys: &Keys<'_>,
         labels: &mut Encoder,
     ) -> Result<(), TranslateError> {
         labels.clear();
+        // A series without points is read, because the message is taken whole or not at all, and nothing is written for it.
+        let has_points = members(series, 3).next().is_some();
         let mut start: Slot<'_> = None;
         let mut index = 0;
         let mut reader = Reader::new(series);
@@ -239,7 +267,16 @@ impl Output<'_> {
             match field.number {
                 1 => put(&mut start, message(&field)?),
                 2 => {
-                    self.label(form.attributes_field(), message(&field)?, index, descriptor, labels)?;
+                    let text = label_text(message(&field)?)?;
+                    // A value goes with the key at its place; one for which there is no key is no label.
+                    match (keys.written.get(index), text) {
+                        (Some(key), Some(text)) if has_points => {
+                            let text = self.text(text);
+                            labels.attribute_str(form.attributes_field(), key, text);
+                        }
+                        (None, Some(_)) if index < keys.count => self.tally.attributes_cut += 1,
+                        (Some(_) | None, Some(_) | None) => {}
+                    }
                     index += 1;
                 }
                 3 => {
@@ -251,35 +288,6 @@ impl Output<'_> {
         let common = Series { form, start: unix_nanos(start.as_deref())?, labels: labels.as_bytes() };
         for point in members(series, 3) {
             self.point(&common, point)?;
-        }
-        Ok(())
-    }
-
-    /// A value goes with the key at its place; one that is missing, or for which there is no key, is no label.
-    fn label(
-        &mut self,
-        field: u32,
-        value: &[u8],
-        index: usize,
-        descriptor: &Descriptor<'_>,
-        labels: &mut Encoder,
-    ) -> Result<(), TranslateError> {
-        let (mut text, mut has_value): (&[u8], bool) = (&[], false);
-        let mut reader = Reader::new(value);
-        while let Some(field) = reader.next()? {
-            match field.number {
-                1 => text = message(&field)?,
-                2 => has_value = number(&field)? != 0,
-                _ => {}
-            }
-        }
-        match descriptor.keys.get(index) {
-            Some(key) if has_value => {
-                let (key, text) = (self.text(key), self.text(text));
-                labels.attribute_str(field, key, text);
-            }
-            None if has_value && index < descriptor.keys_count => self.tally.attributes_cut += 1,
-            Some(_) | None => {}
         }
         Ok(())
     }

@@ -21,8 +21,12 @@
 //! | type of the resource | `opencensus.resourcetype` |
 //!
 //! Of one key what stands lower in the table wins.
+//!
+//! Each is read once, when it is said; a group of OTLP is made of what was kept of both, and is never larger than what a
+//! resource may be. So a change of the resource costs what is written for it, however large the node was on the wire.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use weir_model::Node;
 use weir_wire::{Encoder, Malformed, Reader};
@@ -30,31 +34,161 @@ use weir_wire::{Encoder, Malformed, Reader};
 use super::value::{Slot, entry, message, moment, number, put, text, unix_nanos};
 use super::{Limits, Tally, TranslateError};
 
+/// Entries of a map that are looked at for each attribute that a resource may have; those behind them are cut.
+///
+/// No encoder writes a key twice, so that honest maps end before, or are cut by the limit of attributes anyway.
+const ENTRIES_PER_ATTRIBUTE: usize = 4;
+
 /// The names of `LibraryInfo.Language`, from 1.
 const LANGUAGES: [&str; 10] =
     ["cpp", "dotnet", "erlang", "go", "java", "nodejs", "php", "python", "ruby", "webjs"];
 
-/// The field that begins a group of OTLP: its resource, made of a node and a resource.
-pub(super) fn group(
-    node: Option<&[u8]>,
-    resource: Option<&[u8]>,
-    limits: &Limits,
-    tally: &mut Tally,
-) -> Result<Vec<u8>, TranslateError> {
-    // From the strongest claim on a key to the weakest, so that what comes first stays.
-    let mut attributes = Attributes { list: Vec::new(), cut: 0, limits, tally };
-    let resource = ResourceParts::read(resource.unwrap_or_default())?;
-    attributes.add_text("opencensus.resourcetype", resource.kind);
-    let node = NodeParts::read(node.unwrap_or_default())?;
-    node.add_to(&mut attributes)?;
-    let mut labels = Reader::new(resource.all);
-    while let Some(field) = labels.next()? {
-        if field.number == 2 {
-            let (key, value) = entry(message(&field)?)?;
-            attributes.add(if key == b"cloud.zone" { b"cloud.availability_zone" } else { key }, value);
+/// What a node or a resource says: what is left of its bytes once they were read.
+#[derive(Debug, Default)]
+pub(super) struct Statement {
+    /// Attributes of the table, the strongest first.
+    table: Vec<(&'static str, Said)>,
+    /// Attributes of the sender's own naming in their order, each key once, no more than a resource may have.
+    own: Vec<(String, String)>,
+    /// How many of those were cut.
+    cut: u32,
+}
+
+/// What was not said.
+pub(super) static NOTHING: Statement = Statement { table: Vec::new(), own: Vec::new(), cut: 0 };
+
+#[derive(Debug)]
+enum Said {
+    Text(String),
+    Int(i64),
+}
+
+impl Statement {
+    /// Reads a node.
+    ///
+    /// # Errors
+    /// [`TranslateError::Malformed`] where it is none.
+    pub(super) fn of_node(node: &[u8], limits: &Limits, tally: &mut Tally) -> Result<Self, TranslateError> {
+        let mut statement = Self::default();
+        NodeParts::read(node)?.add_to(&mut statement, limits, tally)?;
+        statement.add_map(node, 4, limits, tally)?;
+        Ok(statement)
+    }
+
+    /// Reads a resource.
+    ///
+    /// # Errors
+    /// [`TranslateError::Malformed`] where it is none.
+    pub(super) fn of_resource(
+        resource: &[u8],
+        limits: &Limits,
+        tally: &mut Tally,
+    ) -> Result<Self, TranslateError> {
+        let mut kind: &[u8] = &[];
+        let mut reader = Reader::new(resource);
+        while let Some(field) = reader.next()? {
+            if field.number == 1 {
+                kind = message(&field)?;
+            }
+        }
+        let mut statement = Self::default();
+        statement.add_text("opencensus.resourcetype", kind, limits, tally);
+        statement.add_map(resource, 2, limits, tally)?;
+        for (key, _) in &mut statement.own {
+            if key == "cloud.zone" {
+                "cloud.availability_zone".clone_into(key);
+            }
+        }
+        Ok(statement)
+    }
+
+    /// Bytes kept, for whoever pays for them.
+    pub(super) fn bytes(&self) -> usize {
+        let of_table = self.table.iter().map(|(_, said)| match said {
+            Said::Text(text) => text.capacity(),
+            Said::Int(_) => 0,
+        });
+        let of_own = self.own.iter().map(|(key, value)| key.capacity() + value.capacity());
+        self.table.capacity() * size_of::<(&str, Said)>()
+            + self.own.capacity() * size_of::<(String, String)>()
+            + of_table.chain(of_own).sum::<usize>()
+    }
+
+    /// Adds an attribute of the table, unless it is empty.
+    fn add_text(&mut self, key: &'static str, value: &[u8], limits: &Limits, tally: &mut Tally) {
+        if !value.is_empty() {
+            self.table.push((key, Said::Text(fitting(value, limits, tally).into_owned())));
         }
     }
-    Ok(attributes.into_field())
+
+    /// Adds the map that is repeated field `map` of a message. Of one key the first entry counts.
+    fn add_map(
+        &mut self,
+        of: &[u8],
+        map: u32,
+        limits: &Limits,
+        tally: &mut Tally,
+    ) -> Result<(), TranslateError> {
+        let attributes_max = limits.attributes_max as usize;
+        let entries_max = attributes_max.saturating_mul(ENTRIES_PER_ATTRIBUTE);
+        let mut keys = HashSet::new();
+        let mut entries = 0_usize;
+        let mut reader = Reader::new(of);
+        while let Some(field) = reader.next()? {
+            if field.number != map {
+                continue;
+            }
+            let (key, value) = entry(message(&field)?)?;
+            entries += 1;
+            if self.own.len() >= attributes_max || entries > entries_max {
+                // Without a look at its key, which may be one that is there already.
+                self.cut = self.cut.saturating_add(1);
+                continue;
+            }
+            let key = fitting(key, limits, tally);
+            if keys.insert(key.clone()) {
+                self.own.push((key.into_owned(), fitting(value, limits, tally).into_owned()));
+            }
+        }
+        tally.attributes_cut = tally.attributes_cut.saturating_add(self.cut);
+        Ok(())
+    }
+}
+
+fn fitting<'a>(raw: &'a [u8], limits: &Limits, tally: &mut Tally) -> Cow<'a, str> {
+    text(raw, limits.text_bytes_max, &mut tally.texts_cut, &mut tally.texts_repaired)
+}
+
+/// The field that begins a group of OTLP, its resource: `resource = 1 { attributes = 1 · dropped_attributes_count = 2 }`,
+/// present even where it is empty.
+///
+/// Counts what it cuts itself; what was cut when node and resource were read was counted then.
+pub(super) fn group(node: &Statement, resource: &Statement, limits: &Limits, tally: &mut Tally) -> Vec<u8> {
+    let mut keys =
+        HashSet::with_capacity(node.table.len() + node.own.len() + resource.table.len() + resource.own.len());
+    let mut cut = 0_u32;
+    let mut out = Encoder::new();
+    // From the strongest claim on a key to the weakest, so that what comes first stays.
+    out.message(1, |out| {
+        for (key, value) in resource.table.iter().chain(&node.table) {
+            keys.insert(*key);
+            match value {
+                Said::Text(text) => out.attribute_str(1, key.as_bytes(), text),
+                Said::Int(number) => out.attribute_int(1, key.as_bytes(), *number),
+            }
+        }
+        for (key, value) in node.own.iter().chain(&resource.own) {
+            if keys.len() >= limits.attributes_max as usize {
+                cut += 1;
+            } else if keys.insert(key) {
+                out.attribute_str(1, key.as_bytes(), value);
+            }
+        }
+        let before = node.cut.saturating_add(resource.cut);
+        out.nonzero_varint(2, u64::from(before.saturating_add(cut)));
+    });
+    tally.attributes_cut = tally.attributes_cut.saturating_add(cut);
+    out.into_bytes()
 }
 
 /// The node as the registry knows it.
@@ -80,13 +214,12 @@ struct NodeParts<'a> {
     exporter_version: &'a [u8],
     core_version: &'a [u8],
     service: &'a [u8],
-    all: &'a [u8],
 }
 
 impl<'a> NodeParts<'a> {
     /// Fields of one message may stand apart; each is taken where it comes, the last one wins.
     fn read(node: &'a [u8]) -> Result<Self, Malformed> {
-        let mut parts = Self { all: node, ..Self::default() };
+        let mut parts = Self::default();
         let mut reader = Reader::new(node);
         while let Some(field) = reader.next()? {
             match field.number {
@@ -141,114 +274,23 @@ impl<'a> NodeParts<'a> {
         LANGUAGES.get(index).copied()
     }
 
-    fn add_to(&self, attributes: &mut Attributes<'_, '_>) -> Result<(), TranslateError> {
+    fn add_to(&self, statement: &mut Statement, limits: &Limits, tally: &mut Tally) -> Result<(), Malformed> {
         if let Some(language) = self.language() {
-            attributes.add_text("telemetry.sdk.language", language.as_bytes());
+            statement.add_text("telemetry.sdk.language", language.as_bytes(), limits, tally);
         }
-        attributes.add_text("opencensus.exporterversion", self.exporter_version);
-        attributes.add_text("telemetry.sdk.version", self.core_version);
+        statement.add_text("opencensus.exporterversion", self.exporter_version, limits, tally);
+        statement.add_text("telemetry.sdk.version", self.core_version, limits, tally);
         if self.pid != 0 {
-            attributes.add_int("process.pid", i64::from(self.pid));
+            statement.table.push(("process.pid", Said::Int(i64::from(self.pid))));
         }
-        attributes.add_text("host.name", self.host);
+        statement.add_text("host.name", self.host, limits, tally);
         if let Some(started) = &self.started
             && let Some(started) = rfc3339(moment(started)?)
         {
-            attributes.add_text("opencensus.starttime", started.as_bytes());
+            statement.add_text("opencensus.starttime", started.as_bytes(), limits, tally);
         }
-        attributes.add_text("service.name", self.service);
-        let mut reader = Reader::new(self.all);
-        while let Some(field) = reader.next()? {
-            if field.number == 4 {
-                let (key, value) = entry(message(&field)?)?;
-                attributes.add(key, value);
-            }
-        }
+        statement.add_text("service.name", self.service, limits, tally);
         Ok(())
-    }
-}
-
-struct ResourceParts<'a> {
-    kind: &'a [u8],
-    all: &'a [u8],
-}
-
-impl<'a> ResourceParts<'a> {
-    fn read(resource: &'a [u8]) -> Result<Self, Malformed> {
-        let mut parts = Self { kind: &[], all: resource };
-        let mut reader = Reader::new(resource);
-        while let Some(field) = reader.next()? {
-            if field.number == 1 {
-                parts.kind = message(&field)?;
-            }
-        }
-        Ok(parts)
-    }
-}
-
-/// Attributes of a resource, each key once.
-struct Attributes<'l, 't> {
-    list: Vec<(Cow<'static, str>, Said)>,
-    cut: u32,
-    limits: &'l Limits,
-    tally: &'t mut Tally,
-}
-
-enum Said {
-    Text(String),
-    Int(i64),
-}
-
-impl Attributes<'_, '_> {
-    /// Adds an attribute of the sender's own naming.
-    fn add(&mut self, key: &[u8], value: &[u8]) {
-        if self.list.len() >= self.limits.attributes_max as usize {
-            // Without a look at its key: a flood of labels should not cost a comparison of each with each.
-            self.cut += 1;
-            return;
-        }
-        let key = self.text(key);
-        let value = self.text(value);
-        self.put(Cow::Owned(key), Said::Text(value));
-    }
-
-    /// Adds an attribute of the table, unless it is empty.
-    fn add_text(&mut self, key: &'static str, value: &[u8]) {
-        if !value.is_empty() {
-            let value = self.text(value);
-            self.put(Cow::Borrowed(key), Said::Text(value));
-        }
-    }
-
-    fn add_int(&mut self, key: &'static str, value: i64) {
-        self.put(Cow::Borrowed(key), Said::Int(value));
-    }
-
-    fn put(&mut self, key: Cow<'static, str>, value: Said) {
-        if self.list.iter().all(|(before, _)| *before != key) {
-            self.list.push((key, value));
-        }
-    }
-
-    fn text(&mut self, raw: &[u8]) -> String {
-        let tally = &mut *self.tally;
-        text(raw, self.limits.text_bytes_max, &mut tally.texts_cut, &mut tally.texts_repaired).into_owned()
-    }
-
-    /// `resource = 1 { attributes = 1 · dropped_attributes_count = 2 }`, present even where it is empty.
-    fn into_field(self) -> Vec<u8> {
-        let mut out = Encoder::new();
-        out.message(1, |resource| {
-            for (key, value) in &self.list {
-                match value {
-                    Said::Text(text) => resource.attribute_str(1, key.as_bytes(), text),
-                    Said::Int(number) => resource.attribute_int(1, key.as_bytes(), *number),
-                }
-            }
-            resource.nonzero_varint(2, u64::from(self.cut));
-        });
-        self.tally.attributes_cut += self.cut;
-        out.into_bytes()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The tables, row by row, as hand-written expectations.
 
+use std::time::{Duration, Instant};
+
 use prost::Message;
 use weir_model::{Claim, Ledger};
 use weir_proto::google::protobuf::{BoolValue, DoubleValue, Int64Value, Timestamp, UInt32Value};
@@ -20,7 +22,7 @@ use weir_proto::opentelemetry::proto::trace::v1 as otlp;
 use weir_wire::{Encoder, Signal};
 
 use super::oracle::translated;
-use super::{Envelope, Limits, Speaker, Tally, TranslateError};
+use super::{Envelope, Limits, Speaker, Tally, TranslateError, Translation};
 
 const LIMITS: Limits =
     Limits { items_max: 1000, attributes_max: 256, text_bytes_max: 64 * 1024, output_bytes_max: 1 << 24 };
@@ -563,6 +565,118 @@ fn attributes_over_the_limit_are_cut_and_counted() {
     assert_eq!((span.events[0].attributes.len(), span.events[0].dropped_attributes_count), (4, 1));
     assert_eq!((span.links[0].attributes.len(), span.links[0].dropped_attributes_count), (4, 1));
     assert_eq!(tally.attributes_cut, 2 + 3 + 1 + 1);
+}
+
+/// No translation here takes so long; one whose work is a product of two numbers takes many times as long.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A node, or a resource with another field number, of so many entries of two bytes.
+fn flood(field: u32, entries: usize) -> Vec<u8> {
+    let mut flood = Encoder::new();
+    (0..entries).for_each(|_| flood.bytes(field, []));
+    flood.into_bytes()
+}
+
+/// Scenario: a node of 700,000 empty attributes, then as many spans as a message may have, each with another resource of
+/// its own than the one before.
+/// Guarantees: the node is read once and not with every span; each group says what was cut, and it is counted once.
+#[test]
+fn a_large_node_is_read_once_however_often_the_resource_changes() {
+    const ENTRIES: u32 = 700_000;
+    let limits = Limits { items_max: 65_536, ..LIMITS };
+    let mut message = Encoder::new();
+    message.bytes(1, flood(4, ENTRIES as usize));
+    for index in 0..limits.items_max {
+        let resource = Resource { r#type: ["a", "b"][index as usize % 2].to_owned(), labels: labels(&[]) };
+        message.bytes(2, oc::Span { resource: Some(resource), ..plain() }.encode_to_vec());
+    }
+    let started = Instant::now();
+    let envelope = Envelope::open(message.as_bytes()).unwrap();
+    let mut tally = Tally::default();
+    let speaker = Speaker::default().hears(&envelope, &limits, &mut tally).unwrap().unwrap();
+    let mut claim = claim();
+    let mut translation =
+        Translation::begin(Signal::Traces, &envelope, &speaker, &limits, &mut claim).unwrap();
+    while translation.step(1024).unwrap() {
+        assert!(started.elapsed() < DEADLINE, "the work grows with node times spans");
+    }
+    let (body, more) = translation.finish().unwrap();
+    tally += more;
+    let groups = ExportTraceServiceRequest::decode(&*body).expect("OTLP").resource_spans;
+    assert_eq!(groups.len(), limits.items_max as usize);
+    let resource = groups[1].resource.as_ref().unwrap();
+    assert_eq!(pairs(&resource.attributes), [text("", ""), text("opencensus.resourcetype", "b")]);
+    // A key that stands twice is one attribute; so many are looked at, and the rest is cut.
+    let looked_at = 4 * limits.attributes_max;
+    assert_eq!(resource.dropped_attributes_count, ENTRIES - looked_at);
+    assert_eq!((tally.items, tally.attributes_cut), (limits.items_max, ENTRIES - looked_at));
+}
+
+/// Scenario: a stream says a large node once and a new resource in each of many messages; another says a large resource
+/// once and a new node in each.
+/// Guarantees: what was said once is read once: a message costs what it says itself.
+#[test]
+fn what_a_stream_said_once_is_not_read_with_each_message() {
+    for (large, fields, small) in [(1, 4, 3), (3, 2, 1)] {
+        let mut first = Encoder::new();
+        first.bytes(large, flood(fields, 700_000));
+        let hear = |speaker: &Speaker, message: &[u8]| {
+            let envelope = Envelope::open(message).unwrap();
+            speaker.hears(&envelope, &LIMITS, &mut Tally::default()).unwrap().expect("it is new")
+        };
+        let started = Instant::now();
+        let mut speaker = hear(&Speaker::default(), first.as_bytes());
+        for round in 0..20_000_u32 {
+            let mut message = Encoder::new();
+            message.message(small, |says| {
+                // A type, or a library of this version.
+                if small == 3 {
+                    says.string(1, &round.to_string())
+                } else {
+                    says.message(2, |l| l.string(3, &round.to_string()))
+                }
+            });
+            speaker = hear(&speaker, message.as_bytes());
+            assert!(started.elapsed() < DEADLINE, "field {large} is read again with message {round}");
+        }
+    }
+}
+
+/// Scenario: a descriptor with one key of 64 KiB that is no UTF-8, 300,000 series of a label each and no points, and one
+/// series with a point.
+/// Guarantees: the key is looked at once and copied where there is a point; labels over the limit are counted all the same.
+#[test]
+fn a_series_without_points_costs_only_its_bytes() {
+    let mut message = Encoder::new();
+    message.message(2, |metric| {
+        metric.message(1, |descriptor| {
+            descriptor.varint(4, 1);
+            for key in [&[0xff; 64 * 1024][..], b"second"] {
+                descriptor.message(5, |label_key| label_key.bytes(1, key));
+            }
+        });
+        for series in 0..300_000 {
+            metric.message(2, |out| {
+                for _ in 0..1 + usize::from(series == 0) {
+                    out.message(2, |value| value.bool(2, true));
+                }
+            });
+        }
+        metric.message(2, |series| {
+            series.message(2, |value| value.bool(2, true));
+            series.message(3, |point| point.int(2, 5));
+        });
+    });
+    let limits = Limits { attributes_max: 1, ..LIMITS };
+    let envelope = Envelope::open(message.as_bytes()).unwrap();
+    let started = Instant::now();
+    let (body, tally) =
+        translated(Signal::Metrics, &envelope, &Speaker::default(), &limits, &mut claim()).unwrap();
+    assert!(started.elapsed() < DEADLINE, "the work grows with series times the key");
+    assert_eq!((tally.items, tally.texts_repaired, tally.attributes_cut), (1, 1, 1));
+    let metrics = ExportMetricsServiceRequest::decode(&*body).expect("OTLP").resource_metrics;
+    let (_, points) = numbers(metrics[0].scope_metrics[0].metrics[0].data.clone().unwrap());
+    assert_eq!((points.len(), points[0].attributes.len()), (1, 1));
 }
 
 /// Scenario: texts over the limit that would be cut within a letter, and texts that are not UTF-8.

@@ -297,7 +297,7 @@ impl Output<'_> {
                 _ => {}
             }
         }
-        self.tally.attributes_cut += cut;
+        self.tally.attributes_cut = self.tally.attributes_cut.saturating_add(cut);
         Ok(dropped.saturating_add(cut))
     }
 

@@ -1,0 +1,121 @@
+//! What the ends of a plugin's instances say about records.
+//!
+//! An end counts as transient. Only when the same records end instances again and again are they searched for the one at
+//! fault, and that one is refused only if the plugin is known to work: it has delivered another since. A plugin that
+//! ends at everything loses nothing, it waits in back-off (DESIGN 1.4).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use weir_model::Seq;
+
+/// Ends by the same records before they are searched for the one at fault.
+const ENDS_MAX: u32 = 3;
+
+/// Leases of the same records that end in a suspicion before it is enough that the plugin has ever delivered anything.
+///
+/// A lane whose head is under suspicion delivers nothing else, so with all busy lanes in that state nothing would ever
+/// be delivered since.
+const SUSPICIONS_MAX: u32 = 3;
+
+/// The kind of end that the same bytes bring about again: they are searched at once.
+const REPEATABLE: &str = "memory_limit";
+
+/// The ends at one exporter.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Pushes that were delivered since the start of the process.
+    delivered: u64,
+    /// By the lane's number: bounded by their count.
+    lanes: BTreeMap<usize, Head>,
+}
+
+/// The head of a lane at which instances have ended.
+#[derive(Debug)]
+struct Head {
+    /// The first of the records.
+    first: Seq,
+    ends: u32,
+    suspicions: u32,
+    searched: bool,
+    /// [`State::delivered`] at the first end.
+    delivered: u64,
+}
+
+impl Ends {
+    /// The plugin has delivered something.
+    pub(crate) fn delivered(&self) {
+        self.state().delivered += 1;
+    }
+
+    /// An instance ended at records of a lane, of which `first` is the first. True: search them for the one at fault.
+    pub(crate) fn ended(&self, lane: usize, first: Seq, kind: &str) -> bool {
+        let mut state = self.state();
+        let delivered = state.delivered;
+        let fresh = || Head { first, ends: 0, suspicions: 0, searched: false, delivered };
+        let head = state.lanes.entry(lane).or_insert_with(fresh);
+        if head.first != first {
+            *head = fresh();
+        }
+        head.ends = head.ends.saturating_add(1);
+        head.searched |= kind == REPEATABLE || head.ends >= ENDS_MAX;
+        head.searched
+    }
+
+    /// A search has found items that end instances. True: it is their fault and not the plugin's.
+    pub(crate) fn judge(&self, lane: usize) -> bool {
+        let mut state = self.state();
+        let delivered = state.delivered;
+        let Some(head) = state.lanes.get_mut(&lane) else { return false };
+        head.suspicions = head.suspicions.saturating_add(1);
+        delivered > head.delivered || (delivered > 0 && head.suspicions >= SUSPICIONS_MAX)
+    }
+
+    /// The records of a lane are all settled.
+    pub(crate) fn forget(&self, lane: usize) {
+        self.state().lanes.remove(&lane);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: traps at the same records, then at others; a memory limit.
+    /// Guarantees: the third trap at the same records starts a search, the first memory limit does.
+    #[test]
+    fn repeated_ends_start_a_search() {
+        let ends = Ends::default();
+        assert!(!ends.ended(0, Seq(1), "trap"));
+        assert!(!ends.ended(0, Seq(1), "call_deadline"));
+        assert!(!ends.ended(1, Seq(2), "trap"));
+        assert!(ends.ended(0, Seq(1), "trap"));
+        assert!(!ends.ended(0, Seq(9), "trap"));
+        assert!(ends.ended(0, Seq(9), "memory_limit"));
+        assert!(ends.ended(0, Seq(9), "trap"));
+        ends.forget(0);
+        assert!(!ends.ended(0, Seq(9), "trap"));
+    }
+
+    /// Scenario: a plugin that has never delivered, one that delivers another record since, one that only did so before.
+    /// Guarantees: never refused; refused at once; refused after three suspicions.
+    #[test]
+    fn a_record_is_refused_only_if_the_plugin_works() {
+        let ends = Ends::default();
+        ends.ended(0, Seq(1), "memory_limit");
+        assert!((0..10).all(|_| !ends.judge(0)));
+        ends.delivered();
+        assert!(ends.judge(0));
+        ends.ended(1, Seq(2), "memory_limit");
+        assert_eq!([(); 3].map(|()| ends.judge(1)), [false, false, true]);
+    }
+}
