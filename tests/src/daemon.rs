@@ -20,9 +20,6 @@ use crate::scrape::Page;
 use crate::usage::Usage;
 use crate::wait::until;
 
-/// Tries to read a page: a kept connection may end just when it is used again, which says nothing about the daemon.
-const PAGE_TRIES_MAX: usize = 3;
-
 /// How long a start may take; the first one of a build compiles plugins.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -79,7 +76,7 @@ impl Weir {
             addresses: BTreeMap::new(),
             running: None,
             log: Log::default(),
-            http: HttpClient::default(),
+            http: HttpClient::of_fresh_connections(),
         };
         for _ in 0..STARTS_MAX {
             weir.configure();
@@ -158,15 +155,7 @@ impl Weir {
     /// # Panics
     /// Where it does not answer.
     pub async fn metrics(&self) -> Page {
-        let page = self.address("metrics");
-        let mut answer = self.http.get(page, "/metrics").await;
-        for _ in 1..PAGE_TRIES_MAX {
-            if answer.is_ok() {
-                break;
-            }
-            answer = self.http.get(page, "/metrics").await;
-        }
-        let answer = answer.expect("the daemon answers");
+        let answer = self.http.get(self.address("metrics"), "/metrics").await.expect("the daemon answers");
         assert_eq!(answer.status(), 200, "{:?}", answer.body());
         Page::parse(&String::from_utf8(answer.into_body().into()).expect("metrics are text"))
     }

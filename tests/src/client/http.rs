@@ -23,6 +23,12 @@ impl Default for HttpClient {
 }
 
 impl HttpClient {
+    /// One that makes a connection for each request: a kept one may end just when it is used again, which says nothing
+    /// about who answers.
+    pub fn of_fresh_connections() -> Self {
+        Self { inner: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http() }
+    }
+
     /// Sends a request whose URI is whole.
     ///
     /// # Errors
