@@ -87,21 +87,32 @@ async fn a_drain_that_is_cut_says_what_is_lost() {
 /// Guarantees: the push is cut at the deadline and delivered after the start; that is a clean end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_that_hangs_is_cut_and_comes_again() {
+    let (sink, mut weir, book) = hanging("drain_timeout: 1s").await;
+    let status = weir.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", weir.log().tail());
+    comes_again(&sink, weir, &book).await;
+}
+
+/// A daemon with a queue on disk that has answered twenty batches and is in a push that hangs.
+async fn hanging(service: &str) -> (OtlpSink, Weir, Book) {
     let sink = OtlpSink::start().await;
     sink.answer(|_| Answer::After(Duration::from_secs(3600), Box::new(Answer::Take)));
-    let config = format!("{DOORS}{}", export("drain_timeout: 1s"));
-    let mut weir = Weir::start(&config, &[("sink", sink.address())]).await;
+    let config = format!("{DOORS}{}", export(service));
+    let weir = Weir::start(&config, &[("sink", sink.address())]).await;
     let book = Book::default();
     let load = Load::start(crew(&weir, &[Protocol::OtlpGrpc], 1), SHAPE, None, &book);
     book.reaches(20).await;
     load.stop().await;
     weir.metric_becomes(deadline(DRAINED), "weir_exporter_in_flight", &[], 1.0).await;
-    let status = weir.terminate().await;
-    assert_eq!(status.code(), Some(0), "{}", weir.log().tail());
+    (sink, weir, book)
+}
+
+/// The next start delivers all that was answered to a backend that is well.
+async fn comes_again(sink: &OtlpSink, mut weir: Weir, book: &Book) {
     sink.answer(|_| Answer::Take);
     weir.restart().await;
     weir.metric_becomes(DELIVERY_DEADLINE, crate::run::PENDING, &[], 0.0).await;
-    harvest(&sink).assert_keeps(&book.ledger);
+    harvest(sink).assert_keeps(&book.ledger);
     weir.stop().await;
 }
 
@@ -109,27 +120,15 @@ async fn a_push_that_hangs_is_cut_and_comes_again() {
 /// Guarantees: the drain is cut and told; what was acknowledged is delivered after the next start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_cuts_the_drain() {
-    let sink = OtlpSink::start().await;
-    sink.answer(|_| Answer::After(Duration::from_secs(3600), Box::new(Answer::Take)));
     // Longer than the test waits for the end of a process.
-    let config = format!("{DOORS}{}", export("drain_timeout: 600s"));
-    let mut weir = Weir::start(&config, &[("sink", sink.address())]).await;
+    let (sink, mut weir, book) = hanging("drain_timeout: 600s").await;
     weir.log().announce("a second signal cuts the drain");
-    let book = Book::default();
-    let load = Load::start(crew(&weir, &[Protocol::OtlpGrpc], 1), SHAPE, None, &book);
-    book.reaches(20).await;
-    load.stop().await;
-    weir.metric_becomes(deadline(DRAINED), "weir_exporter_in_flight", &[], 1.0).await;
     tell(&weir, Signal::TERM);
     wait_until(deadline(DRAINED), "the drain begins", || weir.log().find(&["draining", "SIGTERM"])).await;
     let status = weir.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", weir.log().tail());
     assert!(weir.log().find(&["a second signal cuts the drain"]).is_some(), "{}", weir.log().tail());
-    sink.answer(|_| Answer::Take);
-    weir.restart().await;
-    weir.metric_becomes(DELIVERY_DEADLINE, crate::run::PENDING, &[], 0.0).await;
-    harvest(&sink).assert_keeps(&book.ledger);
-    weir.stop().await;
+    comes_again(&sink, weir, &book).await;
 }
 
 /// Scenario: SIGHUP, which elsewhere reloads.

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use http::Uri;
 use serde_json::Value as Json;
 use weir_model::Signal;
+use weir_net::budget::large_bytes_max;
+use weir_queue::BUDGET_BYTES_MIN;
 
 use crate::config::exporter::NATIVE as EXPORTERS;
 use crate::config::listener::{exposure, instead};
@@ -510,15 +512,10 @@ fn reaches(to: &Uri, listener: SocketAddr) -> bool {
 
 // === sizes ===
 
-/// The largest request that the memory's limit can ever pay for: large claims get no more of it (`weir_net::budget`).
-fn payable(memory_bytes: u64) -> u64 {
-    memory_bytes / 8 * 3
-}
-
 /// Senders of a request that can never be paid for would be told to come again for ever.
 fn requests(config: &mut Config, problems: &Problems) {
     let memory = config.service.memory.limit_bytes;
-    let most = payable(memory);
+    let most = large_bytes_max(memory);
     for (id, receiver) in &mut config.receivers {
         for (protocol, limits) in receiver.value.limits_mut() {
             if limits.request_bytes_max <= most {
@@ -543,18 +540,15 @@ fn requests(config: &mut Config, problems: &Problems) {
     }
 }
 
-/// The least that one queue on disk takes; `weir_queue` raises a smaller budget to it.
-const QUEUE_BYTES_MIN: u64 = 16 << 20;
-
 /// A budget that is not kept is no budget.
 fn budget(config: &Config, problems: &Problems) {
     let queue = config.service.queue;
     let pipelines = config.pipelines.len().max(1) as u64;
-    if queue.storage == Storage::Memory || queue.budget_bytes / pipelines >= QUEUE_BYTES_MIN {
+    if queue.storage == Storage::Memory || queue.budget_bytes / pipelines >= BUDGET_BYTES_MIN {
         return;
     }
-    let (asked, least) = (ShownBytes(queue.budget_bytes), ShownBytes(QUEUE_BYTES_MIN));
-    let all = QUEUE_BYTES_MIN.saturating_mul(pipelines);
+    let (asked, least) = (ShownBytes(queue.budget_bytes), ShownBytes(BUDGET_BYTES_MIN));
+    let all = BUDGET_BYTES_MIN.saturating_mul(pipelines);
     let message = format!("the queues of {pipelines} pipelines cannot keep to {asked} together");
     let error = Diagnostic::error(queue.budget_at, "service.queue.budget_mib", message);
     problems.push(

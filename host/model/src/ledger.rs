@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes of a small request: some 20 spans with twenty attributes. Budgets of memory and of disk leave a part to these.
+pub const SMALL_BYTES_MAX: u64 = 16 * 1024;
+
 /// The budget when nothing is configured (DESIGN 1.3).
 pub const LEDGER_BYTES_DEFAULT: u64 = 192 * 1024 * 1024;
 

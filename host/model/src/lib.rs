@@ -29,7 +29,7 @@ pub mod seq;
 pub use batch::{Arrival, Batch, LANES, Lane};
 pub use contract::{Admission, BoxFuture, Consumer, Exporter, HttpReceiver, Log};
 pub use count::Counter;
-pub use ledger::{Claim, Exhausted, Ledger};
+pub use ledger::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 pub use node::{Node, NodeId};
 pub use outcome::{Outcome, Push};
 pub use receipt::{Held, Persisted, Receipt};

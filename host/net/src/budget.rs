@@ -7,10 +7,7 @@
 
 use std::sync::Arc;
 
-use weir_model::{Claim, Exhausted, Ledger};
-
-/// What counts as small: some 20 spans with twenty attributes.
-pub const SMALL_BYTES_MAX: u64 = 16 * 1024;
+use weir_model::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 
 /// The reserve is so many eighths of the budget.
 const RESERVE_EIGHTHS: u64 = 5;
@@ -54,11 +51,16 @@ pub fn grow_to(ledger: &Arc<Ledger>, claim: &mut Claim, bytes: u64, limit: u64) 
     grow(ledger, claim, target - claim.bytes())
 }
 
+/// What large claims may use of a budget of `limit` bytes: no request of more can ever be paid for.
+pub fn large_bytes_max(limit: u64) -> u64 {
+    limit - limit / 8 * RESERVE_EIGHTHS
+}
+
 /// Large claims may not reach into the reserve.
 fn check(ledger: &Ledger, bytes: u64, asked: u64) -> Result<(), Exhausted> {
     let used = ledger.used();
     let limit = ledger.limit();
-    if bytes <= SMALL_BYTES_MAX || used <= limit - limit / 8 * RESERVE_EIGHTHS {
+    if bytes <= SMALL_BYTES_MAX || used <= large_bytes_max(limit) {
         return Ok(());
     }
     Err(Exhausted { asked, used: used.saturating_sub(asked), limit })

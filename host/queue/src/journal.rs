@@ -39,7 +39,7 @@ use crate::queue::QueueError;
 use crate::reader::{Read, run_reader};
 use crate::segment::Fault;
 use crate::segment_file::footprint;
-use crate::settings::{Pace, SMALL_BYTES_MAX, Settings};
+use crate::settings::{Pace, Settings, is_small};
 use crate::status::QueueCounts;
 use crate::store::Store;
 
@@ -376,7 +376,7 @@ impl Core {
         if let Some(why) = &state.failed {
             return Err(refuse_for_now(Reason::QueueFailed, format!("the queue cannot write: {why}")));
         }
-        let is_small = batches.iter().map(|batch| batch.body.len()).sum::<usize>() <= SMALL_BYTES_MAX;
+        let is_small = is_small(batches);
         let kept_free = if is_small { 0 } else { self.settings.reserved_for_small() };
         let wanted = state.disk_bytes() + state.admitted_bytes + footprint + self.settings.slack();
         if wanted + kept_free > budget || state.admitted == ADMITTED_MAX {

@@ -54,5 +54,5 @@ pub use journal::DiskQueue;
 pub use lease::{ABANDONED_WAIT, Lease, Record, SettleError, Settlement};
 pub use memory::MemoryQueue;
 pub use queue::{Cursor, Leased, Queue, QueueError, Watch, WhenFull, Wish};
-pub use settings::{EXPORTERS_MAX, Pace, Settings};
+pub use settings::{BUDGET_BYTES_MIN, EXPORTERS_MAX, Pace, Settings};
 pub use status::{CursorStatus, DeadLetter, QueueCounts, Status};

@@ -16,7 +16,7 @@ use crate::lease::{ABANDONED_WAIT, Lease, LeaseKey, Record, SettleError, Settlem
 use crate::queue::{Cursor, Leased, Queue, QueueError, Watch, WhenFull, Wish};
 use crate::recovery::unix_seconds;
 use crate::segment::Head;
-use crate::settings::{EXPORTERS_MAX, SMALL_BYTES_MAX};
+use crate::settings::{EXPORTERS_MAX, is_small};
 use crate::status::{CursorStatus, DeadLetter, QueueCounts, Status};
 
 /// Records that share a segment of the book: small, so that its index goes soon after its records.
@@ -100,7 +100,7 @@ impl MemoryQueue {
 impl Log for MemoryQueue {
     fn admit(&self, batches: Vec<Batch>) -> Result<Box<dyn Admission>, Refusal> {
         let room = batches.iter().map(cost).sum();
-        let is_small = batches.iter().map(|batch| batch.body.len()).sum::<usize>() <= SMALL_BYTES_MAX;
+        let is_small = is_small(&batches);
         match self.core.admit(room, is_small) {
             Ok(()) => {
                 Ok(Box::new(MemoryAdmission { core: Arc::clone(&self.core), batches, room: Some(room) }))

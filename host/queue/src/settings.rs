@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use weir_model::Ledger;
+use weir_model::{Batch, Ledger, SMALL_BYTES_MAX};
 
 use crate::faults::Faults;
-
-/// Bodies of one admission that count as small: some 20 spans with twenty attributes, as `weir_net` has it for memory.
-pub(crate) const SMALL_BYTES_MAX: usize = 16 << 10;
 
 /// Exporters that one log can have, with removed ones that are still kept.
 ///
@@ -100,8 +97,8 @@ impl Settings {
 
 /// Six segments that are read, cursors and dead letters, each with its small cache.
 const OTHER_CACHES_BYTES: u64 = 6 * (128 << 10) + 2 * (256 << 10);
-/// A smaller budget is raised to this: less than a handful of the smallest segments cannot hold anything.
-const BUDGET_BYTES_MIN: u64 = 16 << 20;
+/// Bytes of disk that a queue takes at the least; a smaller budget is raised to this: less than a handful of the smallest segments cannot hold anything.
+pub const BUDGET_BYTES_MIN: u64 = 16 << 20;
 /// Of less, an empty index would be more than a quarter.
 const SEGMENT_BYTES_MIN: u64 = 2 << 20;
 
@@ -113,3 +110,8 @@ pub(crate) const ROUND_BYTES_DEFAULT: u64 = 8 << 20;
 
 /// Records of one append round: with small records the tree's own work, not the bytes, is what takes time.
 pub(crate) const ROUND_RECORDS_DEFAULT: usize = 1_024;
+
+/// Whether the part of a budget that is kept for small senders is there for an admission.
+pub(crate) fn is_small(batches: &[Batch]) -> bool {
+    batches.iter().map(|batch| batch.body.len() as u64).sum::<u64>() <= SMALL_BYTES_MAX
+}
