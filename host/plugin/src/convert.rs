@@ -7,10 +7,10 @@ use weir_model::{Outcome, Push, Signal, http};
 use weir_wire::json::JsonLimits;
 
 use crate::describe::{Encoding, SettingsError};
-use crate::v0_1::exports::weir::plugin::{http_receiver, plugin};
-use crate::v0_1::weir::plugin::http_types::{self, RequestParam};
-use crate::v0_1::weir::plugin::outcomes::{self, Delivery};
-use crate::v0_1::weir::plugin::telemetry::{self, BatchParam, BatchResult};
+use crate::v1::exports::weir::plugin::{http_receiver, plugin};
+use crate::v1::weir::plugin::http_types::{self, RequestParam};
+use crate::v1::weir::plugin::outcomes::{self, Delivery};
+use crate::v1::weir::plugin::telemetry::{self, BatchParam, BatchResult};
 use crate::words::tame;
 
 /// Bytes of a message that a guest gives with an outcome: a backend's error page must not fill the log.

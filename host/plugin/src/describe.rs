@@ -62,9 +62,9 @@ pub struct DescriptorError(pub(crate) String);
 impl Descriptor {
     /// Checks what a guest said.
     pub(crate) fn check(
-        said: crate::v0_1::exports::weir::plugin::plugin::Descriptor,
+        said: crate::v1::exports::weir::plugin::plugin::Descriptor,
     ) -> Result<Self, DescriptorError> {
-        use crate::v0_1::weir::plugin::telemetry as wit;
+        use crate::v1::weir::plugin::telemetry as wit;
         for (what, text) in
             [("name", &said.name), ("version", &said.version), ("description", &said.description)]
         {

@@ -20,7 +20,7 @@ use crate::limits::{Limiter, Limits, Timer};
 use crate::meter::Meter;
 use crate::rate::Bucket;
 use crate::stderr::Tail;
-use crate::v0_1::weir::plugin::{clock, http_client, http_types, log, meter, outcomes, telemetry};
+use crate::v1::weir::plugin::{clock, http_client, http_types, log, meter, outcomes, telemetry};
 use crate::words::tame;
 
 /// Bytes of a log line.

@@ -14,7 +14,7 @@ use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
 use crate::limits::{ANSWER_GRACE, HANDLES_MAX, HANDOVER_BYTES_MAX, Limits};
-use crate::v0_1::exports::weir::plugin::{exporter, http_receiver, plugin};
+use crate::v1::exports::weir::plugin::{exporter, http_receiver, plugin};
 
 /// How long after the call deadline a host function that knows no deadline (WASI's poll) is cut: later than a guest that
 /// computes would have been.

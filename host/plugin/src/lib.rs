@@ -15,7 +15,7 @@
 //! | `pool.rs` | the instances of one id |
 //! | `as_exporter.rs`, `as_http_receiver.rs` | a plugin as the model knows it |
 //! | `counts.rs` | what one id counts |
-//! | `v0_1/`, `convert.rs` | generated bindings of `weir:plugin@0.1`, and conversion |
+//! | `v1/`, `convert.rs` | generated bindings of `weir:plugin@1`, and conversion |
 //! | `rate.rs`, `words.rs` | bounded logging of what guests say |
 //!
 //! Invariant: a guest reaches only what its grant lists, and whatever it does ends only its own instance.
@@ -40,7 +40,7 @@ mod pool;
 mod rate;
 pub mod scan;
 mod stderr;
-mod v0_1;
+mod v1;
 mod words;
 
 pub use as_exporter::PluginExporter;

@@ -152,7 +152,7 @@ pub enum Flaw {
     },
     /// It speaks another version of the contract.
     #[error(
-        "it was built for {name}, this host serves weir:plugin {CONTRACT_VERSION}: rebuild it, or get the version for this host"
+        "it was built for {name}, this host serves weir:plugin {CONTRACT_VERSION}.x: rebuild it, or get the version for this host"
     )]
     Version {
         /// The interface with its version.

@@ -13,8 +13,8 @@ use crate::words::tame;
 /// The package whose interfaces this host knows.
 const PACKAGE: &str = "weir:plugin/";
 
-/// The version of it that this host serves; on `0.x` the minor number is the track on which names match.
-pub const CONTRACT_VERSION: &str = "0.1";
+/// The major version of it that this host serves, in all its minor versions.
+pub const CONTRACT_VERSION: &str = "1";
 
 /// Interfaces that this host calls.
 const CALLED: [&str; 3] = ["plugin", "exporter", "http-receiver"];
@@ -175,10 +175,15 @@ fn ours(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(PACKAGE)?.split_once('@')
 }
 
-/// Whether this host serves a version: any patch of the minor that it was built with.
+/// Whether this host serves a version: any released one of its major. What a later minor has added is missed by name
+/// when the component is linked.
 fn serves(version: &str) -> bool {
-    let rest = version.strip_prefix(CONTRACT_VERSION).and_then(|rest| rest.strip_prefix('.'));
-    rest.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = version.split('.');
+    parts.next() == Some(CONTRACT_VERSION)
+        && parts.next().is_some_and(is_number)
+        && parts.next().is_some_and(is_number)
+        && parts.next().is_none()
 }
 
 fn classify(name: &str) -> ImportClass {
@@ -208,22 +213,22 @@ mod tests {
     /// Guarantees: only what the host has is taken, other versions are told apart from strangers.
     #[test]
     fn imports_are_taken_by_name_and_version() {
-        assert_eq!(classify("weir:plugin/log@0.1.0"), ImportClass::Offered);
-        assert_eq!(classify("weir:plugin/filesystem@0.1.0"), ImportClass::Refused);
+        assert_eq!(classify("weir:plugin/log@1.0.0"), ImportClass::Offered);
+        assert_eq!(classify("weir:plugin/filesystem@1.0.0"), ImportClass::Refused);
         assert_eq!(classify("wasi:cli/stderr@0.2.6"), ImportClass::Wasi);
         assert_eq!(classify("wasi:cli/stderr@0.3.0"), ImportClass::Refused);
         assert_eq!(classify("wasi:http/outgoing-handler@0.2.6"), ImportClass::Refused);
         assert_eq!(classify("acme:gpu/compute"), ImportClass::Refused);
-        assert!(serves("0.1.0") && serves("0.1.17"));
-        assert!(!serves("0.2.0") && !serves("0.10.0") && !serves("1.0.0") && !serves("0.1.0-rc"));
+        assert!(serves("1.0.0") && serves("1.0.17") && serves("1.12.0"));
+        assert!(!serves("0.1.0") && !serves("2.0.0") && !serves("10.0.0") && !serves("1.0.0-rc") && !serves("1"));
     }
 
     /// Scenario: a component that exports the next version of the contract.
     /// Guarantees: the error names both versions.
     #[test]
     fn another_version_is_named_together_with_ours() {
-        let scan = Scan { exports: vec!["weir:plugin/plugin@0.2.0".into()], ..Scan::default() };
+        let scan = Scan { exports: vec!["weir:plugin/plugin@2.0.0".into()], ..Scan::default() };
         let error = scan.check().unwrap_err().to_string();
-        assert!(error.contains("0.2.0") && error.contains(CONTRACT_VERSION), "{error}");
+        assert!(error.contains("plugin@2.0.0") && error.contains("serves weir:plugin 1.x"), "{error}");
     }
 }

@@ -14,13 +14,13 @@ pub mod imports {
         inline: "
             package weir:guest-imports;
             world imports {
-                import weir:plugin/telemetry@0.1.0;
-                import weir:plugin/outcomes@0.1.0;
-                import weir:plugin/http-types@0.1.0;
-                import weir:plugin/http-client@0.1.0;
-                import weir:plugin/log@0.1.0;
-                import weir:plugin/clock@0.1.0;
-                import weir:plugin/meter@0.1.0;
+                import weir:plugin/telemetry@1.0.0;
+                import weir:plugin/outcomes@1.0.0;
+                import weir:plugin/http-types@1.0.0;
+                import weir:plugin/http-client@1.0.0;
+                import weir:plugin/log@1.0.0;
+                import weir:plugin/clock@1.0.0;
+                import weir:plugin/meter@1.0.0;
             }
         ",
         world: "weir:guest-imports/imports",
@@ -37,15 +37,16 @@ macro_rules! exported {
         pub mod $module {
             wit_bindgen::generate!({
                 path: "../../wit",
+                features: ["page", "datagram-receiver", "grpc-receiver", "scraper"],
                 inline: $inline,
                 world: $world,
                 pub_export_macro: true,
                 default_bindings_module: $path,
                 runtime_path: "weir_guest::wit_bindgen::rt",
                 with: {
-                    "weir:plugin/telemetry@0.1.0": crate::bindings::imports::weir::plugin::telemetry,
-                    "weir:plugin/outcomes@0.1.0": crate::bindings::imports::weir::plugin::outcomes,
-                    "weir:plugin/http-types@0.1.0": crate::bindings::imports::weir::plugin::http_types,
+                    "weir:plugin/telemetry@1.0.0": crate::bindings::imports::weir::plugin::telemetry,
+                    "weir:plugin/outcomes@1.0.0": crate::bindings::imports::weir::plugin::outcomes,
+                    "weir:plugin/http-types@1.0.0": crate::bindings::imports::weir::plugin::http_types,
                 },
             });
         }
@@ -58,10 +59,10 @@ exported!(
     "weir:guest-plugin/is-plugin",
     "package weir:guest-plugin;
     world is-plugin {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/plugin@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/plugin@1.0.0;
     }"
 );
 exported!(
@@ -70,10 +71,10 @@ exported!(
     "weir:guest-exporter/is-exporter",
     "package weir:guest-exporter;
     world is-exporter {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/exporter@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/exporter@1.0.0;
     }"
 );
 exported!(
@@ -82,10 +83,10 @@ exported!(
     "weir:guest-page/is-page",
     "package weir:guest-page;
     world is-page {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/page@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/page@1.0.0;
     }"
 );
 exported!(
@@ -94,10 +95,10 @@ exported!(
     "weir:guest-http-receiver/is-http-receiver",
     "package weir:guest-http-receiver;
     world is-http-receiver {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/http-receiver@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/http-receiver@1.0.0;
     }"
 );
 exported!(
@@ -106,10 +107,10 @@ exported!(
     "weir:guest-datagram-receiver/is-datagram-receiver",
     "package weir:guest-datagram-receiver;
     world is-datagram-receiver {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/datagram-receiver@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/datagram-receiver@1.0.0;
     }"
 );
 exported!(
@@ -118,10 +119,10 @@ exported!(
     "weir:guest-grpc-receiver/is-grpc-receiver",
     "package weir:guest-grpc-receiver;
     world is-grpc-receiver {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/grpc-receiver@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/grpc-receiver@1.0.0;
     }"
 );
 exported!(
@@ -130,9 +131,9 @@ exported!(
     "weir:guest-scraper/is-scraper",
     "package weir:guest-scraper;
     world is-scraper {
-        import weir:plugin/telemetry@0.1.0;
-        import weir:plugin/outcomes@0.1.0;
-        import weir:plugin/http-types@0.1.0;
-        export weir:plugin/scraper@0.1.0;
+        import weir:plugin/telemetry@1.0.0;
+        import weir:plugin/outcomes@1.0.0;
+        import weir:plugin/http-types@1.0.0;
+        export weir:plugin/scraper@1.0.0;
     }"
 );

@@ -30,12 +30,12 @@ async fn what_is_not_a_plugin_is_refused_with_the_reason() {
         (
             "foreign",
             empty_component,
-            "not a plugin: expected the export weir:plugin/plugin@0.1.x, found nothing",
+            "not a plugin: expected the export weir:plugin/plugin@1.x, found nothing",
         ),
         (
             "renamed",
-            &renamed(whole, b"weir:plugin/log@0.1.0", b"weir:plugin/lag@0.1.0"),
-            "weir:plugin/lag@0.1.0",
+            &renamed(whole, b"weir:plugin/log@1.0.0", b"weir:plugin/lag@1.0.0"),
+            "weir:plugin/lag@1.0.0",
         ),
     ];
     for (name, bytes, expected) in cases {
@@ -60,11 +60,11 @@ async fn what_is_not_a_plugin_is_refused_with_the_reason() {
 #[tokio::test]
 async fn another_version_is_refused_naming_both() {
     let fixture = Fixture::new();
-    let next = renamed(wasm("hostile"), b"weir:plugin/exporter@0.1.0", b"weir:plugin/exporter@0.2.0");
+    let next = renamed(wasm("hostile"), b"weir:plugin/exporter@1.0.0", b"weir:plugin/exporter@2.0.0");
     fs::write(fixture.folder.path().join("next.wasm"), next).unwrap();
     let error = text(&fixture.host.load("next", None).await.unwrap_err());
     assert!(
-        error.contains("weir:plugin/exporter@0.2.0") && error.contains("serves weir:plugin 0.1"),
+        error.contains("weir:plugin/exporter@2.0.0") && error.contains("serves weir:plugin 1.x"),
         "{error}"
     );
 }

@@ -17,8 +17,8 @@ wit_bindgen::generate!({
     inline: "
         package weir:hostile;
         world hostile {
-            include weir:plugin/exporter-plugin@0.1.0;
-            export weir:plugin/http-receiver@0.1.0;
+            include weir:plugin/exporter-plugin@1.0.0;
+            export weir:plugin/http-receiver@1.0.0;
         }
     ",
     world: "weir:hostile/hostile",

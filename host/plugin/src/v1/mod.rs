@@ -1,4 +1,4 @@
-//! Bindings of `weir:plugin@0.1`, and nothing else: foreign types stop in this crate.
+//! Bindings of `weir:plugin@1`, and nothing else: foreign types stop in this crate.
 //!
 //! One world of our own names every interface that the host knows, so that each is generated once; which of the
 //! exports a component has is found out when it is loaded.
@@ -10,13 +10,13 @@ wasmtime::component::bindgen!({
         package weir:host;
 
         world everything {
-            import weir:plugin/http-client@0.1.0;
-            import weir:plugin/log@0.1.0;
-            import weir:plugin/clock@0.1.0;
-            import weir:plugin/meter@0.1.0;
-            export weir:plugin/plugin@0.1.0;
-            export weir:plugin/exporter@0.1.0;
-            export weir:plugin/http-receiver@0.1.0;
+            import weir:plugin/http-client@1.0.0;
+            import weir:plugin/log@1.0.0;
+            import weir:plugin/clock@1.0.0;
+            import weir:plugin/meter@1.0.0;
+            export weir:plugin/plugin@1.0.0;
+            export weir:plugin/exporter@1.0.0;
+            export weir:plugin/http-receiver@1.0.0;
         }
     ",
     imports: { "weir:plugin/http-client.send": async },
