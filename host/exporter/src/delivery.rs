@@ -46,6 +46,8 @@ pub struct Settings {
     pub wish: Wish,
     /// How long refusals wait.
     pub retry: Retry,
+    /// Ends of a plugin's instances by the same records before these are searched for the one at fault.
+    pub record_ends_max: u32,
     /// What is counted.
     pub counts: ExporterCounts,
 }
@@ -408,7 +410,7 @@ fn push_of(lease: &Lease, piece: &Piece) -> Push {
             (body.clone(), lease.id_of_part(record, path), *items, record.attempts)
         }
     };
-    Push { signal: lease.signal(), body, id, attempt, items }
+    Push { signal: lease.signal(), body, id, attempt, items, searching: false }
 }
 
 #[cfg(test)]
@@ -448,7 +450,13 @@ mod tests {
         let retry = Retry { initial: Duration::from_millis(1), max: Duration::from_millis(2) };
         let wish =
             Wish { items_max: ITEMS_MAX_DEFAULT, bytes_max: BYTES_MAX_DEFAULT, linger: Duration::ZERO };
-        Settings { id: "out".into(), wish, retry, counts: ExporterCounts::default() }
+        Settings {
+            id: "out".into(),
+            wish,
+            retry,
+            record_ends_max: crate::ends::ENDS_MAX,
+            counts: ExporterCounts::default(),
+        }
     }
 
     /// Scenario: of three records in a lane the second ends the plugin's instance whenever it is in a push.

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weir_model::Seq;
 
-/// Ends by the same records before they are searched for the one at fault.
-const ENDS_MAX: u32 = 3;
+/// Ends by the same records before they are searched for the one at fault, unless configured.
+pub const ENDS_MAX: u32 = 3;
 
 /// Leases of the same records that end in a suspicion before it is enough that the plugin has ever delivered anything.
 ///

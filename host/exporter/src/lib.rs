@@ -18,7 +18,7 @@ pub mod breaker;
 pub mod count;
 pub mod debug;
 pub mod delivery;
-mod ends;
+pub mod ends;
 pub mod otlp;
 
 pub use backoff::Retry;

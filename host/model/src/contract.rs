@@ -66,6 +66,12 @@ pub trait Exporter: Send + Sync {
 
     /// How many pushes may be under way at once: 1 or more.
     fn in_flight_max(&self) -> usize;
+
+    /// Changes when the code behind this exporter is replaced while the process runs: what was learned about the old
+    /// code (which records end it) says nothing about the new.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// A plugin seen as a receiver of HTTP requests. The door owns the socket, the limits and the answer.

@@ -19,6 +19,9 @@ pub struct Push {
     pub attempt: u32,
     /// Spans, data points or log records in the body.
     pub items: u32,
+    /// Part of a search for the record that ends a plugin's instances: its end is expected, and says nothing new about
+    /// the plugin.
+    pub searching: bool,
 }
 
 /// What an exporter says about a [`Push`]. Queue, order, back-off and settlement are not its business.

@@ -86,8 +86,14 @@ fn answer(mut stream: TcpStream) {
 }
 
 fn push(runtime: &Runtime, exporter: &Arc<PluginExporter>, body: &Bytes) {
-    let push =
-        Push { signal: Signal::Traces, body: body.clone(), id: "bench".into(), attempt: 1, items: SPANS };
+    let push = Push {
+        signal: Signal::Traces,
+        body: body.clone(),
+        id: "bench".into(),
+        attempt: 1,
+        items: SPANS,
+        searching: false,
+    };
     assert_eq!(runtime.block_on(exporter.push(push)), Outcome::Accepted);
 }
 

@@ -78,8 +78,14 @@ fn exporter(runtime: &Runtime, folder: &Path) -> Arc<PluginExporter> {
 }
 
 fn push(runtime: &Runtime, exporter: &PluginExporter, body: &Bytes) {
-    let push =
-        Push { signal: Signal::Traces, body: body.clone(), id: "0".to_owned(), attempt: 1, items: SPANS };
+    let push = Push {
+        signal: Signal::Traces,
+        body: body.clone(),
+        id: "0".to_owned(),
+        attempt: 1,
+        items: SPANS,
+        searching: false,
+    };
     drop(black_box(runtime.block_on(exporter.push(push))));
 }
 

@@ -25,6 +25,7 @@ use crate::limits::Limits;
 use crate::load::{self, Bundled, Compiled, Flaw, Found, LoadError, Loaded, Source, Wasm};
 use crate::meter::Meter;
 use crate::pool::{Pool, PoolSettings, Tasks};
+use crate::quarantine::QuarantineSettings;
 
 /// What the host needs from the process.
 pub struct HostSettings {
@@ -78,6 +79,8 @@ pub struct Part {
     pub limits: Limits,
     /// How many instances.
     pub pool: PoolSettings,
+    /// When it is kept from work.
+    pub quarantine: QuarantineSettings,
     /// Whom its requests trust, and what they show (`tls:`); none for the process's own trust.
     pub trust: Option<Trust>,
     /// The `authorization` header of its requests (`auth:`); the guest neither sees nor sets it.
@@ -87,12 +90,13 @@ pub struct Part {
 /// Settings hold secrets, so they are not shown.
 impl std::fmt::Debug for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { id, settings: _, grants, limits, pool, trust, authorization: _ } = self;
+        let Self { id, settings: _, grants, limits, pool, quarantine, trust, authorization: _ } = self;
         let mut part = f.debug_struct("Part");
         part.field("id", id)
             .field("grants", grants)
             .field("limits", limits)
             .field("pool", pool)
+            .field("quarantine", quarantine)
             .field("trust", trust);
         part.finish_non_exhaustive()
     }
@@ -107,6 +111,7 @@ impl Part {
             grants: Grants::default(),
             limits: Limits::default(),
             pool: PoolSettings::default(),
+            quarantine: QuarantineSettings::default(),
             trust: None,
             authorization: None,
         }
@@ -382,7 +387,7 @@ impl Loaded {
     }
 
     fn pool(&self, part: Part) -> Result<Arc<Pool>, PartError> {
-        let Part { id, mut settings, grants, limits, pool, trust, authorization } = part;
+        let Part { id, mut settings, grants, limits, pool, quarantine: _, trust, authorization } = part;
         let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
         let powers = Powers { egress, secrets, authorization, log: true };

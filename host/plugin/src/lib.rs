@@ -12,7 +12,7 @@
 //! | `grant.rs` | all powers of a guest; secrets |
 //! | `guest.rs`, `meter.rs`, `stderr.rs` | the host side of an instance: its state and imports |
 //! | `instance.rs`, `end.rs` | one instance, the calls into it, how it ended |
-//! | `pool.rs` | the instances of one id |
+//! | `pool.rs`, `quarantine.rs` | the instances of one id; an id that is kept from work |
 //! | `as_exporter.rs`, `as_http_receiver.rs` | a plugin as the model knows it |
 //! | `counts.rs` | what one id counts |
 //! | `v1/`, `convert.rs` | generated bindings of `weir:plugin@1`, and conversion |
@@ -37,6 +37,7 @@ pub mod limits;
 pub mod load;
 pub mod meter;
 mod pool;
+pub mod quarantine;
 mod rate;
 pub mod scan;
 mod stderr;
@@ -55,3 +56,4 @@ pub use limits::Limits;
 pub use load::{Bundled, Digest, Found, LoadError, Loaded, Source};
 pub use meter::{Meter, Series};
 pub use pool::PoolSettings;
+pub use quarantine::QuarantineSettings;

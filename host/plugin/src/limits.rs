@@ -35,19 +35,25 @@ pub struct Limits {
     pub call_deadline: Duration,
     /// Bytes of one HTTP response that the guest may be handed.
     pub response_bytes: usize,
+    /// Calls of our interfaces that the guest may make in one call of its own.
+    pub host_calls: u64,
 }
 
 impl Default for Limits {
-    /// 64 MiB, 5 s, 60 s, 4 MiB (DESIGN 1.4, `facts/reliability.md` 5.2).
+    /// 64 MiB, 5 s, 60 s, 4 MiB, 100,000 host calls (DESIGN 1.4, `facts/reliability.md` 5.2).
     fn default() -> Self {
         Self {
             memory_bytes: 64 * 1024 * 1024,
             cpu_deadline: Duration::from_secs(5),
             call_deadline: Duration::from_secs(60),
             response_bytes: weir_net::client::RESPONSE_BYTES_MAX_DEFAULT,
+            host_calls: HOST_CALLS_MAX_DEFAULT,
         }
     }
 }
+
+/// A plugin that reads the clock and counts once for each of the 8192 items of a joined batch makes a fifth of them.
+pub const HOST_CALLS_MAX_DEFAULT: u64 = 100_000;
 
 /// A growth that was not granted. The guest sees only that it failed and traps; this is what the operator reads.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,6 +20,12 @@ use crate::rate::Bucket;
 /// Instances of one id. One call is at most under way for each lane; four keep two cores and a slow backend busy.
 const INSTANCES_DEFAULT: usize = 4;
 
+/// Calls of one instance: a fresh one costs as much as some ten calls, a leak of a byte a call is then a megabyte.
+const CALLS_MAX_DEFAULT: u64 = 1_000_000;
+
+/// Age of one instance.
+const AGE_MAX_DEFAULT: Duration = Duration::from_secs(3600);
+
 /// An instance that was idle for so long gives its memory back. A guest's memory never shrinks.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -37,11 +43,15 @@ const END_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct PoolSettings {
     /// Calls under way at once, 1 to [`LANES`].
     pub instances: usize,
+    /// Calls after which an instance is retired: whatever it leaks is gone with it.
+    pub calls_max: u64,
+    /// Age at which an instance is retired.
+    pub age_max: Duration,
 }
 
 impl Default for PoolSettings {
     fn default() -> Self {
-        Self { instances: INSTANCES_DEFAULT }
+        Self { instances: INSTANCES_DEFAULT, calls_max: CALLS_MAX_DEFAULT, age_max: AGE_MAX_DEFAULT }
     }
 }
 

@@ -220,7 +220,9 @@ mod tests {
         assert_eq!(classify("wasi:http/outgoing-handler@0.2.6"), ImportClass::Refused);
         assert_eq!(classify("acme:gpu/compute"), ImportClass::Refused);
         assert!(serves("1.0.0") && serves("1.0.17") && serves("1.12.0"));
-        assert!(!serves("0.1.0") && !serves("2.0.0") && !serves("10.0.0") && !serves("1.0.0-rc") && !serves("1"));
+        assert!(
+            !serves("0.1.0") && !serves("2.0.0") && !serves("10.0.0") && !serves("1.0.0-rc") && !serves("1")
+        );
     }
 
     /// Scenario: a component that exports the next version of the contract.

@@ -94,7 +94,14 @@ fn mode(mode: &str) -> Value {
 }
 
 fn push(id: &str) -> Push {
-    Push { signal: Signal::Traces, body: "body".into(), id: id.into(), attempt: 1, items: 7 }
+    Push {
+        signal: Signal::Traces,
+        body: "body".into(),
+        id: id.into(),
+        attempt: 1,
+        items: 7,
+        searching: false,
+    }
 }
 
 /// Deadlines that a test can wait for.

@@ -77,6 +77,7 @@ fn delivery(
         id: name.into(),
         wish: Wish { items_max: batch.items.into(), bytes_max: batch.bytes, linger: batch.timeout },
         retry: Retry { initial: of.retry.initial_interval, max: of.retry.max_interval },
+        record_ends_max: weir_exporter::ends::ENDS_MAX,
         counts,
     };
     let exporter: Arc<dyn Exporter> = match of.pool {

@@ -203,7 +203,7 @@ pub(crate) async fn exporter(
     let loaded = load(bench, id, &exporter.plugin).await?;
     let mut part = part(id, &exporter.plugin);
     if let Some(instances) = pool {
-        part.pool = PoolSettings { instances };
+        part.pool = PoolSettings { instances, ..PoolSettings::default() };
     }
     let trust = trust(&exporter.tls);
     part.trust = (trust != Trust::default()).then_some(trust);
@@ -239,7 +239,7 @@ pub(crate) async fn http_receiver(
     }
     let mut part = part(id, plugin);
     if let Some(instances) = receiver.pool {
-        part.pool = PoolSettings { instances };
+        part.pool = PoolSettings { instances, ..PoolSettings::default() };
     }
     let built = loaded.http_receiver(part).with_context(|| format!("build receiver {id}"))?;
     show(bench, id, Kind::Receiver, built.counts().clone());
