@@ -75,13 +75,16 @@ pub struct Bisection {
     ends_alone: u32,
     /// Suspects since something was taken.
     suspects_in_a_row: u32,
+    /// An end was searched for: that pieces end from here on is no news.
+    searching: bool,
 }
 
 impl Bisection {
     /// All records in one piece.
     pub fn new(signal: Signal, records: usize) -> Self {
         let fates = vec![Fate { open: 1, ..Fate::default() }; records];
-        Self { signal, todo: vec![Piece::Records(0..records)], fates, ends_alone: 0, suspects_in_a_row: 0 }
+        let todo = vec![Piece::Records(0..records)];
+        Self { signal, todo, fates, ends_alone: 0, suspects_in_a_row: 0, searching: false }
     }
 
     /// The piece to push now; nothing when all is decided.
@@ -139,6 +142,7 @@ impl Bisection {
     /// A plugin's instance ended at the piece: halve it; one item alone is pushed anew and at last set aside.
     /// False: too many were set aside in a row, stop.
     pub fn ended(&mut self, records: &[Record], why: &str) -> bool {
+        self.searching = true;
         if self.halve(records) {
             self.ends_alone = 0;
             return true;
@@ -161,6 +165,11 @@ impl Bisection {
             None => (),
         }
         self.suspects_in_a_row < SUSPECTS_IN_A_ROW_MAX
+    }
+
+    /// Whether the piece at hand is part of a search for what ends a plugin's instances.
+    pub fn is_searching(&self) -> bool {
+        self.searching
     }
 
     /// Items that were set aside, and why the last of them was; nothing where there are none.
@@ -370,6 +379,7 @@ mod tests {
     fn run_to_end(work: &mut Bisection, records: &[Record], ends: impl Fn(&Piece) -> bool) -> u32 {
         let mut ended = 0;
         while let Some(piece) = work.next().cloned() {
+            assert_eq!(work.is_searching(), ended > 0);
             if !ends(&piece) {
                 work.taken();
                 continue;

@@ -123,7 +123,7 @@ impl Delivery {
             exporter,
             breaker: Mutex::new(Breaker::new(settings.retry)),
             size: Mutex::new(Size::new(settings.wish.bytes_max)),
-            ends: Ends::default(),
+            ends: Ends::new(settings.record_ends_max),
             counts: settings.counts.clone(),
         };
         Self { settings, cursor, shared: Arc::new(shared) }
@@ -214,8 +214,9 @@ impl Shared {
         let mut work = Bisection::new(lease.signal(), lease.records().len());
         let (lane, signal) = (lease.lane().index(), lease.signal());
         let mut until = Instant::now();
+        let generation = self.exporter.generation();
         while let Some(piece) = work.next().cloned() {
-            let push = push_of(&lease, &piece);
+            let push = push_of(&lease, &piece, work.is_searching());
             let (items, bytes) = (push.items, push.body.len() as u64);
             let outcome = tokio::select! {
                 outcome = self.push(push) => outcome,
@@ -227,7 +228,7 @@ impl Shared {
             match outcome {
                 Outcome::Accepted => {
                     self.counts.sent.of(signal).add(items.into());
-                    self.delivered();
+                    self.delivered(generation);
                     work.taken();
                 }
                 Outcome::Partial { rejected, message } => {
@@ -235,7 +236,7 @@ impl Shared {
                     self.counts.sent.of(signal).add((items - rejected).into());
                     self.counts.rejected.of(signal).add(rejected.into());
                     self.counts.note_error(&message);
-                    self.delivered();
+                    self.delivered(generation);
                     work.taken();
                 }
                 Outcome::TooLarge => {
@@ -255,7 +256,9 @@ impl Shared {
                 Outcome::Ended { kind, message } => {
                     self.counts.ends.add(1);
                     self.counts.note_error(&message);
-                    if !self.ends.ended(lane, first_of(&lease), kind) {
+                    // Replaced in the middle: which of the two ended is not known, and nothing follows for the new one.
+                    let replaced = self.exporter.generation() != generation;
+                    if replaced || !self.ends.ended(lane, first_of(&lease), kind, generation) {
                         until = self.failed(signal, items, &message, None);
                         break;
                     }
@@ -270,15 +273,22 @@ impl Shared {
                 }
             }
         }
-        until = self.judge(lane, signal, &mut work).unwrap_or(until);
+        until = self.judge(lane, signal, generation, &mut work).unwrap_or(until);
         self.settle(lease, work, until).await;
     }
 
     /// Refuses what ended a plugin's instances if the plugin works; else says until when all of it waits.
-    fn judge(&self, lane: usize, signal: weir_model::Signal, work: &mut Bisection) -> Option<Instant> {
+    fn judge(
+        &self,
+        lane: usize,
+        signal: weir_model::Signal,
+        generation: u64,
+        work: &mut Bisection,
+    ) -> Option<Instant> {
         let mut until = None;
         if let Some((items, why)) = work.suspicion() {
-            if self.ends.judge(lane) {
+            let replaced = self.exporter.generation() != generation;
+            if !replaced && self.ends.judge(lane, generation) {
                 work.condemn();
                 // The backend had no say, so a probe decided nothing.
                 self.breaker().unprobe(Instant::now());
@@ -287,7 +297,7 @@ impl Shared {
             }
         }
         if work.is_decided() {
-            self.ends.forget(lane);
+            self.ends.forget(lane, generation);
         }
         until
     }
@@ -342,10 +352,10 @@ impl Shared {
     }
 
     /// The backend took something for good.
-    fn delivered(&self) {
+    fn delivered(&self, generation: u64) {
         self.taken();
         self.size().taken();
-        self.ends.delivered();
+        self.ends.delivered(generation);
     }
 
     fn failed(
@@ -397,7 +407,7 @@ fn first_of(lease: &Lease) -> Seq {
     lease.records().first().map_or(Seq(0), |record| record.seq)
 }
 
-fn push_of(lease: &Lease, piece: &Piece) -> Push {
+fn push_of(lease: &Lease, piece: &Piece, searching: bool) -> Push {
     let (body, id, items, attempt) = match piece {
         Piece::Records(range) => {
             let records = &lease.records()[range.clone()];
@@ -410,7 +420,7 @@ fn push_of(lease: &Lease, piece: &Piece) -> Push {
             (body.clone(), lease.id_of_part(record, path), *items, record.attempts)
         }
     };
-    Push { signal: lease.signal(), body, id, attempt, items, searching: false }
+    Push { signal: lease.signal(), body, id, attempt, items, searching }
 }
 
 #[cfg(test)]
@@ -425,12 +435,22 @@ mod tests {
         stop: CancellationToken,
         stop_after: u64,
         taken: weir_model::Counter,
+        /// The ends so far: the body, and whether it was part of a search.
+        ends: Mutex<Vec<(Bytes, bool)>>,
+    }
+
+    impl Ending {
+        fn new(stop: &Stop, stop_after: u64) -> Self {
+            let (taken, ends) = (weir_model::Counter::default(), Mutex::default());
+            Self { stop: stop.drain.clone(), stop_after, taken, ends }
+        }
     }
 
     impl Exporter for Ending {
         fn push(&self, push: Push) -> BoxFuture<'_, Outcome> {
             Box::pin(async move {
                 if push.body.windows(3).any(|window| window == b"bad") {
+                    self.ends.lock().unwrap().push((push.body, push.searching));
                     return Outcome::Ended { kind: "memory_limit", message: "64 MiB reached".to_owned() };
                 }
                 self.taken.add(1);
@@ -459,33 +479,90 @@ mod tests {
         }
     }
 
-    /// Scenario: of three records in a lane the second ends the plugin's instance whenever it is in a push.
-    /// Guarantees: it becomes a dead letter with the end's kind as reason, the other two are delivered.
-    #[tokio::test]
-    async fn a_record_that_ends_instances_becomes_a_dead_letter() {
+    /// A queue with these records in one lane.
+    async fn lane_of(bodies: &[&'static [u8]]) -> (Arc<MemoryQueue>, Arc<dyn Cursor>) {
         let queue = MemoryQueue::new(1 << 20);
         let cursor = queue.subscribe("out", WhenFull::Refuse).unwrap();
-        let batch = |body: &'static [u8]| Batch {
+        let batch = |body: &&'static [u8]| Batch {
             signal: Signal::Traces,
             lane: Lane::new(0).unwrap(),
             items: 1,
             body: Bytes::from_static(body),
             claim: None,
         };
-        let admission = queue.admit([&b"one"[..], b"bad", b"two"].map(batch).to_vec()).unwrap();
+        let admission = queue.admit(bodies.iter().map(batch).collect()).unwrap();
         let _receipt = admission.commit().await.unwrap();
+        (queue, cursor)
+    }
+
+    /// Scenario: of three records in a lane the second ends the plugin's instance whenever it is in a push.
+    /// Guarantees: it becomes a dead letter with the end's kind as reason, the other two are delivered; the pushes that
+    /// search for it say so, and the one that gave reason to search does not.
+    #[tokio::test]
+    async fn a_record_that_ends_instances_becomes_a_dead_letter() {
+        let (queue, cursor) = lane_of(&[b"one", b"bad", b"two"]).await;
         let stop = Stop::default();
-        let ending =
-            Ending { stop: stop.drain.clone(), stop_after: 2, taken: weir_model::Counter::default() };
+        let ending = Arc::new(Ending::new(&stop, 2));
         let settings = settings();
         let counts = settings.counts.clone();
-        Delivery::new(settings, cursor, Arc::new(ending)).run(stop).await;
+        Delivery::new(settings, cursor, Arc::clone(&ending) as _).run(stop).await;
         let letters = queue.dead_letters(0, 10).unwrap();
         assert_eq!(letters.len(), 1);
         assert_eq!(letters[0].reason, "memory_limit: 64 MiB reached");
         assert_eq!(queue.dead_body(letters[0].id).unwrap(), b"bad"[..]);
         assert_eq!(counts.sent.of(Signal::Traces).get(), 2);
         assert_eq!(counts.dead_lettered.of(Signal::Traces).get(), 1);
+        let ends = ending.ends.lock().unwrap();
+        let searches = ends.iter().map(|(_, searching)| *searching);
+        assert!(searches.eq((0..ends.len()).map(|number| number > 0)), "{ends:?}");
+    }
+
+    /// A plugin that takes one push and then ends at each; its file is replaced after some ends.
+    struct Replaced {
+        stop: CancellationToken,
+        stop_after: u64,
+        replaced_after: u64,
+        pushes: weir_model::Counter,
+    }
+
+    impl Exporter for Replaced {
+        fn push(&self, _: Push) -> BoxFuture<'_, Outcome> {
+            Box::pin(async move {
+                self.pushes.add(1);
+                if self.pushes.get() == 1 {
+                    return Outcome::Accepted;
+                }
+                if self.pushes.get() > self.stop_after {
+                    self.stop.cancel();
+                }
+                Outcome::Ended { kind: "memory_limit", message: "64 MiB reached".to_owned() }
+            })
+        }
+
+        fn in_flight_max(&self) -> usize {
+            1
+        }
+
+        fn generation(&self) -> u64 {
+            u64::from(self.pushes.get() > self.replaced_after)
+        }
+    }
+
+    /// Scenario: a version delivers a record, and ends at the next one; before that one is condemned the file is
+    /// replaced, during the first push of a search or a later one, by a version that ends at it too.
+    /// Guarantees: without the change the record is a dead letter; the new version has delivered nothing, so it is kept.
+    #[tokio::test]
+    async fn what_an_old_version_delivered_does_not_condemn() {
+        for (replaced_after, letters) in [(u64::MAX, 1), (1 + 6, 0), (1 + 8, 0)] {
+            let (queue, cursor) = lane_of(&[b"one", b"two"]).await;
+            let stop = Stop::default();
+            let stop_after = if letters == 1 { 9 } else { 60 };
+            let (pushes, drain) = (weir_model::Counter::default(), stop.drain.clone());
+            let plugin = Replaced { stop: drain, stop_after, replaced_after, pushes };
+            let wish = Wish { items_max: 1, ..settings().wish };
+            Delivery::new(Settings { wish, ..settings() }, cursor, Arc::new(plugin)).run(stop).await;
+            assert_eq!(queue.dead_letters(0, 10).unwrap().len(), letters, "replaced after {replaced_after}");
+        }
     }
 
     /// Scenario: one push gets 401, one that was under way 503, the next 200.
@@ -496,9 +573,7 @@ mod tests {
         let cursor = queue.subscribe("out", WhenFull::Refuse).unwrap();
         let settings = settings();
         let counts = settings.counts.clone();
-        let ending =
-            Ending { stop: CancellationToken::new(), stop_after: 0, taken: weir_model::Counter::default() };
-        let delivery = Delivery::new(settings, cursor, Arc::new(ending));
+        let delivery = Delivery::new(settings, cursor, Arc::new(Ending::new(&Stop::default(), 0)));
         delivery.shared.pause("401");
         delivery.shared.failed(Signal::Traces, 1, "503", None);
         assert_eq!(counts.state().paused.as_deref(), Some("401"));
