@@ -51,9 +51,10 @@ pub enum Outcome {
     Permanent(String),
     /// The plugin's instance ended during the call; nobody knows what the backend saw. Counts as transient.
     Ended {
-        /// How it ended (`trap`, `cpu_deadline`, `call_deadline`, `memory_limit`), for counters.
+        /// How it ended (`trap`, `cpu_deadline`, `call_deadline`, `memory_limit`, `memory_budget`, `host_calls`, `exit`,
+        /// `configure`, `cut`), for counters.
         kind: &'static str,
-        /// Plugin, version, limit that was hit, guest frames.
+        /// Plugin, version, configured id, call, delivery, limit that was hit, guest frames, tail of its output.
         message: String,
     },
 }

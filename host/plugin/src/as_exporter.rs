@@ -8,9 +8,10 @@ use weir_model::{BoxFuture, Exporter, Outcome, Push};
 
 use crate::counts::PluginCounts;
 use crate::describe::Encoding;
-use crate::end::{End, EndKind};
+use crate::end::End;
 use crate::meter::Meter;
 use crate::pool::Pool;
+use crate::quarantine::Quarantined;
 
 /// One configured id whose exporter is a plugin.
 pub struct PluginExporter {
@@ -34,8 +35,24 @@ impl PluginExporter {
         self.pool.idle_bytes()
     }
 
+    /// The quarantine that it is in.
+    pub fn quarantine(&self) -> Option<Quarantined> {
+        self.pool.quarantine()
+    }
+
+    /// Ends its quarantine, and forgets what led to it. `false`: there was none.
+    pub fn release(&self) -> bool {
+        self.pool.release()
+    }
+
     async fn try_push(&self, push: Push) -> Outcome {
-        let permit = self.pool.permit().await;
+        let turn = match self.pool.turn(push.searching).await {
+            Ok(turn) => turn,
+            Err(kept) => {
+                let (message, after) = (self.pool.refusal(&kept), Some(kept.retry_after()));
+                return Outcome::Retryable { message, after };
+            }
+        };
         let encoding = self.encoding;
         let body = match encode(encoding, &push) {
             Ok(body) => body,
@@ -53,23 +70,19 @@ impl PluginExporter {
         // that hangs does not hold up a stop for the rest of the call's deadline.
         let nobody_waits = CancellationToken::new();
         let _waiting = nobody_waits.clone().drop_guard();
-        let pushed = self.pool.call(permit, move |instance| {
+        let pushed = self.pool.call(turn, move |instance| {
             Box::pin(async move {
                 let pushing = instance.push(&push, encoding, &body);
                 let outcome = nobody_waits.run_until_cancelled(pushing).await;
                 drop(claim);
-                outcome.unwrap_or_else(|| Err(given_up()))
+                outcome.unwrap_or_else(|| Err(instance.cut(&push)))
             })
         });
         match pushed.await {
             Ok(outcome) => outcome,
-            Err(End { kind, message }) => Outcome::Ended { kind: kind.name(), message },
+            Err(End { kind, message, .. }) => Outcome::Ended { kind: kind.name(), message },
         }
     }
-}
-
-fn given_up() -> End {
-    End { kind: EndKind::CallDeadline, message: "given up: nobody waits for the push any more".to_owned() }
 }
 
 fn encode(encoding: Encoding, push: &Push) -> Result<Bytes, String> {

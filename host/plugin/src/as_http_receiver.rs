@@ -9,6 +9,7 @@ use weir_model::{BoxFuture, HttpReceiver, Reason, Refusal, http};
 use crate::counts::PluginCounts;
 use crate::meter::Meter;
 use crate::pool::Pool;
+use crate::quarantine::Quarantined;
 
 /// How long a request waits for an instance. The sender will try again; it must not hold its connection for minutes.
 const WAIT_MAX: Duration = Duration::from_secs(3);
@@ -32,18 +33,31 @@ impl PluginHttpReceiver {
         &self.pool.mold().identity.meter
     }
 
+    /// The quarantine that it is in.
+    pub fn quarantine(&self) -> Option<Quarantined> {
+        self.pool.quarantine()
+    }
+
+    /// Ends its quarantine, and forgets what led to it. `false`: there was none.
+    pub fn release(&self) -> bool {
+        self.pool.release()
+    }
+
     async fn try_receive(&self, listener: &str, request: http::Request) -> Result<http::Answer, Refusal> {
-        let Ok(permit) = tokio::time::timeout(WAIT_MAX, self.pool.permit()).await else {
+        let Ok(turn) = tokio::time::timeout(WAIT_MAX, self.pool.turn(false)).await else {
             return Err(Refusal::transient(
                 Reason::Unavailable,
                 Some(RETRY_AFTER),
                 "all instances of the plugin are busy",
             ));
         };
+        let turn = turn.map_err(|kept| {
+            Refusal::transient(Reason::PluginEnded, Some(kept.retry_after()), self.pool.refusal(&kept))
+        })?;
         let listener = listener.to_owned();
-        let received = self.pool.call(permit, move |instance| {
-            Box::pin(async move { instance.receive(&listener, &request).await })
-        });
+        let received = self
+            .pool
+            .call(turn, move |instance| Box::pin(async move { instance.receive(&listener, &request).await }));
         match received.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => {

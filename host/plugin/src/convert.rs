@@ -7,6 +7,7 @@ use weir_model::{Outcome, Push, Signal, http};
 use weir_wire::json::JsonLimits;
 
 use crate::describe::{Encoding, SettingsError};
+use crate::grant::Secrets;
 use crate::v1::exports::weir::plugin::{http_receiver, plugin};
 use crate::v1::weir::plugin::http_types::{self, RequestParam};
 use crate::v1::weir::plugin::outcomes::{self, Delivery};
@@ -44,8 +45,8 @@ pub(crate) fn push<'a>(push: &'a Push, encoding: Encoding, body: &'a [u8]) -> (B
 }
 
 /// What `exporter.push` said.
-pub(crate) fn outcome(said: outcomes::Outcome) -> Outcome {
-    let tame = |text: String| tame(&text, MESSAGE_BYTES_MAX);
+pub(crate) fn outcome(said: outcomes::Outcome, secrets: &Secrets) -> Outcome {
+    let tame = |text: String| secrets.tame(&text, MESSAGE_BYTES_MAX);
     match said {
         outcomes::Outcome::Accepted => Outcome::Accepted,
         outcomes::Outcome::Partial(partial) => {
@@ -62,12 +63,12 @@ pub(crate) fn outcome(said: outcomes::Outcome) -> Outcome {
 }
 
 /// What `plugin.configure` objected to.
-pub(crate) fn objections(said: Vec<plugin::SettingsError>) -> Vec<SettingsError> {
+pub(crate) fn objections(said: Vec<plugin::SettingsError>, secrets: &Secrets) -> Vec<SettingsError> {
     let shown = said.into_iter().take(OBJECTIONS_MAX);
     shown
         .map(|error| SettingsError {
-            pointer: tame(&error.at, MESSAGE_BYTES_MAX),
-            message: tame(&error.message, MESSAGE_BYTES_MAX),
+            pointer: secrets.tame(&error.at, MESSAGE_BYTES_MAX),
+            message: secrets.tame(&error.message, MESSAGE_BYTES_MAX),
         })
         .collect()
 }

@@ -31,6 +31,14 @@ pub struct PluginCounts {
     pub log_lines_suppressed: Counter,
     /// Meter additions that had no room (too many counters or label sets, bad names).
     pub meter_suppressed: Counter,
+    /// Calls that computed for so long that they left the threads of the doors, or never began there.
+    pub moved: Counter,
+    /// Instances that were dropped between calls, by reason.
+    pub retired: ByRetirement,
+    /// Times that it was kept from work, each further time after a failed try counted.
+    pub quarantines: Counter,
+    /// 1 while it is kept from work, else 0.
+    pub quarantined: Counter,
 }
 
 impl PluginCounts {
@@ -66,6 +74,45 @@ impl ByOutcome {
     /// Name, pushes, items of each outcome.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Counter, &Counter)> {
         OUTCOMES.iter().zip(&self.0).map(|(name, (pushes, items))| (*name, pushes, items))
+    }
+}
+
+/// Why an instance was dropped although it had not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retirement {
+    /// It has made as many calls as `pool.calls_max` allows.
+    Calls,
+    /// It is older than `pool.age_max`.
+    Age,
+    /// It has more than half of the memory that it may have, or the process has too little left.
+    Memory,
+    /// It had nothing to do for a minute.
+    Idle,
+}
+
+impl Retirement {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Calls, Self::Age, Self::Memory, Self::Idle];
+
+    /// The label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Age => "age",
+            Self::Memory => "memory",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// Retired instances for each [`Retirement`].
+#[derive(Debug, Clone, Default)]
+pub struct ByRetirement([Counter; Retirement::ALL.len()]);
+
+impl ByRetirement {
+    /// The counter of one reason.
+    pub fn of(&self, why: Retirement) -> &Counter {
+        &self.0[why as usize]
     }
 }
 

@@ -3,12 +3,15 @@
 //! The fields of [`Powers`] are all the powers there are: a power that is not here does not exist. An instance that only
 //! describes itself or checks settings has [`Powers::none`].
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use serde_json::Value;
 use weir_net::address::{Denied, Egress, Origin};
 use weir_net::client::Outlet;
 
 use crate::describe::Marks;
+use crate::words::tame;
 
 /// What the operator grants an id beside the URLs in its settings (`grants:`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Powers {
 
     /// The denial of a guest without egress.
     pub(crate) fn denied(target: &str) -> Denied {
-        Denied::NotGranted { target: crate::words::tame(target, 200), granted: "none".to_owned() }
+        Denied::NotGranted { target: tame(target, 200), granted: "none".to_owned() }
     }
 }
 
@@ -78,24 +81,35 @@ pub(crate) fn egress(
     Ok(if grants.private_networks { egress } else { egress.deny_private() })
 }
 
-/// Tokens that a guest sees in place of secrets.
+/// Tokens that a guest sees in place of secrets; and the secrets, so that they are found where nobody should say them.
 #[derive(Clone, Default)]
-pub(crate) struct Secrets(Vec<(String, String)>);
+pub(crate) struct Secrets {
+    tokens: Vec<(String, String)>,
+    /// What is cut from texts, the longest first, so that none hides a part of another.
+    hidden: Vec<String>,
+}
 
 /// How a token begins: no backend's header has this in it.
 const TOKEN_PREFIX: &str = "weir-secret-";
 
+/// What stands for a secret in a text. Not a name, so no counter can be called so.
+const REDACTED: &str = "[secret]";
+
+/// Bytes of the shortest secret that is cut from texts. Shorter ones are parts of any word: cutting them would show where
+/// they are, and make texts grow to many times their length.
+const REDACTED_BYTES_MIN: usize = 4;
+
 /// Secrets are not shown, nor are their tokens.
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} secrets", self.0.len())
+        write!(f, "{} secrets", self.tokens.len())
     }
 }
 
 impl Secrets {
     /// Replaces the strings in `settings` that are marked secret with tokens.
     pub(crate) fn hide(marks: &Marks, settings: &mut Value) -> Result<Self, getrandom::Error> {
-        let mut hidden = Vec::new();
+        let mut secrets = Self::default();
         for path in &marks.secret {
             let pointers: Vec<String> = path.find(settings).into_iter().map(|(pointer, _)| pointer).collect();
             for pointer in pointers {
@@ -103,22 +117,77 @@ impl Secrets {
                     continue;
                 };
                 let token = format!("{TOKEN_PREFIX}{:016x}", getrandom::u64()?);
-                hidden.push((token.clone(), std::mem::replace(text, token)));
+                let secret = std::mem::replace(text, token.clone());
+                secrets.find(&secret);
+                secrets.tokens.push((token, secret));
             }
         }
-        Ok(Self(hidden))
+        Ok(secrets)
+    }
+
+    /// With what the host itself says in `authorization`: the guest does not see it, but a backend may tell it.
+    #[must_use]
+    pub(crate) fn with_authorization(mut self, value: Option<&HeaderValue>) -> Self {
+        if let Some(value) = value.and_then(|value| value.to_str().ok()) {
+            // After the scheme: "Bearer", "Basic".
+            self.find(value.split_once(' ').map_or(value, |(_, credentials)| credentials).trim());
+        }
+        self
+    }
+
+    /// A secret is cut from texts from now on, plain and as JSON writes it: backends answer in JSON.
+    fn find(&mut self, secret: &str) {
+        let quoted = Value::from(secret).to_string();
+        let escaped = &quoted[1..quoted.len() - 1];
+        for text in [secret.to_owned(), escaped.to_owned()] {
+            if text.len() >= REDACTED_BYTES_MIN && !self.hidden.contains(&text) {
+                self.hidden.push(text);
+            }
+        }
+        self.hidden.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    }
+
+    /// `text` without secrets. Allocates only where there was one.
+    pub(crate) fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut redacted = Cow::Borrowed(text);
+        for secret in &self.hidden {
+            if redacted.contains(secret) {
+                redacted = redacted.replace(secret, REDACTED).into();
+            }
+        }
+        redacted
+    }
+
+    /// A guest's text without secrets, tamed and cut to `bytes_max`: in this order, for half a secret is one too.
+    pub(crate) fn tame(&self, text: &str, bytes_max: usize) -> String {
+        tame(&self.redact(text), bytes_max)
+    }
+
+    /// Bytes of the longest text that is cut out.
+    pub(crate) fn longest(&self) -> usize {
+        self.hidden.first().map_or(0, String::len)
     }
 
     /// Puts the secrets into a header's value.
-    pub(crate) fn reveal<'a>(&self, value: &'a str) -> std::borrow::Cow<'a, str> {
-        if self.0.is_empty() || !value.contains(TOKEN_PREFIX) {
+    pub(crate) fn reveal<'a>(&self, value: &'a str) -> Cow<'a, str> {
+        if self.tokens.is_empty() || !value.contains(TOKEN_PREFIX) {
             return value.into();
         }
         let mut value = value.to_owned();
-        for (token, secret) in &self.0 {
+        for (token, secret) in &self.tokens {
             value = value.replace(token, secret);
         }
         value.into()
+    }
+}
+
+#[cfg(test)]
+impl Secrets {
+    /// Secrets without tokens.
+    pub(crate) fn known(secrets: &[&str]) -> Self {
+        let mut known = Self::default();
+        secrets.iter().for_each(|secret| known.find(secret));
+        known
     }
 }
 
@@ -163,5 +232,30 @@ mod tests {
         assert_eq!(secrets.reveal(&format!("Bearer {token}")), "Bearer hunter2");
         assert_eq!(secrets.reveal("plain"), "plain");
         assert!(!format!("{secrets:?}").contains("hunter2"));
+    }
+
+    /// Scenario: texts with secrets in them: one that is part of another, one with quotes as JSON writes it, one that
+    /// is too short, the host's own credentials; and a text that is cut in the middle of one.
+    /// Guarantees: no secret is left, not half of one; a text without is not even copied.
+    #[test]
+    fn a_text_is_told_without_secrets() {
+        let mut settings = json!({"auth": {"key": "hunter2"}});
+        let bearer = HeaderValue::from_static("Bearer abc.def");
+        let mut secrets = Secrets::hide(&marks(), &mut settings).unwrap().with_authorization(Some(&bearer));
+        for secret in ["hunter2-the-second", "say \"friend\"", "x", ""] {
+            secrets.find(secret);
+        }
+        for (text, told) in [
+            ("401: key hunter2 is not known", "401: key [secret] is not known"),
+            ("hunter2-the-second, hunter2", "[secret], [secret]"),
+            (r#"{"key": "say \"friend\""}"#, r#"{"key": "[secret]"}"#),
+            (r#"say "friend""#, "[secret]"),
+            ("authorization: Bearer abc.def", "authorization: Bearer [secret]"),
+        ] {
+            assert_eq!(secrets.redact(text), told);
+        }
+        assert!(matches!(secrets.redact("x marks the spot"), Cow::Borrowed("x marks the spot")));
+        assert_eq!(secrets.tame("key hunter2\n", 8), "key [sec…");
+        assert!(matches!(Secrets::default().redact("hunter2"), Cow::Borrowed("hunter2")));
     }
 }

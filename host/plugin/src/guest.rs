@@ -14,14 +14,14 @@ use weir_model::Ledger;
 use weir_net::client::{ClientError, SendLimits};
 
 use crate::counts::PluginCounts;
+use crate::end::Renders;
 use crate::engine::GuestEngine;
-use crate::grant::Powers;
-use crate::limits::{Limiter, Limits, Timer};
+use crate::grant::{Powers, Secrets};
+use crate::limits::{Limiter, Limits, Timer, TooManyCalls};
 use crate::meter::Meter;
 use crate::rate::Bucket;
 use crate::stderr::Tail;
 use crate::v1::weir::plugin::{clock, http_client, http_types, log, meter, outcomes, telemetry};
-use crate::words::tame;
 
 /// Bytes of a log line.
 const LINE_BYTES_MAX: usize = 1024;
@@ -62,6 +62,9 @@ pub(crate) struct Guest {
     ledger: Arc<Ledger>,
     powers: Powers,
     response_bytes_max: usize,
+    host_calls_max: u64,
+    /// Of the call under way.
+    host_calls_left: u64,
     lines: Bucket,
     wasi: WasiCtx,
     resources: ResourceTable,
@@ -78,6 +81,15 @@ pub(crate) struct Identity {
     pub(crate) version: Arc<str>,
     pub(crate) counts: PluginCounts,
     pub(crate) meter: Meter,
+    pub(crate) renders: Renders,
+}
+
+impl Identity {
+    /// "plugin zipkin-exporter 1.2.0 (zipkin/eu)", for errors.
+    pub(crate) fn about(&self) -> String {
+        let Self { id, plugin, version, .. } = self;
+        format!("plugin {plugin} {version} ({id})").replace("  ", " ")
+    }
 }
 
 impl Guest {
@@ -88,13 +100,12 @@ impl Guest {
         powers: &Powers,
         limits: &Limits,
     ) -> Self {
-        let Identity { id, plugin, version, counts, .. } = identity;
-        let about = format!("plugin {plugin} {version} ({id})").replace("  ", " ");
+        let Identity { counts, .. } = identity;
         let stderr = Tail::default();
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
         Self {
-            about: about.into(),
+            about: identity.about().into(),
             limiter: Limiter::new(limits.memory_bytes, ledger, counts.memory_peak_bytes.clone()),
             timer: Timer::new(limits),
             wasi: null_wasi(&stderr),
@@ -104,9 +115,38 @@ impl Guest {
             ledger: Arc::clone(ledger),
             powers: powers.clone(),
             response_bytes_max: limits.response_bytes,
+            host_calls_max: limits.host_calls,
+            host_calls_left: limits.host_calls,
             lines: Bucket::new(LINES_BURST, LINE_INTERVAL),
             resources,
         }
+    }
+
+    /// A call into the guest begins.
+    pub(crate) fn begin(&mut self) {
+        self.timer.begin();
+        self.stderr.clear();
+        self.host_calls_left = self.host_calls_max;
+    }
+
+    /// One call of our interfaces; the one too many ends the instance.
+    fn charge(&mut self) -> wasmtime::Result<()> {
+        match self.host_calls_left.checked_sub(1) {
+            Some(left) => {
+                self.host_calls_left = left;
+                Ok(())
+            }
+            None => Err(TooManyCalls(self.host_calls_max).into()),
+        }
+    }
+
+    /// What nobody should read in a text of this guest.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.powers.secrets
+    }
+
+    pub(crate) fn renders(&self) -> &Renders {
+        &self.identity.renders
     }
 
     /// Links everything that a plugin may import; with `wasi` also a WASI that offers clocks, random and a place for
@@ -130,7 +170,7 @@ impl Guest {
         timeout: Option<u32>,
     ) -> Result<http_types::Response, http_client::Error> {
         let Some(outlet) = self.powers.egress.clone() else {
-            let denied = Powers::denied(&request.target);
+            let denied = Powers::denied(&self.secrets().redact(&request.target));
             self.deny(&denied.to_string());
             return Err(http_client::Error::Denied(denied.to_string()));
         };
@@ -188,7 +228,8 @@ impl Guest {
         self.identity.counts.denials.add(1);
         if self.lines.take(Instant::now()) {
             let Identity { plugin, id, .. } = &self.identity;
-            warn!(%plugin, %id, reason, "request of a plugin denied");
+            let reason = self.powers.secrets.redact(reason);
+            warn!(%plugin, %id, %reason, "request of a plugin denied");
         }
     }
 }
@@ -259,27 +300,35 @@ impl http_client::Host for Guest {
         &mut self,
         request: http_types::RequestResult,
         timeout_ms: Option<u32>,
-    ) -> Result<http_types::Response, http_client::Error> {
+    ) -> wasmtime::Result<Result<http_types::Response, http_client::Error>> {
+        self.charge()?;
         let before = self.engine.ticks();
         let answer = self.exchange(request, timeout_ms).await;
         if self.engine.ticks() != before {
             self.timer.forgive();
         }
-        answer
+        Ok(answer)
     }
 }
 
 impl log::Host for Guest {
-    fn write(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) {
+    fn write(
+        &mut self,
+        level: log::Level,
+        message: String,
+        fields: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
+        self.charge()?;
         if !self.powers.log {
-            return;
+            return Ok(());
         }
         if !self.lines.take(Instant::now()) {
             self.identity.counts.log_lines_suppressed.add(1);
-            return;
+            return Ok(());
         }
         let Identity { plugin, id, .. } = &self.identity;
-        let (message, said) = (tame(&message, LINE_BYTES_MAX), fields_of(&fields));
+        let secrets = &self.powers.secrets;
+        let (message, said) = (secrets.tame(&message, LINE_BYTES_MAX), fields_of(&fields, secrets));
         match level {
             log::Level::Trace => trace!(%plugin, %id, said, "{message}"),
             log::Level::Debug => debug!(%plugin, %id, said, "{message}"),
@@ -287,29 +336,33 @@ impl log::Host for Guest {
             log::Level::Warn => warn!(%plugin, %id, said, "{message}"),
             log::Level::Error => error!(%plugin, %id, said, "{message}"),
         }
+        Ok(())
     }
 }
 
-/// `a=1 b=2`, each part cut and tamed.
-fn fields_of(fields: &[(String, String)]) -> String {
+/// `a=1 b=2`, each part cut and tamed, without secrets.
+fn fields_of(fields: &[(String, String)], secrets: &Secrets) -> String {
+    let tame = |text: &str| secrets.tame(text, FIELD_BYTES_MAX);
     let shown = fields.iter().take(FIELDS_MAX);
-    let shown = shown
-        .map(|(name, value)| format!("{}={}", tame(name, FIELD_BYTES_MAX), tame(value, FIELD_BYTES_MAX)));
+    let shown = shown.map(|(name, value)| format!("{}={}", tame(name), tame(value)));
     shown.collect::<Vec<_>>().join(" ")
 }
 
 impl clock::Host for Guest {
-    fn now(&mut self) -> u64 {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.charge()?;
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        Ok(since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
 impl meter::Host for Guest {
-    fn add(&mut self, counter: String, value: u64, labels: Vec<(String, String)>) {
-        if !self.identity.meter.add(counter, value, labels) {
+    fn add(&mut self, counter: String, value: u64, labels: Vec<(String, String)>) -> wasmtime::Result<()> {
+        self.charge()?;
+        if !self.identity.meter.add(counter, value, labels, &self.powers.secrets) {
             self.identity.counts.meter_suppressed.add(1);
         }
+        Ok(())
     }
 }
 
@@ -329,13 +382,13 @@ mod tests {
         assert!(head_fits(&"x".repeat(HEADER_BYTES_MAX + 1), &[]).is_err());
     }
 
-    /// Scenario: fields with line breaks, and more of them than fit.
-    /// Guarantees: one line, bounded.
+    /// Scenario: fields with line breaks and a secret, and more of them than fit.
+    /// Guarantees: one line, bounded, without the secret.
     #[test]
     fn fields_stay_in_their_line() {
-        let fields: Vec<_> = (0..100).map(|n| (format!("k{n}"), "a\nb".to_owned())).collect();
-        let shown = fields_of(&fields);
-        assert!(shown.starts_with("k0=a\\u{a}b k1="));
+        let fields: Vec<_> = (0..100).map(|n| (format!("k{n}"), "a\nhunter2".to_owned())).collect();
+        let shown = fields_of(&fields, &Secrets::known(&["hunter2"]));
+        assert!(shown.starts_with("k0=a\\u{a}[secret] k1="), "{shown}");
         assert_eq!(shown.matches('=').count(), FIELDS_MAX);
     }
 }

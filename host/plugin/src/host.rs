@@ -16,7 +16,7 @@ use crate::as_http_receiver::PluginHttpReceiver;
 use crate::cache::Cache;
 use crate::counts::PluginCounts;
 use crate::describe::{Listener, Marks, Schema, SettingsError};
-use crate::end::End;
+use crate::end::{End, Renders};
 use crate::engine::GuestEngine;
 use crate::grant::{self, Grants, Powers, Secrets};
 use crate::guest::{Guest, Identity};
@@ -322,6 +322,7 @@ fn identity(id: &str, plugin: &str, version: &str) -> Identity {
         version: version.into(),
         counts: PluginCounts::default(),
         meter: Meter::default(),
+        renders: Renders::default(),
     }
 }
 
@@ -387,13 +388,14 @@ impl Loaded {
     }
 
     fn pool(&self, part: Part) -> Result<Arc<Pool>, PartError> {
-        let Part { id, mut settings, grants, limits, pool, quarantine: _, trust, authorization } = part;
+        let Part { id, mut settings, grants, limits, pool, quarantine, trust, authorization } = part;
         let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
+        let secrets = secrets.with_authorization(authorization.as_ref());
         let powers = Powers { egress, secrets, authorization, log: true };
         let identity = identity(&id, &self.name, &self.descriptor.version);
         let mold = self.shared.mold(&self.blueprint, identity, powers, limits);
-        Ok(Pool::new(mold, settings.to_string(), &pool, self.shared.tasks.clone()))
+        Ok(Pool::new(mold, settings.to_string(), &pool, quarantine, self.shared.tasks.clone()))
     }
 
     /// The client with this id's grant; none where nothing is granted.

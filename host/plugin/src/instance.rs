@@ -1,7 +1,7 @@
 //! One instance of a component, and the calls into it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
@@ -9,12 +9,13 @@ use weir_model::{Ledger, Outcome, Push, http};
 
 use crate::convert;
 use crate::describe::{Descriptor, DescriptorError, Encoding, SettingsError};
-use crate::end::{End, EndKind};
+use crate::end::{End, EndKind, Named};
 use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
 use crate::limits::{ANSWER_GRACE, HANDLES_MAX, HANDOVER_BYTES_MAX, Limits};
 use crate::v1::exports::weir::plugin::{exporter, http_receiver, plugin};
+use crate::workers::Load;
 
 /// How long after the call deadline a host function that knows no deadline (WASI's poll) is cut: later than a guest that
 /// computes would have been.
@@ -66,6 +67,10 @@ pub(crate) struct Mold {
 /// One instance: a store with a component in it. After an [`End`] it must be dropped.
 pub(crate) struct Instance {
     store: Store<Guest>,
+    /// When it was made.
+    born: Instant,
+    /// Calls that it has answered for whoever it serves; describing and configuring do not count.
+    pub(crate) served: u64,
     engine: GuestEngine,
     plugin: plugin::Guest,
     exporter: Option<exporter::Guest>,
@@ -78,6 +83,14 @@ impl Instance {
     /// # Errors
     /// [`End`].
     pub(crate) async fn new(mold: &Mold) -> Result<Self, End> {
+        Self::with_load(mold, Arc::default()).await
+    }
+
+    /// As [`Instance::new`]; how long the guest computes is told to `load`, from its start code on.
+    ///
+    /// # Errors
+    /// [`End`].
+    pub(crate) async fn with_load(mold: &Mold, load: Arc<Load>) -> Result<Self, End> {
         let Mold { engine, ledger, blueprint, identity, powers, limits } = mold;
         identity.counts.instances.add(1);
         let mut store = Store::new(engine.engine(), Guest::new(engine, ledger, identity, powers, limits));
@@ -91,6 +104,7 @@ impl Instance {
                 UpdateDeadline::Interrupt
             })
         });
+        store.data_mut().timer.report_to(load);
         let call = Call::begin("instantiate", engine, &mut store);
         let made = call.run(&mut store, async |store| blueprint.pre.instantiate_async(store).await).await?;
         let mut load = || {
@@ -106,15 +120,32 @@ impl Instance {
         };
         match load() {
             Ok((plugin, exporter, http_receiver)) => {
-                Ok(Self { store, engine: engine.clone(), plugin, exporter, http_receiver })
+                let (engine, born) = (engine.clone(), Instant::now());
+                Ok(Self { store, born, served: 0, engine, plugin, exporter, http_receiver })
             }
-            Err(error) => Err(End::of("instantiate", &error, store.data_mut())),
+            Err(error) => Err(End::of(named("instantiate"), &error, store.data_mut())),
         }
     }
 
     /// Bytes of memory that it has.
     pub(crate) fn bytes(&self) -> usize {
         self.store.data().limiter.bytes()
+    }
+
+    /// How old it is.
+    pub(crate) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// How long the guest computes is told to `load` from now on.
+    pub(crate) fn report_to(&mut self, load: Arc<Load>) {
+        self.store.data_mut().timer.report_to(load);
+    }
+
+    /// The end of a call of `exporter.push` that was dropped half done.
+    pub(crate) fn cut(&self, push: &Push) -> End {
+        let named = Named { call: "exporter.push", delivery: Some(&push.id) };
+        End::told(&self.store.data().about, named, EndKind::Cut, "cut, nobody waits for it any more")
     }
 
     /// `plugin.describe`.
@@ -137,7 +168,7 @@ impl Instance {
         let plugin = &self.plugin;
         let said =
             call.run(&mut self.store, async |store| plugin.call_configure(store, settings).await).await?;
-        Ok(said.map_err(convert::objections))
+        Ok(said.map_err(|said| convert::objections(said, self.store.data().secrets())))
     }
 
     /// `exporter.push` of a body in the encoding that the plugin asked for.
@@ -150,14 +181,14 @@ impl Instance {
         encoding: Encoding,
         body: &[u8],
     ) -> Result<Outcome, End> {
-        let call = Call::begin("exporter.push", &self.engine, &mut self.store);
+        let call = Call::begin("exporter.push", &self.engine, &mut self.store).of(&push.id);
         let Some(exporter) = &self.exporter else {
-            return Err(absent(self.store.data(), "exporter"));
+            return Err(absent(self.store.data(), call.named));
         };
         let (batch, delivery) = convert::push(push, encoding, body);
         let said =
             call.run(&mut self.store, async |store| exporter.call_push(store, batch, delivery).await).await?;
-        Ok(convert::outcome(said))
+        Ok(convert::outcome(said, self.store.data().secrets()))
     }
 
     /// `http-receiver.receive`.
@@ -171,7 +202,7 @@ impl Instance {
     ) -> Result<Result<http::Answer, String>, End> {
         let call = Call::begin("http-receiver.receive", &self.engine, &mut self.store);
         let Some(receiver) = &self.http_receiver else {
-            return Err(absent(self.store.data(), "http-receiver"));
+            return Err(absent(self.store.data(), call.named));
         };
         let headers: Vec<(&str, &str)> =
             request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -179,28 +210,38 @@ impl Instance {
         let said = call
             .run(&mut self.store, async |store| receiver.call_receive(store, listener, wit).await)
             .await?;
-        Ok(convert::answer(said))
+        let secrets = self.store.data().secrets();
+        Ok(convert::answer(said).map_err(|why| secrets.redact(&why).into_owned()))
     }
 }
 
 /// A call of an interface that the component does not export; the facade hands out no part that could make one.
-fn absent(guest: &Guest, interface: &str) -> End {
-    End { kind: EndKind::Trap, message: format!("{}: it does not export {interface}", guest.about) }
+fn absent(guest: &Guest, named: Named<'_>) -> End {
+    End::told(&guest.about, named, EndKind::Trap, "it does not export the interface")
+}
+
+fn named(call: &'static str) -> Named<'static> {
+    Named { call, delivery: None }
 }
 
 /// A call under way: its name, and the ticking clock.
-struct Call {
-    what: &'static str,
+struct Call<'a> {
+    named: Named<'a>,
     _running: Running,
 }
 
-impl Call {
-    fn begin(what: &'static str, engine: &GuestEngine, store: &mut Store<Guest>) -> Self {
+impl<'a> Call<'a> {
+    fn begin(call: &'static str, engine: &GuestEngine, store: &mut Store<Guest>) -> Self {
         let running = engine.running();
-        store.data_mut().timer.begin();
-        store.data_mut().stderr.clear();
+        store.data_mut().begin();
         store.set_epoch_deadline(1);
-        Self { what, _running: running }
+        Self { named: named(call), _running: running }
+    }
+
+    /// The call makes this delivery.
+    fn of(mut self, delivery: &'a str) -> Self {
+        self.named.delivery = Some(delivery);
+        self
     }
 
     /// Runs `f` in the store until it returns or the call's time is over.
@@ -223,6 +264,6 @@ impl Call {
                 wasmtime::Error::msg("cut in a host function")
             }
         };
-        Err(End::of(self.what, &error, store.data_mut()))
+        Err(End::of(self.named, &error, store.data_mut()))
     }
 }

@@ -12,6 +12,7 @@
 //! | `grant.rs` | all powers of a guest; secrets |
 //! | `guest.rs`, `meter.rs`, `stderr.rs` | the host side of an instance: its state and imports |
 //! | `instance.rs`, `end.rs` | one instance, the calls into it, how it ended |
+//! | `workers.rs` | threads for guests that compute for long |
 //! | `pool.rs`, `quarantine.rs` | the instances of one id; an id that is kept from work |
 //! | `as_exporter.rs`, `as_http_receiver.rs` | a plugin as the model knows it |
 //! | `counts.rs` | what one id counts |
@@ -43,6 +44,7 @@ pub mod scan;
 mod stderr;
 mod v1;
 mod words;
+mod workers;
 
 pub use as_exporter::PluginExporter;
 pub use as_http_receiver::PluginHttpReceiver;
@@ -56,4 +58,4 @@ pub use limits::Limits;
 pub use load::{Bundled, Digest, Found, LoadError, Loaded, Source};
 pub use meter::{Meter, Series};
 pub use pool::PoolSettings;
-pub use quarantine::QuarantineSettings;
+pub use quarantine::{QuarantineSettings, Quarantined};

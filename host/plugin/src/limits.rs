@@ -8,6 +8,7 @@ use wasmtime::ResourceLimiter;
 use weir_model::{Claim, Counter, Ledger};
 
 use crate::engine::TICK;
+use crate::workers::Load;
 
 /// Elements of one table. A table element costs 8 bytes; interpreters compiled to Wasm need some ten thousand.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
@@ -181,6 +182,11 @@ impl ResourceLimiter for Limiter {
     }
 }
 
+/// The guest has called the host more often than `limits.host_calls` in one call of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("made more than {0} host calls (limits.host_calls)")]
+pub(crate) struct TooManyCalls(pub(crate) u64);
+
 /// How long a guest may go on after its call deadline, to answer what its last host call told it (`timeout`).
 pub(crate) const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -202,6 +208,8 @@ pub(crate) struct Timer {
     /// The epoch has advanced while the host had the call; the guest is not charged for that tick.
     forgive: bool,
     met: Option<Deadline>,
+    /// Where ticks that met the guest at work are told to whoever runs the call.
+    load: Arc<Load>,
 }
 
 impl Timer {
@@ -213,6 +221,7 @@ impl Timer {
             ends_at: Instant::now(),
             forgive: false,
             met: None,
+            load: Arc::default(),
         };
         timer.begin();
         timer
@@ -236,6 +245,7 @@ impl Timer {
         if std::mem::take(&mut self.forgive) {
             return true;
         }
+        self.load.tick();
         self.ticks_left = self.ticks_left.saturating_sub(1);
         if self.ticks_left == 0 {
             self.met = Some(Deadline::Cpu(self.cpu_deadline));
@@ -246,6 +256,11 @@ impl Timer {
     /// At least one tick fell into a host call.
     pub(crate) fn forgive(&mut self) {
         self.forgive = true;
+    }
+
+    /// Ticks are told to `load` from now on.
+    pub(crate) fn report_to(&mut self, load: Arc<Load>) {
+        self.load = load;
     }
 
     /// What is left of the call.

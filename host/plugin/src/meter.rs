@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::grant::Secrets;
+
 /// Counters of one configured id.
 const COUNTERS_MAX: usize = 64;
 
@@ -38,8 +40,15 @@ impl Meter {
         series.iter().map(|(series, sum)| (series.clone(), *sum)).collect()
     }
 
-    /// Adds to a counter. `false`: the name is not one, or there is no room for another series.
-    pub(crate) fn add(&self, counter: String, value: u64, mut labels: Vec<(String, String)>) -> bool {
+    /// Adds to a counter. `false`: a name is not one or has a secret in it, or there is no room for another series.
+    pub(crate) fn add(
+        &self,
+        counter: String,
+        value: u64,
+        mut labels: Vec<(String, String)>,
+        secrets: &Secrets,
+    ) -> bool {
+        let is_name = |text: &str| is_name(&secrets.redact(text));
         if !is_name(&counter) || labels.len() > LABELS_MAX || !labels.iter().all(|(name, _)| is_name(name)) {
             return false;
         }
@@ -48,7 +57,7 @@ impl Meter {
             return false;
         }
         for (_, value) in &mut labels {
-            *value = crate::words::tame(value, VALUE_BYTES_MAX);
+            *value = secrets.tame(value, VALUE_BYTES_MAX);
         }
         let key = Series { counter, labels };
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,22 +96,36 @@ mod tests {
     /// Guarantees: what was known goes on counting, the number of series stays bounded, labels have one order.
     #[test]
     fn a_flood_of_labels_is_bounded() {
-        let meter = Meter::default();
+        let (meter, none) = (Meter::default(), Secrets::default());
         let label = |value: String| vec![("b".to_owned(), value), ("a".to_owned(), "x".to_owned())];
         let taken =
-            (0..2 * SERIES_MAX).filter(|n| meter.add("spans".into(), 1, label(n.to_string()))).count();
+            (0..2 * SERIES_MAX).filter(|n| meter.add("spans".into(), 1, label(n.to_string()), &none)).count();
         assert_eq!(taken, SERIES_MAX);
-        assert!(meter.add("spans".into(), 41, label("0".into())));
+        assert!(meter.add("spans".into(), 41, label("0".into()), &none));
         let read = meter.read();
         assert_eq!(read.len(), SERIES_MAX);
         assert_eq!(read[0].0.labels[0].0, "a");
         assert_eq!(read[0].1, 42);
         for name in ["", "1st", "with space", "ä", &"n".repeat(65)] {
-            assert!(!meter.add(name.into(), 1, Vec::new()), "{name} was taken");
+            assert!(!meter.add(name.into(), 1, Vec::new(), &none), "{name} was taken");
         }
         let meter = Meter::default();
-        let taken = (0..100).filter(|n| meter.add(format!("counter_{n}"), 1, Vec::new())).count();
+        let taken = (0..100).filter(|n| meter.add(format!("counter_{n}"), 1, Vec::new(), &none)).count();
         assert_eq!(taken, COUNTERS_MAX);
-        assert!(!meter.add("counter_1".into(), 1, vec![("a".into(), "1".into()), ("a".into(), "2".into())]));
+        let twice = vec![("a".into(), "1".into()), ("a".into(), "2".into())];
+        assert!(!meter.add("counter_1".into(), 1, twice, &none));
+    }
+
+    /// Scenario: a plugin that was told a secret uses it as a label's value, as a label's name and as a counter's name.
+    /// Guarantees: the value is hidden, names with it are not taken.
+    #[test]
+    fn a_secret_is_no_label() {
+        let (meter, secrets) = (Meter::default(), Secrets::known(&["hunter2"]));
+        let label = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+        assert!(meter.add("spans".into(), 1, label("key", "is hunter2"), &secrets));
+        assert!(!meter.add("spans".into(), 1, label("hunter2", "x"), &secrets));
+        assert!(!meter.add("hunter2_total".into(), 1, Vec::new(), &secrets));
+        let read = meter.read();
+        assert_eq!((read.len(), read[0].0.labels[0].1.as_str()), (1, "is [secret]"));
     }
 }

@@ -1,6 +1,6 @@
 //! The instances of one configured id: as many as may be under way at once, made when they are needed.
 //!
-//! An instance that has ended is dropped and the next call gets a fresh one. A call that has begun is finished even if
+//! An instance that has ended is dropped and the next call gets a fresh one; so is one that has grown old or large. A call that has begun is finished even if
 //! nobody waits for it any more, unless the call itself asks whether somebody does, as an exporter's push.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{error, info, warn};
 use weir_model::{BoxFuture, LANES};
 
-use crate::end::{End, EndKind};
+use crate::counts::Retirement;
+use crate::end::{End, EndKind, Named};
 use crate::instance::{Instance, Mold};
+use crate::quarantine::{Admission, Quarantine, QuarantineSettings, Quarantined};
 use crate::rate::Bucket;
+use crate::workers::{Habit, Load, Ran, Workers};
 
 /// Instances of one id. One call is at most under way for each lane; four keep two cores and a slow backend busy.
 const INSTANCES_DEFAULT: usize = 4;
@@ -60,6 +63,10 @@ pub(crate) struct Pool {
     mold: Mold,
     settings: String,
     instances_max: usize,
+    calls_max: u64,
+    age_max: Duration,
+    quarantine: Arc<Quarantine>,
+    habit: Habit,
     permits: Arc<Semaphore>,
     /// The last one used is taken first, so that those deep down grow old and go.
     idle: Mutex<Vec<(Instant, Instance)>>,
@@ -69,11 +76,19 @@ pub(crate) struct Pool {
     tasks: Tasks,
 }
 
-/// The tasks of all pools of a host. Cloning shares them.
+/// The tasks of all pools of a host, and their threads for long calls. Cloning shares them.
 #[derive(Clone, Default)]
 pub(crate) struct Tasks {
     running: TaskTracker,
     stop: CancellationToken,
+    workers: Arc<Workers>,
+}
+
+/// The right to make one call: room for it, and leave.
+#[must_use]
+pub(crate) struct Turn {
+    _permit: OwnedSemaphorePermit,
+    admission: Admission,
 }
 
 impl Tasks {
@@ -87,12 +102,24 @@ impl Tasks {
 
 impl Pool {
     /// A pool without instances yet; each will be configured with `settings`.
-    pub(crate) fn new(mold: Mold, settings: String, pool: &PoolSettings, tasks: Tasks) -> Arc<Self> {
-        let instances_max = pool.instances.clamp(1, LANES);
+    pub(crate) fn new(
+        mold: Mold,
+        settings: String,
+        pool: &PoolSettings,
+        quarantine: QuarantineSettings,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let PoolSettings { instances, calls_max, age_max } = *pool;
+        let instances_max = instances.clamp(1, LANES);
+        let quarantine = Quarantine::new(quarantine, mold.identity.counts.clone());
         Arc::new(Self {
             mold,
             settings,
             instances_max,
+            calls_max,
+            age_max,
+            quarantine,
+            habit: Habit::default(),
             permits: Arc::new(Semaphore::new(instances_max)),
             idle: Mutex::new(Vec::with_capacity(instances_max)),
             logs: Mutex::new(Bucket::new(END_LOGS_BURST, END_LOG_INTERVAL)),
@@ -109,9 +136,36 @@ impl Pool {
         &self.mold
     }
 
-    /// Waits until one more call may be under way.
-    pub(crate) async fn permit(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.permits).acquire_owned().await.expect("the pool never closes its semaphore")
+    /// Waits until one more call may be under way; `searching` as [`weir_model::Push::searching`].
+    ///
+    /// # Errors
+    /// The id is in quarantine.
+    pub(crate) async fn turn(&self, searching: bool) -> Result<Turn, Quarantined> {
+        let permit =
+            Arc::clone(&self.permits).acquire_owned().await.expect("the pool never closes its semaphore");
+        let admission = self.quarantine.admit(searching, Instant::now())?;
+        Ok(Turn { _permit: permit, admission })
+    }
+
+    /// The quarantine that the id is in.
+    pub(crate) fn quarantine(&self) -> Option<Quarantined> {
+        self.quarantine.kept(Instant::now())
+    }
+
+    /// Ends the quarantine by hand. `false`: there was none.
+    pub(crate) fn release(&self) -> bool {
+        let released = self.quarantine.release();
+        if released {
+            let Mold { identity, .. } = &self.mold;
+            info!(plugin = %identity.plugin, id = %identity.id, "plugin released from quarantine by hand");
+        }
+        released
+    }
+
+    /// What a caller is told who comes in quarantine.
+    pub(crate) fn refusal(&self, quarantined: &Quarantined) -> String {
+        let Mold { identity, .. } = &self.mold;
+        format!("plugin {} of id {} is {quarantined}", identity.plugin, identity.id)
     }
 
     /// Calls `f` with an instance of its own.
@@ -123,45 +177,75 @@ impl Pool {
     /// A call that was dropped goes on to its end; only its answer is lost.
     pub(crate) async fn call<R: Send + 'static>(
         self: &Arc<Self>,
-        permit: OwnedSemaphorePermit,
+        turn: Turn,
         f: impl for<'a> FnOnce(&'a mut Instance) -> BoxFuture<'a, Result<R, End>> + Send + 'static,
     ) -> Result<R, End> {
         let pool = Arc::clone(self);
         let task = self.tasks.running.spawn(async move {
+            let Turn { _permit, admission } = turn;
             let started = Instant::now();
-            let served = pool.serve(f).await;
+            let served = pool.work(f).await;
             pool.mold.identity.counts.called(started.elapsed());
-            drop(permit);
-            served.inspect_err(|end| pool.ended(end))
+            match &served {
+                Ok(_) => pool.answered(admission),
+                Err(end) => pool.ended(end, Some(admission)),
+            }
+            served
         });
-        task.await.unwrap_or_else(|error| Err(self.lost(&error)))
+        task.await.unwrap_or_else(|error| {
+            let end = self.lost(&error);
+            self.ended(&end, None);
+            Err(end)
+        })
+    }
+
+    /// Serves a call where it is, or on the threads for long ones.
+    async fn work<R: Send + 'static>(
+        self: &Arc<Self>,
+        f: impl for<'a> FnOnce(&'a mut Instance) -> BoxFuture<'a, Result<R, End>> + Send + 'static,
+    ) -> Result<R, End> {
+        let load = Arc::new(Load::default());
+        let serving: BoxFuture<'static, Result<R, End>> = {
+            let (pool, load) = (Arc::clone(self), Arc::clone(&load));
+            Box::pin(async move { pool.serve(&load, f).await })
+        };
+        let ran = self.tasks.workers.run(serving, &load, self.habit.is_long()).await;
+        self.habit.learn(&load);
+        match ran {
+            Ran::Here(served) => served,
+            Ran::Moved(served) => {
+                self.mold.identity.counts.moved.add(1);
+                served.unwrap_or_else(|error| Err(self.lost(&error)))
+            }
+        }
     }
 
     async fn serve<R>(
         self: &Arc<Self>,
+        load: &Arc<Load>,
         f: impl for<'a> FnOnce(&'a mut Instance) -> BoxFuture<'a, Result<R, End>>,
     ) -> Result<R, End> {
         let mut instance = match self.take_idle() {
-            Some(instance) => instance,
-            None => self.make().await?,
+            Some(mut instance) => {
+                instance.report_to(Arc::clone(load));
+                instance
+            }
+            None => self.make(load).await?,
         };
         let value = f(&mut instance).await?;
+        instance.served += 1;
         self.put_back(instance);
         Ok(value)
     }
 
-    async fn make(&self) -> Result<Instance, End> {
-        let mut instance = Instance::new(&self.mold).await?;
+    async fn make(&self, load: &Arc<Load>) -> Result<Instance, End> {
+        let mut instance = Instance::with_load(&self.mold, Arc::clone(load)).await?;
         match instance.configure(&self.settings).await? {
             Ok(()) => Ok(instance),
             Err(objections) => {
                 let first = objections.first().map_or("no reason given", |error| error.message.as_str());
-                let Mold { identity, .. } = &self.mold;
-                let message = format!(
-                    "plugin {} ({}): settings that it had taken: {first}",
-                    identity.plugin, identity.id
-                );
-                Err(End { kind: EndKind::Configure, message })
+                let cause = format!("it refuses settings that it had taken: {first}");
+                Err(self.told("plugin.configure", EndKind::Configure, &cause))
             }
         }
     }
@@ -171,10 +255,8 @@ impl Pool {
     }
 
     fn put_back(self: &Arc<Self>, instance: Instance) {
-        let Mold { ledger, limits, .. } = &self.mold;
-        let short = ledger.used() > ledger.limit() / 4 * 3 && instance.bytes() > KEPT_BYTES;
-        if short || instance.bytes() > limits.memory_bytes / 2 {
-            // Its next call might find no room to grow, or leave none for others.
+        if let Some(why) = self.retires(&instance) {
+            self.mold.identity.counts.retired.of(why).add(1);
             return;
         }
         self.lock_idle().push((Instant::now(), instance));
@@ -184,6 +266,19 @@ impl Pool {
         }
     }
 
+    fn retires(&self, instance: &Instance) -> Option<Retirement> {
+        let Mold { ledger, limits, .. } = &self.mold;
+        let short = ledger.used() > ledger.limit() / 4 * 3 && instance.bytes() > KEPT_BYTES;
+        if short || instance.bytes() > limits.memory_bytes / 2 {
+            // Its next call might find no room to grow, or leave none for others.
+            return Some(Retirement::Memory);
+        }
+        if instance.served >= self.calls_max {
+            return Some(Retirement::Calls);
+        }
+        (instance.age() >= self.age_max).then_some(Retirement::Age)
+    }
+
     /// Drops instances that were idle for [`IDLE_MAX`]; says whether others are left.
     fn retire_idle(&self) -> bool {
         let mut idle = self.lock_idle();
@@ -191,6 +286,7 @@ impl Pool {
         let retired: Vec<_> = idle.drain(..old).collect();
         let left = !idle.is_empty();
         drop(idle);
+        self.mold.identity.counts.retired.of(Retirement::Idle).add(retired.len() as u64);
         // Unmapping memory takes a while; nobody waits for the lock meanwhile.
         drop(retired);
         left
@@ -205,20 +301,40 @@ impl Pool {
         self.lock_idle().iter().map(|(_, instance)| instance.bytes()).sum()
     }
 
-    fn ended(&self, end: &End) {
+    fn answered(&self, admission: Admission) {
+        if admission.answered() {
+            let Mold { identity, .. } = &self.mold;
+            info!(plugin = %identity.plugin, id = %identity.id, "plugin answers again, quarantine is over");
+        }
+    }
+
+    fn ended(&self, end: &End, admission: Option<Admission>) {
         let Mold { identity, .. } = &self.mold;
-        identity.counts.ends.of(end.kind).add(1);
-        if self.logs.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
-            warn!(plugin = %identity.plugin, id = %identity.id, kind = end.kind.name(), error = %end, "plugin instance ended");
+        let End { kind, call, delivery, message } = end;
+        identity.counts.ends.of(*kind).add(1);
+        let now = Instant::now();
+        if self.logs.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
+            let (plugin, version, id) = (&identity.plugin, &identity.version, &identity.id);
+            let kind = kind.name();
+            warn!(%plugin, %version, %id, kind, call, delivery, error = message, "plugin instance ended");
+        }
+        // A call that was cut says nothing about the plugin.
+        let admission = admission.filter(|_| *kind != EndKind::Cut);
+        if let Some(kept) = admission.and_then(|admission| admission.ended(message, now)) {
+            let (plugin, version, id) = (&identity.plugin, &identity.version, &identity.id);
+            let cure = format!("replace the plugin's file, or try it at once: weir plugin release {id}");
+            let (secs, error) = (kept.retry_after().as_secs(), kept.why.as_str());
+            error!(%plugin, %version, %id, secs, ends = kept.ends, tries = kept.tries, error, cure, "plugin in quarantine");
         }
     }
 
     /// A host function has panicked, or the runtime is gone: the instance went with it.
     fn lost(&self, error: &tokio::task::JoinError) -> End {
-        let end =
-            End { kind: EndKind::Trap, message: format!("plugin {}: {error}", self.mold.identity.plugin) };
-        self.ended(&end);
-        end
+        self.told("a call", EndKind::Trap, &error.to_string())
+    }
+
+    fn told(&self, call: &'static str, kind: EndKind, cause: &str) -> End {
+        End::told(&self.mold.identity.about(), Named { call, delivery: None }, kind, cause)
     }
 }
 

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
+use crate::grant::Secrets;
+
 /// Bytes of output that are kept: a panic's message with a backtrace.
 const TAIL_BYTES: usize = 4 * 1024;
 
@@ -20,12 +22,15 @@ const SHOWN_BYTES: usize = 1024;
 pub(crate) struct Tail(Arc<Mutex<VecDeque<u8>>>);
 
 impl Tail {
-    /// The end of the output as one harmless line; empty where there was none.
-    pub(crate) fn tail(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = kept.len().saturating_sub(SHOWN_BYTES);
-        let bytes: Vec<u8> = kept.iter().skip(from).copied().collect();
-        crate::words::tame(String::from_utf8_lossy(&bytes).trim(), SHOWN_BYTES * 2)
+    /// The end of the output as one harmless line, without secrets; empty where there was none.
+    pub(crate) fn tail(&self, secrets: &Secrets) -> String {
+        let bytes: Vec<u8> = self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let text = secrets.redact(&text);
+        // Where output was forgotten, what is left may begin in the middle of a secret.
+        let halved = if bytes.len() == TAIL_BYTES { secrets.longest().saturating_sub(1) } else { 0 };
+        let from = text.len().saturating_sub(SHOWN_BYTES).max(halved.min(text.len()));
+        crate::words::tame(text[text.ceil_char_boundary(from)..].trim(), SHOWN_BYTES * 2)
     }
 
     /// Forgets what was written in earlier calls.
@@ -84,8 +89,25 @@ mod tests {
         }
         tail.write(b"\nthread panicked\n");
         assert_eq!(tail.0.lock().unwrap().len(), TAIL_BYTES);
-        assert!(tail.tail().ends_with("bcbc\\u{a}thread panicked"), "{}", tail.tail());
+        let none = Secrets::default();
+        assert!(tail.tail(&none).ends_with("bcbc\\u{a}thread panicked"), "{}", tail.tail(&none));
         tail.clear();
-        assert_eq!(tail.tail(), "");
+        assert_eq!(tail.tail(&none), "");
+    }
+
+    /// Scenario: a guest writes a secret whole, at the edge of what is shown, and at the edge of what is kept.
+    /// Guarantees: no piece of it is shown.
+    #[test]
+    fn the_end_of_the_output_has_no_secret_in_it() {
+        let secret = "s3cr3t-".repeat(100);
+        let secrets = Secrets::known(&[&secret]);
+        for after in [0, SHOWN_BYTES - 10, TAIL_BYTES - 10] {
+            let tail = Tail::default();
+            tail.write(secret.as_bytes());
+            tail.write(&vec![b'.'; after]);
+            let shown = tail.tail(&secrets);
+            assert!(!shown.contains("cr3"), "after {after}: {shown}");
+            assert!(!shown.is_empty());
+        }
     }
 }

@@ -9,10 +9,14 @@ mod guests;
 
 #[path = "cases/ends.rs"]
 mod ends;
+#[path = "cases/life.rs"]
+mod life;
 #[path = "cases/loading.rs"]
 mod loading;
 #[path = "cases/powers.rs"]
 mod powers;
+#[path = "cases/quarantine.rs"]
+mod quarantine;
 #[path = "cases/receiving.rs"]
 mod receiving;
 
@@ -81,10 +85,16 @@ impl Fixture {
 
     /// The hostile guest in one of its modes, with one instance.
     async fn hostile(&self, settings: Value, limits: Limits) -> Arc<PluginExporter> {
+        self.hostile_part(settings, |part| part.limits = limits).await
+    }
+
+    /// The same, with more said about it.
+    async fn hostile_part(&self, settings: Value, more: impl FnOnce(&mut Part)) -> Arc<PluginExporter> {
         let loaded = self.load("hostile").await;
         assert_eq!(loaded.check_settings(&settings).await, []);
-        let mut part = Part { limits, ..Part::new("hostile/test", settings) };
+        let mut part = Part::new("hostile/test", settings);
         part.pool.instances = 1;
+        more(&mut part);
         loaded.exporter(part).unwrap()
     }
 }

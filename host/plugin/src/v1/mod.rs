@@ -19,7 +19,8 @@ wasmtime::component::bindgen!({
             export weir:plugin/http-receiver@1.0.0;
         }
     ",
-    imports: { "weir:plugin/http-client.send": async },
+    // Trappable: a guest that calls the host too often is ended in the call.
+    imports: { default: trappable, "weir:plugin/http-client.send": async | trappable },
     exports: { default: async },
     ownership: Borrowing { duplicate_if_necessary: true },
 });

@@ -22,8 +22,8 @@ async fn check_end(name: &str, limits: Limits, kind: EndKind, words: &[&str]) {
 }
 
 /// Scenario: a guest loops for ever.
-/// Guarantees: it ends at its CPU deadline; the error names plugin, version, id, call and limit; a runtime with one thread
-/// goes on meanwhile.
+/// Guarantees: it ends at its CPU deadline; the error names plugin, version, id, call, delivery and limit; a runtime with
+/// one thread goes on meanwhile, for the guest has left that thread.
 #[tokio::test]
 async fn an_endless_loop_ends_at_the_cpu_deadline() {
     let fixture = Fixture::new();
@@ -39,9 +39,10 @@ async fn an_endless_loop_ends_at_the_cpu_deadline() {
     });
     let (kind, message) = ended(ended_with);
     assert_eq!((kind, served), ("cpu_deadline", 5), "{message}");
+    assert_eq!(looping.counts().moved.get(), 1);
     for word in [
         "plugin hostile 6.6.6 (hostile/test)",
-        "exporter.push",
+        "exporter.push of delivery one",
         "computed for longer than cpu_deadline 200ms",
         "endless",
     ] {
@@ -73,7 +74,45 @@ async fn memory_ends_at_the_limit() {
 /// Guarantees: waiting in the host is not charged, but working between the calls is: it ends at the CPU deadline.
 #[tokio::test]
 async fn host_calls_do_not_prolong_a_guests_life() {
-    check_end("send-for-ever", short(), EndKind::CpuDeadline, &["cpu_deadline"]).await;
+    let limits = Limits { host_calls: u64::MAX, ..short() };
+    check_end("send-for-ever", limits, EndKind::CpuDeadline, &["cpu_deadline"]).await;
+}
+
+/// Scenario: a guest that makes no end of cheap host calls, and one that makes as many as it may in each of its calls.
+/// Guarantees: the first ends at their limit, long before its deadlines; the second goes on.
+#[tokio::test]
+async fn host_calls_are_limited_in_each_call() {
+    let limits = Limits { host_calls: 1000, ..Limits::default() };
+    let words =
+        ["exporter.push of delivery one: made more than 1000 host calls (limits.host_calls)", "; in "];
+    check_end("call-for-ever", limits, EndKind::HostCalls, &words).await;
+    let fixture = Fixture::new();
+    let counting = fixture.hostile(mode("count"), Limits { host_calls: 1, ..Limits::default() }).await;
+    for _ in 0..3 {
+        assert!(matches!(counting.push(push("one")).await, Outcome::Partial { .. }));
+    }
+    let counting = fixture.hostile(mode("count"), Limits { host_calls: 0, ..Limits::default() }).await;
+    assert_eq!(ended(counting.push(push("one")).await).0, "host_calls");
+}
+
+/// Scenario: a plugin ends twenty times in a row, at deliveries with an id that would write lines.
+/// Guarantees: the first ten tell its frames, later ones about one each six seconds and else that they do not; all of
+/// them tell the delivery, tamed.
+#[tokio::test]
+async fn frames_are_told_within_a_rate() {
+    let fixture = Fixture::new();
+    let panics = fixture.hostile_part(mode("panic"), |part| part.quarantine.ends_max = 0).await;
+    let started = std::time::Instant::now();
+    let mut told = 0;
+    for n in 0..20 {
+        let (_, message) = ended(panics.push(push("two\nlines")).await);
+        assert!(message.contains("of delivery two\\u{a}lines: "), "{message}");
+        let tells = message.contains("unreachable_by_design");
+        assert!(tells || (n >= 10 && message.contains("frames are left out")), "{message}");
+        told += u64::from(tells);
+    }
+    let earned = started.elapsed().as_secs() / 6;
+    assert!((10..=10 + earned).contains(&told), "{told} of 20 told their frames");
 }
 
 /// Scenario: a guest counts its calls; another traps at the first attempt.
@@ -131,9 +170,21 @@ async fn a_push_that_nobody_waits_for_is_cut() {
     let left = tokio::time::timeout(std::time::Duration::from_millis(20), looping.push(push("one"))).await;
     assert!(left.is_err());
     fixture.host.drain().await;
-    assert_eq!(looping.counts().ends.of(EndKind::CallDeadline).get(), 1);
+    assert_eq!(looping.counts().ends.of(EndKind::Cut).get(), 1);
     drop(looping);
     assert_eq!(fixture.ledger.used(), 0);
+}
+
+/// Scenario: a backend has told a guest the secret of its id, and the guest says it wherever it can.
+/// Guarantees: what an operator reads has no secret in it.
+#[tokio::test]
+async fn what_a_guest_says_has_no_secret_in_it() {
+    let fixture = Fixture::new();
+    let settings = serde_json::json!({"mode": "say", "key": "hunter2", "target": "401 for hunter2"});
+    let says = fixture.hostile(settings, Limits::default()).await;
+    assert_eq!(says.push(push("one")).await, Outcome::Permanent("401 for [secret]".into()));
+    let series = says.meter().read();
+    assert_eq!(series[0].0.labels, [("what".to_owned(), "401 for [secret]".to_owned())]);
 }
 
 /// Scenario: an answer full of escapes; floods of log lines and of label sets.

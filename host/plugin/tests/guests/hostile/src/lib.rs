@@ -109,6 +109,19 @@ impl Exporter for Hostile {
             "send-for-ever" => loop {
                 black_box(send(&setting(&settings, "target"), "", Vec::new()));
             },
+            "call-for-ever" => loop {
+                black_box(clock::now());
+            },
+            "say" => {
+                let said = setting(&settings, "target");
+                log::write(log::Level::Info, &said, &[(said.clone(), said.clone())]);
+                meter::add("said", 1, &[("what".into(), said.clone())]);
+                Outcome::Permanent(said)
+            }
+            "compute-and-send" => {
+                compute(50_000_000);
+                send(&setting(&settings, "endpoint"), "", batch.body)
+            }
             _ => Outcome::Accepted,
         }
     }
@@ -172,6 +185,16 @@ fn endless() -> Outcome {
     let mut n = 0_u64;
     loop {
         n = black_box(n.wrapping_add(1));
+    }
+}
+
+/// Computes for so many nanoseconds, with few calls of the host.
+fn compute(nanoseconds: u64) {
+    let until = clock::now() + nanoseconds;
+    while clock::now() < until {
+        (0..20_000_u64).for_each(|n| {
+            black_box(n);
+        });
     }
 }
 
