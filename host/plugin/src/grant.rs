@@ -4,9 +4,11 @@
 //! describes itself or checks settings has [`Powers::none`].
 
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use serde_json::Value;
 use weir_net::address::{Denied, Egress, Origin};
 use weir_net::client::Outlet;
+use weir_net::credential::Credential;
 
 use crate::describe::Marks;
 
@@ -34,7 +36,7 @@ pub(crate) struct Powers {
     /// Values that the guest may have put into outgoing headers without seeing them.
     pub(crate) secrets: Secrets,
     /// What the host says of itself in its requests, instead of the guest.
-    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) authorization: Option<Credential>,
     /// Whether its log lines are written.
     pub(crate) log: bool,
 }
@@ -109,16 +111,21 @@ impl Secrets {
         Ok(Self(hidden))
     }
 
-    /// Puts the secrets into a header's value.
-    pub(crate) fn reveal<'a>(&self, value: &'a str) -> std::borrow::Cow<'a, str> {
+    /// Puts the secrets into a header's value, which then is one that nothing prints and no peer indexes.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub(crate) fn reveal(&self, value: &str) -> Result<HeaderValue, InvalidHeaderValue> {
         if self.0.is_empty() || !value.contains(TOKEN_PREFIX) {
-            return value.into();
+            return value.parse();
         }
         let mut value = value.to_owned();
         for (token, secret) in &self.0 {
             value = value.replace(token, secret);
         }
-        value.into()
+        let mut value: HeaderValue = value.parse()?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 }
 
@@ -160,8 +167,11 @@ mod tests {
         let secrets = Secrets::hide(&marks(), &mut settings).unwrap();
         let token = settings.pointer("/auth/key").unwrap().as_str().unwrap().to_owned();
         assert!(!settings.to_string().contains("hunter2"));
-        assert_eq!(secrets.reveal(&format!("Bearer {token}")), "Bearer hunter2");
-        assert_eq!(secrets.reveal("plain"), "plain");
+        let revealed = secrets.reveal(&format!("Bearer {token}")).unwrap();
+        assert_eq!(revealed, "Bearer hunter2");
+        assert!(revealed.is_sensitive() && !format!("{revealed:?}").contains("hunter2"));
+        assert_eq!(secrets.reveal("plain").unwrap(), "plain");
+        assert!(secrets.reveal("a\nb").is_err());
         assert!(!format!("{secrets:?}").contains("hunter2"));
     }
 }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use http::HeaderValue;
 use serde_json::Value;
 use tracing::{info, warn};
 use wasmtime::component::Linker;
 use weir_model::Ledger;
 use weir_net::client::{Client, Outlet};
+use weir_net::credential::Credential;
 use weir_net::roots::{RootsError, Trust, client_config_of};
 
 use crate::as_exporter::PluginExporter;
@@ -84,7 +84,7 @@ pub struct Part {
     /// Whom its requests trust, and what they show (`tls:`); none for the process's own trust.
     pub trust: Option<Trust>,
     /// The `authorization` header of its requests (`auth:`); the guest neither sees nor sets it.
-    pub authorization: Option<HeaderValue>,
+    pub authorization: Option<Credential>,
 }
 
 /// Settings hold secrets, so they are not shown.
@@ -252,6 +252,15 @@ impl Host {
             marks,
             scan,
         }))
+    }
+
+    /// Bytes of the compiled code that is kept of a component, and when they were written; none where nothing is kept.
+    pub(crate) fn compiled_stamp(&self, digest: &load::Digest) -> Option<(u64, std::time::SystemTime)> {
+        self.shared.cache.as_ref()?.stamp(self.shared.engine.engine(), digest)
+    }
+
+    pub(crate) fn bundled(&self) -> &'static [Bundled] {
+        self.shared.bundled
     }
 
     /// Compiling blocks for long, so it has a thread of its own.

@@ -39,7 +39,7 @@ impl Meter {
     }
 
     /// Adds to a counter. `false`: the name is not one, or there is no room for another series.
-    pub(crate) fn add(&self, counter: String, value: u64, mut labels: Vec<(String, String)>) -> bool {
+    pub fn add(&self, counter: String, value: u64, mut labels: Vec<(String, String)>) -> bool {
         if !is_name(&counter) || labels.len() > LABELS_MAX || !labels.iter().all(|(name, _)| is_name(name)) {
             return false;
         }
