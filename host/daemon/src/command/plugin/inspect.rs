@@ -164,7 +164,7 @@ fn head(page: &mut Page, plugin: &Inspection) {
 }
 
 fn outside(page: &mut Page, scan: &Scan) {
-    page.facts("made with", scan.producers.iter().cloned());
+    page.facts("made with", scan.producers.iter().map(|producer| producer.trim_end().to_owned()));
     page.title("exports");
     scan.exports.iter().for_each(|name| page.line(name));
     if scan.exports.is_empty() {
