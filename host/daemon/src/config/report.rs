@@ -138,7 +138,7 @@ impl Problems {
 
 /// Whether nothing but a variable was written, or a slip at one: the file holds no secret there.
 fn is_reference(scalar: &Scalar) -> bool {
-    let written = scalar.written.as_deref().unwrap_or_default();
+    let written = scalar.written.as_deref().unwrap_or_default().trim_matches(['"', '\'']);
     written.starts_with("${") && written.find('}').is_none_or(|end| end + 1 == written.len())
 }
 
