@@ -10,6 +10,7 @@
 //! | `drain.rs` | SIGTERM and Ctrl-C in the middle of work |
 //! | `disk.rs` | a full disk, a disk that fails |
 //! | `start.rs` | what is refused at start, and how |
+//! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //!
 //! | tool | what it is |
@@ -41,6 +42,7 @@ mod memory;
 mod neighbours;
 mod order;
 mod overload;
+mod plugin_command;
 mod queue_command;
 mod run;
 mod stamp;

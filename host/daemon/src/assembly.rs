@@ -36,8 +36,8 @@ use crate::telemetry::metrics::{Metrics, Sources};
 use crate::telemetry::pages::{Health, MetricsPage};
 
 pub(crate) use pipelines::queue_folders;
-pub(crate) use plugins::hex;
 pub use plugins::{CompiledCode, Plugins};
+pub(crate) use plugins::{cache_dir, grants, hex};
 use receivers::Entrance;
 
 /// What every part is made with.

@@ -54,7 +54,7 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
-    /// Looks at plugins.
+    /// Looks at plugins, and prepares them.
     #[command(subcommand)]
     Plugin(plugin::Plugin),
     /// Looks into queues, with the daemon running or not, and mends them.

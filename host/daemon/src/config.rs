@@ -20,14 +20,14 @@ use std::path::Path;
 use std::{fmt, fs};
 
 pub use exporter::{
-    Auth, Compression, DebugExporter, Delivery, ExporterConfig, ExporterKind, OtlpExporter, OtlpProtocol,
-    PluginExporter, Retry, Verbosity, WhenFull,
+    Auth, Compression, DebugExporter, Delivery, ExporterConfig, ExporterKind, Kept, OtlpExporter,
+    OtlpProtocol, PluginExporter, Retry, Verbosity, WhenFull,
 };
 pub use id::{Id, Kind};
 pub use listener::{Cors, Listen, ListenLimits};
 pub use location::{Located, Location, Source};
 pub use pipelines::{PipelineConfig, PipelineId};
-pub use plugin::{Digest, GuestLimits, PluginConfig, Settings};
+pub use plugin::{Digest, GrantsConfig, GuestLimits, PluginConfig, PoolConfig, QuarantineConfig, Settings};
 pub use processor::{AttributeValue, BatchConfig, Detect, ProcessorConfig, ResourceConfig};
 pub use receiver::{OpenCensusReceiver, OtlpGrpc, OtlpHttp, OtlpReceiver, PluginReceiver, ReceiverConfig};
 pub use report::{Diagnostic, Report, Severity, Warning};
@@ -93,6 +93,8 @@ pub struct Config {
 pub struct Draft {
     pub(crate) config: Config,
     pub(crate) found: Vec<Diagnostic>,
+    /// Places of secrets.
+    pub(crate) hidden: Vec<Location>,
 }
 
 impl Draft {
@@ -124,11 +126,12 @@ pub fn parse(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Re
         Ok(root) => root,
         Err(fatal) => {
             problems.push(*fatal);
-            return Err(Report::of(source, problems.take()));
+            return Err(Report::of(source, problems.take().0));
         }
     };
     let config = read(&root, &source, &problems);
-    Ok(Draft { config, found: problems.take() })
+    let (found, hidden) = problems.take();
+    Ok(Draft { config, found, hidden })
 }
 
 fn read(root: &tree::Node, source: &Source, problems: &Problems) -> Config {

@@ -20,9 +20,9 @@ use crate::config::nearest::nearest;
 use crate::config::receiver::NATIVE as RECEIVERS;
 use crate::config::scalar::{ShownBytes, ShownDuration, listen_address};
 use crate::config::{
-    BatchConfig, Config, Diagnostic, Digest, Draft, ExporterKind, Id, Kind, Listen, Located, PipelineConfig,
-    PipelineId, PluginConfig, Problems, ProcessorConfig, ReceiverConfig, Report, ResourceConfig, Storage,
-    Warning,
+    Auth, BatchConfig, Config, Diagnostic, Digest, Draft, ExporterKind, Id, Kind, Listen, Located,
+    PipelineConfig, PipelineId, PluginConfig, Problems, ProcessorConfig, ReceiverConfig, Report,
+    ResourceConfig, Storage, Warning,
 };
 
 /// What a configuration asks of plugins. Whoever can load them answers.
@@ -46,6 +46,11 @@ pub trait PluginCheck {
     /// place and the nearest known one.
     fn schema(&self, _plugin: &str, _kind: Kind) -> Option<Json> {
         None
+    }
+
+    /// JSON pointers of the settings that are secrets, or may be.
+    fn secrets(&self, _plugin: &str, _settings: &Json) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -122,8 +127,8 @@ pub struct Checked {
 /// # Errors
 /// [`Report`] with everything that is wrong, from the first reading and from this one.
 pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report> {
-    let Draft { mut config, found } = draft;
-    let problems = Problems::after(found);
+    let Draft { mut config, found, hidden } = draft;
+    let problems = Problems::after(found, hidden);
     let mut facts = BTreeMap::new();
     for (kind, id, plugin) in config.plugins() {
         if let Some(found) = one_plugin(kind, id, plugin, plugins, &problems) {
@@ -137,7 +142,7 @@ pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report>
     files(&config, &problems);
     requests(&mut config, &problems);
     budget(&config, &problems);
-    let warnings = Report::conclude(config.source.clone(), problems.take())?;
+    let warnings = Report::conclude(&config.source, problems)?;
     Ok(Checked { config, warnings, plugins: facts })
 }
 
@@ -155,11 +160,15 @@ fn one_plugin(
     let facts = match plugins.find(name, kind, config.sha256.as_ref().map(|digest| &digest.value)) {
         Ok(facts) => facts,
         Err(problem) => {
+            // Nobody can say which of its settings are secrets.
+            config.settings.nodes().for_each(|node| problems.hide(node));
             problems.push(refused(kind, id, config, &problem, &path, &plugins.names()));
             return None;
         }
     };
     let settings = &config.settings;
+    let secrets = plugins.secrets(name, &settings.value);
+    secrets.iter().filter_map(|pointer| settings.node(pointer)).for_each(|node| problems.hide(node));
     let unknown =
         plugins.schema(name, kind).map(|schema| unknown_keys(&schema, &settings.value)).unwrap_or_default();
     let found = plugins.check(name, kind, &settings.value).err().unwrap_or_default();
@@ -561,12 +570,13 @@ fn budget(config: &Config, problems: &Problems) {
 // === files ===
 
 fn files(config: &Config, problems: &Problems) {
-    let look = |file: &Located<PathBuf>, path: String| {
+    let there = |file: &Located<PathBuf>, path: String, expected: &str| {
         if !file.value.is_file() {
             let message = format!("there is no file {}", file.value.display());
-            problems.push(Diagnostic::error(file.at, path, message).label("expected a file in PEM form"));
+            problems.push(Diagnostic::error(file.at, path, message).label(expected));
         }
     };
+    let look = |file: &Located<PathBuf>, path: String| there(file, path, "expected a file in PEM form");
     if let Some(folder) = &config.service.plugin_dir
         && !folder.value.is_dir()
     {
@@ -581,6 +591,13 @@ fn files(config: &Config, problems: &Problems) {
     for (id, exporter) in &config.exporters {
         let files = exporter.value.tls().into_iter().flat_map(|tls| tls.files());
         files.for_each(|file| look(file, format!("exporters.{id}.tls")));
+        if let Some((key, file)) = exporter.value.auth().and_then(Auth::file) {
+            there(
+                file,
+                format!("exporters.{id}.auth.{key}"),
+                "expected a file with the credential alone in it",
+            );
+        }
     }
 }
 

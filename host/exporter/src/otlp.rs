@@ -15,6 +15,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use weir_model::{BoxFuture, Exporter, LANES, Outcome, Push, Signal};
 use weir_net::client::Client;
+use weir_net::credential::Credential;
 use weir_net::roots::{RootsError, Trust};
 use weir_wire::{Reader, Value};
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub compression: Compression,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
+    /// In the `authorization` header of every request.
+    pub credential: Option<Credential>,
     /// Whom it trusts where the endpoint is `https`, and what it shows.
     pub trust: Trust,
     /// How long the backend may take to answer one push.

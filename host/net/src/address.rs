@@ -109,7 +109,7 @@ impl Origin {
     /// [`OriginError`] where scheme or host are missing, where the authority holds a user, or where the host is
     /// neither a plain name nor an address.
     pub fn of(uri: &http::Uri) -> Result<Self, OriginError> {
-        let fail = |because| OriginError { found: shown(uri), because };
+        let fail = |because| OriginError { found: shown(&uri.to_string()), because };
         let scheme = match uri.scheme_str() {
             Some("http") => Scheme::Http,
             Some("https") => Scheme::Https,
@@ -129,24 +129,29 @@ impl Origin {
     }
 }
 
-/// A URL as an error may show it: without a user, and cut where it gets long.
-fn shown(uri: &http::Uri) -> String {
-    let text = uri.to_string();
-    let text = match (text.find("://"), text.rfind('@')) {
-        (Some(start), Some(at)) if at > start => format!("{}://…@{}", &text[..start], &text[at + 1..]),
-        _ => text,
+/// A URL as an error may show it: without a user and without a query, either of which may be a secret, and cut where it
+/// gets long.
+fn shown(text: &str) -> String {
+    let (text, query) = match text.split_once('?') {
+        Some((before, _)) => (before, "?…"),
+        None => (text, ""),
     };
-    text.chars().take(200).collect()
+    let whole = match (text.find("://"), text.rfind('@')) {
+        (Some(start), Some(at)) if at > start => format!("{}://…@{}{query}", &text[..start], &text[at + 1..]),
+        (None, Some(at)) => format!("…@{}{query}", &text[at + 1..]),
+        (Some(_) | None, _) => format!("{text}{query}"),
+    };
+    whole.chars().take(200).collect()
 }
 
 impl FromStr for Origin {
     type Err = OriginError;
 
     fn from_str(text: &str) -> Result<Self, OriginError> {
-        let uri = text.trim().parse::<http::Uri>().map_err(|_| OriginError {
-            found: text.chars().take(200).collect(),
-            because: "it is not a URL",
-        })?;
+        let uri = text
+            .trim()
+            .parse::<http::Uri>()
+            .map_err(|_| OriginError { found: shown(text), because: "it is not a URL" })?;
         Self::of(&uri)
     }
 }
@@ -176,7 +181,7 @@ pub enum AddressKind {
     Multicast,
     /// RFC 5737, RFC 3849, RFC 9637.
     Documentation,
-    /// 240.0.0.0/4, benchmarking, protocol assignments, Teredo, discard.
+    /// 240.0.0.0/4, benchmarking, protocol assignments, Teredo, discard, segment routing.
     Reserved,
 }
 
@@ -232,9 +237,14 @@ impl AddressKind {
             }
             [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
             [0x2002, high, low, ..] => embedded(high, low),
-            // The twins of 169.254.169.254 at AWS and Google.
-            [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Self::Metadata,
-            [0x64, 0xff9b, 1, ..] | [0x100, 0, 0, 0, ..] | [0x2001, 0..=0x1ff, ..] => Self::Reserved,
+            // The twins of 169.254.169.254 at AWS (instances, pods), Google, Oracle and Scaleway.
+            [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254 | 0x23]
+            | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+            | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+            | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42] => Self::Metadata,
+            [0x64, 0xff9b, 1, ..] | [0x100, 0, 0, 0 | 1, ..] | [0x2001, 0..=0x1ff, ..] | [0x5f00, ..] => {
+                Self::Reserved
+            }
             [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Self::Documentation,
             [0xfe80..=0xfebf, ..] => Self::LinkLocal,
             [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Self::Private,
@@ -248,7 +258,9 @@ impl AddressKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The operator has not named this origin.
-    #[error("{target} is not granted; granted are: {granted}")]
+    #[error(
+        "{target} is not granted; granted are: {granted} (an operator grants more under `grants:` of the id)"
+    )]
     NotGranted {
         /// What was asked for.
         target: String,
@@ -386,7 +398,20 @@ mod tests {
             ("::ffff:169.254.169.254", "cloud metadata"),
             ("64:ff9b::a9fe:a9fe", "cloud metadata"),
             ("fd00:ec2::254", "cloud metadata"),
+            ("fd00:ec2::23", "cloud metadata"),
             ("fd20:ce::254", "cloud metadata"),
+            ("fd00:c1::a9fe:a9fe", "cloud metadata"),
+            ("fd00:42::42", "cloud metadata"),
+            ("::169.254.169.254", "cloud metadata"),
+            ("::ffff:0:169.254.169.254", "cloud metadata"),
+            ("2002:a9fe:a9fe::1", "cloud metadata"),
+            ("64:ff9b::e000:1", "multicast"),
+            ("::ffff:0.0.0.0", "unspecified"),
+            ("64:ff9b:1::a9fe:a9fe", "reserved"),
+            ("100::1", "reserved"),
+            ("100:0:0:1::1", "reserved"),
+            ("5f00::1", "reserved"),
+            ("192.0.0.192", "reserved"),
             ("100.100.100.200", "cloud metadata"),
             ("168.63.129.16", "cloud metadata"),
             ("169.254.170.2", "link-local"),
@@ -471,7 +496,16 @@ mod tests {
         ] {
             assert!(text.parse::<Origin>().is_err(), "{text:?} was taken");
         }
-        let error = "https://user:hunter2@host/".parse::<Origin>().unwrap_err().to_string();
-        assert!(!error.contains("hunter2"), "{error}");
+        for text in [
+            "https://user:hunter2@host/",
+            "https://user:hunt er2@host/",
+            "https://user:hunter2@ho st/",
+            "user:hunter2@host",
+            "ftp://host/?token=hunter2",
+            "https://ho st/?token=hunter2",
+        ] {
+            let error = text.parse::<Origin>().unwrap_err().to_string();
+            assert!(!error.contains("er2"), "{error}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, TE};
 use http::{HeaderName, Method, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -23,6 +23,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tonic::{Code, Status};
+
+use crate::credential::Credential;
 
 /// Bytes of a response message at most: an answer to an export is a few words (CVE-2026-39882: a client that read
 /// whatever came).
@@ -49,6 +51,7 @@ pub struct GrpcClient {
     client: Client<HttpsConnector<HttpConnector>, Message>,
     origin: Uri,
     headers: HeaderMap,
+    credential: Option<Credential>,
 }
 
 impl GrpcClient {
@@ -76,7 +79,13 @@ impl GrpcClient {
             .http2_keep_alive_while_idle(true)
             .http2_max_send_buf_size(SEND_BUFFER_BYTES)
             .build(connector);
-        Self { client, origin, headers }
+        Self { client, origin, headers, credential: None }
+    }
+
+    /// The same, with this in the `authorization` header of every call.
+    #[must_use]
+    pub fn with_credential(self, credential: Option<Credential>) -> Self {
+        Self { credential, ..self }
     }
 
     /// Sends one message and returns the one that comes back.
@@ -96,7 +105,10 @@ impl GrpcClient {
         encoding: Option<&'static str>,
         timeout: Duration,
     ) -> Result<Bytes, Status> {
-        let request = self.request(path, message, encoding)?;
+        let mut request = self.request(path, message, encoding)?;
+        if let Some(credential) = &self.credential {
+            request.headers_mut().insert(AUTHORIZATION, credential.header().await);
+        }
         match tokio::time::timeout(timeout, self.call(request)).await {
             Ok(answer) => answer,
             Err(_) => {

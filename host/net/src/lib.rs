@@ -13,6 +13,7 @@
 //! | `grpc.rs`, `rpc_status.rs` | the server half of gRPC, for messages that stay bytes |
 //! | `reply.rs` | the body of every reply |
 //! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
+//! | `credential.rs` | what it says of itself, read again when it changes |
 //! | `grpc_client.rs` | unary gRPC calls that send bytes untouched |
 //!
 //! Invariant: no byte from the network is kept before it is paid for, and none is waited for without end.
@@ -21,6 +22,7 @@ pub mod address;
 pub mod body;
 pub mod budget;
 pub mod client;
+pub mod credential;
 pub mod decompress;
 pub mod drain;
 pub mod duration;

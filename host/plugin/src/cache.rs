@@ -17,6 +17,7 @@ use std::hash::{Hash, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
@@ -39,6 +40,14 @@ const FILES_MAX: usize = 64;
 pub(crate) struct Cache {
     folder: PathBuf,
     key: [u8; 32],
+}
+
+/// Whether compiled code can be kept in this folder by this user; it is made where it is missing.
+///
+/// # Errors
+/// Why not.
+pub fn prove(folder: &Path) -> io::Result<()> {
+    Cache::open(folder).map(drop)
 }
 
 impl Cache {
@@ -83,6 +92,12 @@ impl Cache {
                 None
             }
         }
+    }
+
+    /// Bytes of the compiled code of the component with this digest and when they were written, whether authentic or not.
+    pub(crate) fn stamp(&self, engine: &Engine, digest: &Digest) -> Option<(u64, SystemTime)> {
+        let found = fs::symlink_metadata(self.path(&name(engine, digest))).ok()?;
+        Some((found.len(), found.modified().ok()?))
     }
 
     /// Keeps compiled code: written aside, then renamed, so that nobody ever reads half of it.
@@ -162,11 +177,20 @@ impl Cache {
 /// is compiled again.
 fn key(folder: &Path) -> io::Result<[u8; 32]> {
     let path = folder.join("key");
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_key(folder, &path),
-        Err(error) => return Err(error),
-    };
+    match read_key(&path) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => {
+            fs::remove_file(&path)?;
+            make_key(folder, &path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(folder, &path),
+        Err(error) => Err(error),
+    }
+}
+
+/// A key as it lies there; none where it is not whole.
+fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
+    let mut file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path)?;
     let metadata = file.metadata()?;
     if metadata.mode() & 0o077 != 0 {
         let why = "its key can be read by others: remove the folder, a new one will be made";
@@ -174,22 +198,35 @@ fn key(folder: &Path) -> io::Result<[u8; 32]> {
     }
     let mut key = [0; 32];
     if metadata.len() != key.len() as u64 {
-        return make_key(folder, &path);
+        return Ok(None);
     }
     file.read_exact(&mut key)?;
-    Ok(key)
+    Ok(Some(key))
 }
 
-/// Makes a key: whole under its name and on disk, or not there.
+/// Makes a key: whole under its name and on disk, or not there. Of processes that make one at the same time the first
+/// wins, and the others take the winner's: code that one has vouched for must not look altered to the next.
 fn make_key(folder: &Path, path: &Path) -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(io::Error::other)?;
-    let aside = folder.join("key.tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    file.write_all(&key)?;
-    file.sync_all()?;
-    std::fs::rename(&aside, path)?;
-    Ok(key)
+    let aside = folder.join(format!("key.{:016x}.tmp", getrandom::u64().map_err(io::Error::other)?));
+    let made = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        file.write_all(&key)?;
+        file.sync_all()?;
+        fs::hard_link(&aside, path)
+    })();
+    // Under its second name it lives on; without one, the next prune takes what this leaves.
+    drop(fs::remove_file(&aside));
+    match made {
+        Ok(()) => {
+            File::open(folder)?.sync_all()?;
+            Ok(key)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_key(path)?
+            .ok_or_else(|| io::Error::other("its key is damaged: remove the folder, a new one will be made")),
+        Err(error) => Err(error),
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -277,5 +314,31 @@ mod tests {
         assert_eq!(Cache::open(&path).unwrap().key, first.key);
         fs::set_permissions(path.join("key"), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Cache::open(&path).is_err());
+    }
+
+    /// Scenario: many processes at a first start make the key of one folder at once, many times; then a key that is cut short.
+    /// Guarantees: all of them have the same key, nothing is left over; a short one is made anew.
+    #[test]
+    fn a_first_start_of_many_has_one_key() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("cache");
+            fs::create_dir(&path).unwrap();
+            let open = || Cache::open(&path).unwrap().key;
+            let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(keys.iter().all(|key| *key == keys[0]));
+            let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left, ["key"]);
+            assert_eq!(fs::metadata(path.join("key")).unwrap().mode() & 0o777, 0o600);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        Cache::open(folder.path()).unwrap();
+        let short = OpenOptions::new().write(true).open(folder.path().join("key")).unwrap();
+        short.set_len(7).unwrap();
+        let first = Cache::open(folder.path()).unwrap().key;
+        assert_eq!(Cache::open(folder.path()).unwrap().key, first);
     }
 }

@@ -1,5 +1,7 @@
 //! What a plugin says about itself: its descriptor, the schema of its settings and the marks in it.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::Value;
 use weir_model::Signal;
@@ -136,29 +138,53 @@ impl Schema {
 
     /// Everything that is wrong with `settings`, without showing what stands at a place marked secret.
     pub(crate) fn check(&self, marks: &Marks, settings: &Value) -> Vec<SettingsError> {
-        let secrets: Vec<String> =
-            marks.secret.iter().flat_map(|path| path.find(settings)).map(|(pointer, _)| pointer).collect();
+        let secrets = marks.secrets(settings);
+        let hidden = marks.hidden(settings);
         let errors = self.0.iter_errors(settings).take(FINDINGS_MAX);
-        errors
+        let mut found: Vec<SettingsError> = errors
             .map(|error| {
                 let pointer = error.instance_path().as_str().to_owned();
                 let hides =
                     |secret: &String| *secret == pointer || secret.starts_with(&format!("{pointer}/"));
                 // A composite's message prints the value, and with it what lies below.
-                let message = if secrets.iter().any(hides) {
+                let message = if hidden.iter().any(hides) {
                     error.masked_with("…").to_string()
                 } else {
                     error.to_string()
                 };
                 SettingsError { pointer, message: crate::words::tame(&message, TEXT_BYTES_MAX) }
             })
-            .collect()
+            .collect();
+        // Only texts at their places become tokens: the guest would see anything else.
+        for pointer in hidden {
+            let at_its_place = secrets.contains(&pointer);
+            let token = matches!(settings.pointer(&pointer), Some(Value::String(_) | Value::Null) | None);
+            if !(at_its_place && token) && !found.iter().any(|error| error.pointer == pointer) {
+                let message = if at_its_place {
+                    "a secret is a text: put it in quotes"
+                } else {
+                    "a secret belongs below"
+                };
+                found.push(SettingsError { pointer, message: message.to_owned() });
+            }
+        }
+        found
     }
 }
 
 /// A place in settings, as a schema describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Path(Vec<Step>);
+
+/// As a JSON pointer, `*` for each item of a list or map.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|step| match step {
+            Step::Key(key) => write!(f, "/{}", escape(key)),
+            Step::Each => f.write_str("/*"),
+        })
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -198,6 +224,25 @@ impl Path {
         }
         found
     }
+
+    /// Pointers of values that stand in the way to this place: a text where a mapping is expected, say. What the operator
+    /// meant for this place may be in them.
+    fn astray(&self, settings: &Value) -> Vec<String> {
+        let mut astray = Vec::new();
+        for (depth, step) in self.0.iter().enumerate() {
+            let before = Self(self.0[..depth].to_vec());
+            for (pointer, value) in before.find(settings) {
+                let fits = match (step, value) {
+                    (_, Value::Null) | (Step::Each, Value::Array(_)) | (_, Value::Object(_)) => true,
+                    (Step::Each, _) | (Step::Key(_), _) => false,
+                };
+                if !fits {
+                    astray.push(pointer);
+                }
+            }
+        }
+        astray
+    }
 }
 
 /// A key inside a JSON pointer (RFC 6901).
@@ -217,6 +262,17 @@ pub enum ListenKind {
     Udp,
 }
 
+impl ListenKind {
+    /// What a person reads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A setting that holds an address for the host to bind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ListenMark {
@@ -228,6 +284,16 @@ pub struct ListenMark {
 }
 
 impl ListenMark {
+    /// The setting.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is spoken there.
+    pub fn kind(&self) -> ListenKind {
+        self.kind
+    }
+
     /// JSON pointer of the setting, where it is not an item of a list or a map.
     pub fn pointer(&self) -> Option<String> {
         let steps = self.path.0.iter().map(|step| match step {
@@ -334,7 +400,7 @@ impl Marks {
                 self.walk(root, branch, at, depth + 1, nodes)?;
             }
         }
-        Ok(())
+        no_mark_is_missed(schema)
     }
 
     fn mark(&mut self, mark: &Value, default: Option<&Value>, at: &[Step]) -> Result<(), DescriptorError> {
@@ -366,6 +432,17 @@ impl Marks {
         Ok(())
     }
 
+    /// JSON pointers of what nobody may be shown of these settings: secrets, and what stands in their way.
+    pub fn hidden(&self, settings: &Value) -> Vec<String> {
+        let astray = self.secret.iter().flat_map(|path| path.astray(settings));
+        self.secrets(settings).into_iter().chain(astray).collect()
+    }
+
+    /// JSON pointers of what is secret in these settings.
+    pub fn secrets(&self, settings: &Value) -> Vec<String> {
+        self.secret.iter().flat_map(|path| path.find(settings)).map(|(pointer, _)| pointer).collect()
+    }
+
     /// The addresses to bind for these settings.
     pub fn listeners(&self, settings: &Value) -> Vec<Listener> {
         let mut listeners = Vec::new();
@@ -387,6 +464,49 @@ impl Marks {
             }
         }
         listeners
+    }
+}
+
+/// Where marks are looked for, or where a mark would mean nothing: definitions count where they are referred to.
+const WALKED: [&str; 15] = [
+    "properties",
+    "items",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "then",
+    "else",
+    "$ref",
+    "$defs",
+    "definitions",
+    "default",
+    "examples",
+    "enum",
+    "const",
+];
+
+/// A mark that is not found would be a secret that the guest sees: a schema with one in another place is refused.
+fn no_mark_is_missed(schema: &serde_json::Map<String, Value>) -> Result<(), DescriptorError> {
+    for (key, value) in schema {
+        let walked = WALKED.contains(&key.as_str()) && !(key == "items" && value.is_array());
+        let refers = matches!(key.as_str(), "$dynamicRef" | "$recursiveRef");
+        if refers || (!walked && holds_mark(value)) {
+            return Err(DescriptorError(format!(
+                "settings-schema has {key:?} where no x-weir mark would be found: say it with properties, items or \
+                 additionalProperties"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// As deep as JSON is read at all: 128 levels.
+fn holds_mark(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.contains_key("x-weir") || map.values().any(holds_mark),
+        Value::Array(list) => list.iter().any(holds_mark),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
@@ -436,6 +556,50 @@ mod tests {
         assert_eq!(pointers, ["", "", "/key", "/timeout"], "{found:?}");
         assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
         assert!(compiled.check(&marks, &json!({"endpoint": "127.0.0.1:0"})).is_empty());
+    }
+
+    /// Scenario: a schema without a type where a secret is marked, and settings with a number, an object and a text there.
+    /// Guarantees: only the text is taken, for only a text becomes a token; no message shows the others.
+    #[test]
+    fn a_secret_that_is_no_text_is_refused() {
+        let schema = json!({"properties": {"key": {"x-weir": "secret"}}});
+        let (marks, compiled) = (Marks::read(&schema).unwrap(), Schema::compile(&schema).unwrap());
+        for wrong in [json!(4711), json!({"inner": "4711"}), json!(["4711"])] {
+            let found = compiled.check(&marks, &json!({"key": wrong}));
+            assert_eq!(found[0].pointer, "/key");
+            assert!(!format!("{found:?}").contains("4711"), "{found:?}");
+        }
+        assert!(compiled.check(&marks, &json!({"key": "4711"})).is_empty());
+        let schema = json!({"properties": {"headers": {"additionalProperties": {"type": "string", "x-weir": "secret"}}}});
+        let (marks, compiled) = (Marks::read(&schema).unwrap(), Schema::compile(&schema).unwrap());
+        let settings = json!({"headers": "4711"});
+        assert_eq!(marks.hidden(&settings), ["/headers"]);
+        let found = compiled.check(&marks, &settings);
+        assert_eq!(
+            (found[0].pointer.as_str(), found[0].message.as_str()),
+            ("/headers", "a secret belongs below")
+        );
+        assert!(compiled.check(&marks, &json!({"headers": {"a": "4711"}})).is_empty());
+    }
+
+    /// Scenario: marks under keywords that are not walked: patterns, tuples, conditions, dynamic references.
+    /// Guarantees: the schema is refused, for such a mark would be a secret that the guest sees.
+    #[test]
+    fn a_mark_that_would_be_missed_is_refused() {
+        let secret = json!({"type": "string", "x-weir": "secret"});
+        for schema in [
+            json!({"patternProperties": {"^k": secret}}),
+            json!({"properties": {"list": {"prefixItems": [secret]}}}),
+            json!({"properties": {"list": {"items": [secret]}}}),
+            json!({"if": {"properties": {"key": secret}}}),
+            json!({"dependentSchemas": {"a": {"properties": {"key": secret}}}}),
+            json!({"$dynamicRef": "#node"}),
+        ] {
+            let error = Marks::read(&schema).unwrap_err().to_string();
+            assert!(error.contains("no x-weir mark would be found"), "{schema}: {error}");
+        }
+        let fine = json!({"$defs": {"key": secret}, "properties": {"key": {"$ref": "#/$defs/key"}}, "if": {"required": ["key"]}});
+        assert_eq!(Marks::read(&fine).unwrap().secret.len(), 1);
     }
 
     /// Scenario: an address that was written, one from the schema's default, one that is absent.

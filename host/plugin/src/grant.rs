@@ -6,9 +6,11 @@
 use std::borrow::Cow;
 
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use serde_json::Value;
 use weir_net::address::{Denied, Egress, Origin};
 use weir_net::client::Outlet;
+use weir_net::credential::Credential;
 
 use crate::describe::Marks;
 use crate::words::tame;
@@ -37,7 +39,7 @@ pub(crate) struct Powers {
     /// Values that the guest may have put into outgoing headers without seeing them.
     pub(crate) secrets: Secrets,
     /// What the host says of itself in its requests, instead of the guest.
-    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) authorization: Option<Credential>,
     /// Whether its log lines are written.
     pub(crate) log: bool,
 }
@@ -125,14 +127,14 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// With what the host itself says in `authorization`: the guest does not see it, but a backend may tell it.
-    #[must_use]
-    pub(crate) fn with_authorization(mut self, value: Option<&HeaderValue>) -> Self {
-        if let Some(value) = value.and_then(|value| value.to_str().ok()) {
-            // After the scheme: "Bearer", "Basic".
-            self.find(value.split_once(' ').map_or(value, |(_, credentials)| credentials).trim());
+    /// Learns what the host itself says in `authorization`: the guest does not see it, but a backend may tell it.
+    pub(crate) fn learn(&mut self, authorization: &HeaderValue) {
+        let Ok(value) = authorization.to_str() else { return };
+        // After the scheme: "Bearer", "Basic".
+        let credentials = value.split_once(' ').map_or(value, |(_, credentials)| credentials).trim();
+        if !self.hidden.iter().any(|known| known == credentials) {
+            self.find(credentials);
         }
-        self
     }
 
     /// A secret is cut from texts from now on, plain and as JSON writes it: backends answer in JSON.
@@ -168,16 +170,21 @@ impl Secrets {
         self.hidden.first().map_or(0, String::len)
     }
 
-    /// Puts the secrets into a header's value.
-    pub(crate) fn reveal<'a>(&self, value: &'a str) -> Cow<'a, str> {
+    /// Puts the secrets into a header's value, which then is one that nothing prints and no peer indexes.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub(crate) fn reveal(&self, value: &str) -> Result<HeaderValue, InvalidHeaderValue> {
         if self.tokens.is_empty() || !value.contains(TOKEN_PREFIX) {
-            return value.into();
+            return value.parse();
         }
         let mut value = value.to_owned();
         for (token, secret) in &self.tokens {
             value = value.replace(token, secret);
         }
-        value.into()
+        let mut value: HeaderValue = value.parse()?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 }
 
@@ -229,8 +236,11 @@ mod tests {
         let secrets = Secrets::hide(&marks(), &mut settings).unwrap();
         let token = settings.pointer("/auth/key").unwrap().as_str().unwrap().to_owned();
         assert!(!settings.to_string().contains("hunter2"));
-        assert_eq!(secrets.reveal(&format!("Bearer {token}")), "Bearer hunter2");
-        assert_eq!(secrets.reveal("plain"), "plain");
+        let revealed = secrets.reveal(&format!("Bearer {token}")).unwrap();
+        assert_eq!(revealed, "Bearer hunter2");
+        assert!(revealed.is_sensitive() && !format!("{revealed:?}").contains("hunter2"));
+        assert_eq!(secrets.reveal("plain").unwrap(), "plain");
+        assert!(secrets.reveal("a\nb").is_err());
         assert!(!format!("{secrets:?}").contains("hunter2"));
     }
 
@@ -241,7 +251,8 @@ mod tests {
     fn a_text_is_told_without_secrets() {
         let mut settings = json!({"auth": {"key": "hunter2"}});
         let bearer = HeaderValue::from_static("Bearer abc.def");
-        let mut secrets = Secrets::hide(&marks(), &mut settings).unwrap().with_authorization(Some(&bearer));
+        let mut secrets = Secrets::hide(&marks(), &mut settings).unwrap();
+        secrets.learn(&bearer);
         for secret in ["hunter2-the-second", "say \"friend\"", "x", ""] {
             secrets.find(secret);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -38,6 +39,12 @@ const LINES_BURST: u32 = 100;
 /// After so long an instance has earned another line: ten a second.
 const LINE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Denials of one instance that are logged at once; then one for each [`DENIAL_INTERVAL`]. All are counted.
+const DENIALS_BURST: u32 = 10;
+
+/// See [`DENIALS_BURST`].
+const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Headers of one request of a guest.
 const HEADERS_MAX: usize = 100;
 
@@ -66,6 +73,8 @@ pub(crate) struct Guest {
     /// Of the call under way.
     host_calls_left: u64,
     lines: Bucket,
+    /// Apart from `lines`, so that a guest cannot drown its denials in its own log.
+    denials: Bucket,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
@@ -118,6 +127,7 @@ impl Guest {
             host_calls_max: limits.host_calls,
             host_calls_left: limits.host_calls,
             lines: Bucket::new(LINES_BURST, LINE_INTERVAL),
+            denials: Bucket::new(DENIALS_BURST, DENIAL_INTERVAL),
             resources,
         }
     }
@@ -176,7 +186,15 @@ impl Guest {
         };
         let left = self.timer.left();
         let timeout = timeout.map_or(left, |millis| left.min(Duration::from_millis(millis.into())));
-        let request = self.prepare(request).map_err(http_client::Error::Other)?;
+        let credential = self.powers.authorization.clone();
+        let authorization = match &credential {
+            Some(credential) => Some(credential.header().await),
+            None => None,
+        };
+        if let Some(authorization) = &authorization {
+            self.powers.secrets.learn(authorization);
+        }
+        let request = self.prepare(request, authorization).map_err(http_client::Error::Other)?;
         let bytes = request.body().len() as u64;
         let _claim =
             self.ledger.claim(bytes).map_err(|error| http_client::Error::Other(error.to_string()))?;
@@ -192,18 +210,26 @@ impl Guest {
         }
     }
 
-    fn prepare(&self, request: http_types::RequestResult) -> Result<http::Request<Bytes>, String> {
+    fn prepare(
+        &self,
+        request: http_types::RequestResult,
+        authorization: Option<HeaderValue>,
+    ) -> Result<http::Request<Bytes>, String> {
         let http_types::RequestResult { method, target, headers, body } = request;
         head_fits(&target, &headers)?;
         let mut builder = http::Request::builder().method(method.as_str()).uri(target);
         for (name, value) in &headers {
             let is_auth = name.eq_ignore_ascii_case("authorization");
-            if is_hosts_own(name) || (is_auth && self.powers.authorization.is_some()) {
+            if is_hosts_own(name) || (is_auth && authorization.is_some()) {
                 continue;
             }
-            builder = builder.header(name.as_str(), self.powers.secrets.reveal(value).as_ref());
+            let value = self.powers.secrets.reveal(value);
+            let value = value.map_err(|_| {
+                format!("not a request: the value of header {}", crate::words::tame(name, 100))
+            })?;
+            builder = builder.header(name.as_str(), value);
         }
-        if let Some(authorization) = &self.powers.authorization {
+        if let Some(authorization) = authorization {
             builder = builder.header(http::header::AUTHORIZATION, authorization);
         }
         builder.body(Bytes::from(body)).map_err(|error| format!("not a request: {error}"))
@@ -223,10 +249,10 @@ impl Guest {
         }
     }
 
-    /// A denial is an event: counted, and logged within the rate of the instance's lines.
+    /// A denial is an event: counted, and logged within a rate.
     fn deny(&mut self, reason: &str) {
         self.identity.counts.denials.add(1);
-        if self.lines.take(Instant::now()) {
+        if self.denials.take(Instant::now()) {
             let Identity { plugin, id, .. } = &self.identity;
             let reason = self.powers.secrets.redact(reason);
             warn!(%plugin, %id, %reason, "request of a plugin denied");
@@ -359,7 +385,7 @@ impl clock::Host for Guest {
 impl meter::Host for Guest {
     fn add(&mut self, counter: String, value: u64, labels: Vec<(String, String)>) -> wasmtime::Result<()> {
         self.charge()?;
-        if !self.identity.meter.add(counter, value, labels, &self.powers.secrets) {
+        if !self.identity.meter.add_without(&self.powers.secrets, counter, value, labels) {
             self.identity.counts.meter_suppressed.add(1);
         }
         Ok(())

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use http::HeaderValue;
 use serde_json::Value;
 use tracing::{info, warn};
 use wasmtime::component::Linker;
 use weir_model::Ledger;
 use weir_net::client::{Client, Outlet};
+use weir_net::credential::Credential;
 use weir_net::roots::{RootsError, Trust, client_config_of};
 
 use crate::as_exporter::PluginExporter;
@@ -84,7 +84,7 @@ pub struct Part {
     /// Whom its requests trust, and what they show (`tls:`); none for the process's own trust.
     pub trust: Option<Trust>,
     /// The `authorization` header of its requests (`auth:`); the guest neither sees nor sets it.
-    pub authorization: Option<HeaderValue>,
+    pub authorization: Option<Credential>,
 }
 
 /// Settings hold secrets, so they are not shown.
@@ -254,6 +254,15 @@ impl Host {
         }))
     }
 
+    /// Bytes of the compiled code that is kept of a component, and when they were written; none where nothing is kept.
+    pub(crate) fn compiled_stamp(&self, digest: &load::Digest) -> Option<(u64, std::time::SystemTime)> {
+        self.shared.cache.as_ref()?.stamp(self.shared.engine.engine(), digest)
+    }
+
+    pub(crate) fn bundled(&self) -> &'static [Bundled] {
+        self.shared.bundled
+    }
+
     /// Compiling blocks for long, so it has a thread of its own.
     async fn compile(&self, name: &str, source: &Source, pinned: Option<String>) -> Result<Compiled, Flaw> {
         let (shared, name, source) = (Arc::clone(&self.shared), name.to_owned(), source.clone());
@@ -391,7 +400,6 @@ impl Loaded {
         let Part { id, mut settings, grants, limits, pool, quarantine, trust, authorization } = part;
         let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
-        let secrets = secrets.with_authorization(authorization.as_ref());
         let powers = Powers { egress, secrets, authorization, log: true };
         let identity = identity(&id, &self.name, &self.descriptor.version);
         let mold = self.shared.mold(&self.blueprint, identity, powers, limits);

@@ -23,7 +23,7 @@
 
 pub mod as_exporter;
 pub mod as_http_receiver;
-mod cache;
+pub mod cache;
 mod convert;
 pub mod counts;
 pub mod describe;
@@ -53,7 +53,7 @@ pub use describe::{Descriptor, Encoding, ListenKind, Listener, Marks, SettingsEr
 pub use end::{End, EndKind};
 pub use grant::Grants;
 pub use host::{Host, HostError, HostSettings, Part, PartError};
-pub use inspect::Inspection;
+pub use inspect::{Details, Inspection, Outside, Powers, Precompiled};
 pub use limits::Limits;
 pub use load::{Bundled, Digest, Found, LoadError, Loaded, Source};
 pub use meter::{Meter, Series};

@@ -32,7 +32,7 @@ const FILES_MAX: usize = 1_000;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
@@ -281,7 +281,7 @@ impl Wasm {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Bundled(bytes) => bytes,
             Self::Read(bytes) => bytes,

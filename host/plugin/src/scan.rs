@@ -58,12 +58,29 @@ pub struct Import {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportClass {
-    /// An interface of ours: harmless, or by grant.
-    Offered,
-    /// WASI: clocks, random and output work, everything else is denied when it is used.
-    Wasi,
+    /// It works, and reaches nothing outside of the sandbox: types, log, clocks, counters, random numbers, output.
+    Harmless,
+    /// It works as far as the operator grants it.
+    Granted,
+    /// It is there, and answers with an error when it is used: files, sockets, environment.
+    Denied,
     /// Nothing that the host has: the component is not loaded.
     Refused,
+}
+
+impl ImportClass {
+    /// Every class, the mildest first.
+    pub const ALL: [Self; 4] = [Self::Harmless, Self::Granted, Self::Denied, Self::Refused];
+
+    /// What a person reads.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Harmless => "harmless",
+            Self::Granted => "by grant",
+            Self::Denied => "denied when used",
+            Self::Refused => "refused: no plugin gets these, so it is not loaded",
+        }
+    }
 }
 
 impl Scan {
@@ -129,7 +146,9 @@ impl Scan {
 
     /// Whether it needs a WASI.
     pub(crate) fn wasi(&self) -> bool {
-        self.imports.iter().any(|import| import.class == ImportClass::Wasi)
+        self.imports
+            .iter()
+            .any(|import| import.class != ImportClass::Refused && import.name.starts_with("wasi:"))
     }
 
     /// Checks names and versions of everything that crosses the border.
@@ -186,15 +205,28 @@ fn serves(version: &str) -> bool {
         && parts.next().is_none()
 }
 
+/// Interfaces of ours that reach outside of the sandbox.
+const BY_GRANT: [&str; 1] = ["http-client"];
+
+/// What `wasmtime_wasi::p2` links; `wasi:http` and the like are not among it.
+const WASI: [&str; 6] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+/// Of these, what a guest gets nothing from.
+const WASI_DENIED: [&str; 3] = ["wasi:filesystem/", "wasi:sockets/", "wasi:cli/environment@"];
+
 fn classify(name: &str) -> ImportClass {
-    // What `wasmtime_wasi::p2` links; `wasi:http` and the like are not among it.
-    const WASI: [&str; 6] =
-        ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+    let begins = |names: &[&str]| names.iter().any(|start| name.starts_with(start));
     match ours(name) {
-        Some((interface, _)) if OFFERED.contains(&interface) => ImportClass::Offered,
+        Some((interface, _)) if BY_GRANT.contains(&interface) => ImportClass::Granted,
+        Some((interface, _)) if OFFERED.contains(&interface) => ImportClass::Harmless,
         Some(_) => ImportClass::Refused,
-        None if WASI.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.") => {
-            ImportClass::Wasi
+        None if begins(&WASI) && name.contains("@0.2.") => {
+            if begins(&WASI_DENIED) {
+                ImportClass::Denied
+            } else {
+                ImportClass::Harmless
+            }
         }
         None => ImportClass::Refused,
     }
@@ -213,9 +245,14 @@ mod tests {
     /// Guarantees: only what the host has is taken, other versions are told apart from strangers.
     #[test]
     fn imports_are_taken_by_name_and_version() {
-        assert_eq!(classify("weir:plugin/log@1.0.0"), ImportClass::Offered);
+        assert_eq!(classify("weir:plugin/log@1.0.0"), ImportClass::Harmless);
+        assert_eq!(classify("weir:plugin/http-client@1.0.0"), ImportClass::Granted);
+        assert_eq!(classify("wasi:filesystem/preopens@0.2.3"), ImportClass::Denied);
+        assert_eq!(classify("wasi:sockets/tcp@0.2.6"), ImportClass::Denied);
+        assert_eq!(classify("wasi:cli/environment@0.2.6"), ImportClass::Denied);
+        assert_eq!(classify("wasi:random/random@0.2.6"), ImportClass::Harmless);
         assert_eq!(classify("weir:plugin/filesystem@1.0.0"), ImportClass::Refused);
-        assert_eq!(classify("wasi:cli/stderr@0.2.6"), ImportClass::Wasi);
+        assert_eq!(classify("wasi:cli/stderr@0.2.6"), ImportClass::Harmless);
         assert_eq!(classify("wasi:cli/stderr@0.3.0"), ImportClass::Refused);
         assert_eq!(classify("wasi:http/outgoing-handler@0.2.6"), ImportClass::Refused);
         assert_eq!(classify("acme:gpu/compute"), ImportClass::Refused);

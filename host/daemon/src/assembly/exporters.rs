@@ -10,13 +10,14 @@ use weir_exporter::delivery::Settings;
 use weir_exporter::otlp::{Compression as OtlpCompression, Config as OtlpConfig, Otlp, Protocol};
 use weir_exporter::{Delivery, ExporterCounts, Retry};
 use weir_model::{BoxFuture, Exporter, Outcome, Push};
+use weir_net::credential::Credential;
 use weir_net::roots::Trust;
 use weir_queue::{WhenFull, Wish};
 
 use super::{Bench, NamedQueue, plugins};
 use crate::command::Failure;
 use crate::config::{
-    self, Auth, Compression, ExporterConfig, ExporterKind, Id, OtlpExporter, OtlpProtocol, PipelineId,
+    self, Auth, Compression, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter, OtlpProtocol, PipelineId,
     Verbosity,
 };
 use crate::telemetry::metrics::ExporterSource;
@@ -77,10 +78,10 @@ fn delivery(
         id: name.into(),
         wish: Wish { items_max: batch.items.into(), bytes_max: batch.bytes, linger: batch.timeout },
         retry: Retry { initial: of.retry.initial_interval, max: of.retry.max_interval },
-        record_ends_max: weir_exporter::ends::ENDS_MAX,
+        record_ends_max: of.retry.record_ends,
         counts,
     };
-    let exporter: Arc<dyn Exporter> = match of.pool {
+    let exporter: Arc<dyn Exporter> = match of.pool.instances {
         Some(in_flight_max) => Arc::new(Pooled { exporter, in_flight_max }),
         None => exporter,
     };
@@ -92,7 +93,7 @@ async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Fail
     let ExporterConfig { delivery, kind } = &config.exporters[id].value;
     match kind {
         ExporterKind::Otlp(otlp) => {
-            let config = otlp_config(otlp, delivery.timeout);
+            let config = otlp_config(id, otlp, delivery.timeout)?;
             let built = Otlp::new(config, &bench.client).with_context(|| format!("build exporter {id}"))?;
             Ok(Arc::new(built))
         }
@@ -113,13 +114,10 @@ async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Fail
     }
 }
 
-fn otlp_config(otlp: &OtlpExporter, timeout: std::time::Duration) -> OtlpConfig {
-    let mut headers: Vec<(String, String)> =
+fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> anyhow::Result<OtlpConfig> {
+    let headers =
         otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-    if let Some(auth) = &otlp.auth {
-        headers.push(("authorization".to_owned(), authorization(auth)));
-    }
-    OtlpConfig {
+    Ok(OtlpConfig {
         endpoint: otlp.endpoint.value.clone(),
         protocol: match otlp.protocol {
             OtlpProtocol::Grpc => Protocol::Grpc,
@@ -131,9 +129,10 @@ fn otlp_config(otlp: &OtlpExporter, timeout: std::time::Duration) -> OtlpConfig 
             Compression::Zstd => OtlpCompression::Zstd,
         },
         headers,
+        credential: otlp.auth.as_ref().map(|auth| credential(id, auth)).transpose()?,
         trust: trust(&otlp.tls),
         timeout,
-    }
+    })
 }
 
 /// Whom an exporter's requests trust, and what they show.
@@ -143,16 +142,17 @@ pub(crate) fn trust(tls: &config::ClientTls) -> Trust {
     Trust { ca_file: path(&tls.ca_file), identity: path(&tls.cert_file).zip(path(&tls.key_file)) }
 }
 
-/// The value of an `authorization` header (RFC 6750, RFC 7617).
-pub(crate) fn authorization(auth: &Auth) -> String {
-    use base64::Engine as _;
-    match auth {
-        Auth::Bearer(token) => format!("Bearer {}", token.expose()),
-        Auth::Basic { username, password } => {
-            let pair = format!("{username}:{}", password.expose());
-            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+/// The `authorization` header of an exporter's requests (`auth:`).
+pub(crate) fn credential(id: &Id, auth: &Auth) -> anyhow::Result<Credential> {
+    let made = match auth {
+        Auth::Bearer(Kept::Here(token)) => Credential::bearer(token.expose()),
+        Auth::Bearer(Kept::File(file)) => Credential::bearer_file(&file.value),
+        Auth::Basic { username, password: Kept::Here(password) } => {
+            Credential::basic(username, password.expose())
         }
-    }
+        Auth::Basic { username, password: Kept::File(file) } => Credential::basic_file(username, &file.value),
+    };
+    made.with_context(|| format!("auth of exporter {id}"))
 }
 
 /// An exporter with fewer pushes at once than it could have.

@@ -1,11 +1,10 @@
 //! Plugins as parts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
-use http::HeaderValue;
 use rustix::fs::Access;
 use tokio::runtime::Handle;
 use weir_model::{Exporter, HttpReceiver, Ledger};
@@ -13,16 +12,19 @@ use weir_net::client::Client;
 use weir_net::roots::Trust;
 use weir_plugin::load::Flaw;
 use weir_plugin::{
-    EndKind, Grants, Host, HostSettings, Limits, ListenKind, Listener, LoadError, Loaded, Part, PluginCounts,
-    PoolSettings, SettingsError,
+    Grants, Host, HostSettings, Limits, ListenKind, Listener, LoadError, Loaded, Meter, Part, PluginCounts,
+    PoolSettings, QuarantineSettings, SettingsError,
 };
 
 use super::Bench;
-use super::exporters::{authorization, trust};
+use super::exporters::{credential, trust};
 use crate::bundled::BUNDLED;
 use crate::command::Failure;
-use crate::config::{Config, Digest, Id, Kind, PluginConfig, PluginExporter, PluginReceiver, Storage};
-use crate::telemetry::metrics::{PluginFigure, PluginSource};
+use crate::config::{
+    Config, Digest, GrantsConfig, GuestLimits, Id, Kind, PluginConfig, PluginExporter, PluginReceiver,
+    PoolConfig, QuarantineConfig, Storage,
+};
+use crate::telemetry::metrics::PluginSource;
 use crate::validate::{PluginCheck, PluginFacts, PluginListen, PluginProblem, SettingProblem};
 
 /// The folder of compiled plugins in the data folder.
@@ -39,8 +41,7 @@ pub enum CompiledCode {
 }
 
 impl CompiledCode {
-    fn folder(self, data_dir: &Path) -> Option<PathBuf> {
-        let folder = data_dir.join(CACHE_DIR);
+    fn keeps(self, folder: PathBuf) -> Option<PathBuf> {
         let may_write = || rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK).is_ok();
         let is_there = || super::pipelines::is_ours(&folder) && may_write();
         match self {
@@ -48,6 +49,12 @@ impl CompiledCode {
             Self::KeptIfThere => is_there().then_some(folder),
         }
     }
+}
+
+/// Where compiled code is kept. A process that keeps nothing on disk keeps no compiled code either.
+pub(crate) fn cache_dir(config: &Config) -> Option<PathBuf> {
+    let on_disk = config.service.queue.storage == Storage::Disk;
+    on_disk.then(|| config.service.data_dir.join(CACHE_DIR))
 }
 
 /// Plugins by name and pin.
@@ -73,12 +80,10 @@ impl Plugins {
         runtime: Handle,
         code: CompiledCode,
     ) -> Result<Self, Failure> {
-        // A process that keeps nothing on disk keeps no compiled code either.
-        let on_disk = config.service.queue.storage == Storage::Disk;
         let settings = HostSettings {
             ledger,
             client,
-            cache_dir: on_disk.then(|| code.folder(&config.service.data_dir)).flatten(),
+            cache_dir: cache_dir(config).and_then(|folder| code.keeps(folder)),
             plugin_dir: config.service.plugin_dir.as_ref().map(|folder| folder.value.clone()),
             bundled: BUNDLED,
         };
@@ -160,6 +165,10 @@ impl PluginCheck for Plugins {
         }
     }
 
+    fn secrets(&self, plugin: &str, settings: &serde_json::Value) -> Vec<String> {
+        self.by_name(plugin).map(|loaded| loaded.marks.hidden(settings)).unwrap_or_default()
+    }
+
     fn schema(&self, plugin: &str, _: Kind) -> Option<serde_json::Value> {
         self.by_name(plugin).map(|loaded| loaded.descriptor.settings_schema.clone())
     }
@@ -198,24 +207,15 @@ pub(crate) async fn exporter(
     bench: &mut Bench<'_>,
     id: &Id,
     exporter: &PluginExporter,
-    pool: Option<usize>,
+    pool: PoolConfig,
 ) -> Result<Arc<dyn Exporter>, Failure> {
     let loaded = load(bench, id, &exporter.plugin).await?;
-    let mut part = part(id, &exporter.plugin);
-    if let Some(instances) = pool {
-        part.pool = PoolSettings { instances, ..PoolSettings::default() };
-    }
+    let mut part = part(id, &exporter.plugin, pool);
     let trust = trust(&exporter.tls);
     part.trust = (trust != Trust::default()).then_some(trust);
-    if let Some(auth) = &exporter.auth {
-        let mut value: HeaderValue = authorization(auth)
-            .parse()
-            .with_context(|| format!("auth of {id}: expected visible characters"))?;
-        value.set_sensitive(true);
-        part.authorization = Some(value);
-    }
+    part.authorization = exporter.auth.as_ref().map(|auth| credential(id, auth)).transpose()?;
     let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
-    show(bench, id, Kind::Exporter, built.counts().clone());
+    show(bench, id, Kind::Exporter, built.counts(), built.meter());
     Ok(built)
 }
 
@@ -237,12 +237,9 @@ pub(crate) async fn http_receiver(
         )
         .into());
     }
-    let mut part = part(id, plugin);
-    if let Some(instances) = receiver.pool {
-        part.pool = PoolSettings { instances, ..PoolSettings::default() };
-    }
+    let part = part(id, plugin, receiver.pool);
     let built = loaded.http_receiver(part).with_context(|| format!("build receiver {id}"))?;
-    show(bench, id, Kind::Receiver, built.counts().clone());
+    show(bench, id, Kind::Receiver, built.counts(), built.meter());
     Ok((built, listeners))
 }
 
@@ -252,20 +249,37 @@ async fn load(bench: &Bench<'_>, id: &Id, plugin: &PluginConfig) -> Result<Arc<L
     Ok(loaded.with_context(|| format!("load the plugin of {id}"))?)
 }
 
-fn part(id: &Id, plugin: &PluginConfig) -> Part {
-    let limits = Limits {
-        memory_bytes: usize::try_from(plugin.limits.memory_bytes).unwrap_or(usize::MAX),
-        cpu_deadline: plugin.limits.cpu_deadline,
-        call_deadline: plugin.limits.call_deadline,
-        ..Limits::default()
-    };
+fn part(id: &Id, plugin: &PluginConfig, pool: PoolConfig) -> Part {
+    let GuestLimits { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = plugin.limits;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let QuarantineConfig { ends, window, first, longest } = plugin.quarantine;
+    let PoolConfig { instances, calls, age } = pool;
+    let usual = PoolSettings::default();
     Part {
-        grants: Grants {
-            egress: plugin.grants.iter().map(|origin| origin.value.clone()).collect(),
-            ..Grants::default()
+        grants: grants(&plugin.grants),
+        limits: Limits {
+            memory_bytes: bytes(memory_bytes),
+            cpu_deadline,
+            call_deadline,
+            response_bytes: bytes(response_bytes),
+            host_calls,
         },
-        limits,
+        pool: PoolSettings {
+            instances: instances.unwrap_or(usual.instances),
+            calls_max: calls.unwrap_or(usual.calls_max),
+            age_max: age.unwrap_or(usual.age_max),
+        },
+        quarantine: QuarantineSettings { ends_max: ends, window, first, longest },
         ..Part::new(id.to_string(), plugin.settings.value.clone())
+    }
+}
+
+/// What the operator grants beside the URLs in the settings.
+pub(crate) fn grants(config: &GrantsConfig) -> Grants {
+    let GrantsConfig { egress, private_networks } = config;
+    Grants {
+        egress: egress.iter().map(|origin| origin.value.clone()).collect(),
+        private_networks: *private_networks,
     }
 }
 
@@ -273,30 +287,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn show(bench: &mut Bench<'_>, id: &Id, kind: Kind, counts: PluginCounts) {
-    let id = format!("{}/{id}", kind.key());
-    bench.sources.plugins.push(PluginSource { id, read: Arc::new(move || figures(&counts)) });
-}
-
-fn figures(counts: &PluginCounts) -> Vec<PluginFigure> {
-    let one = |name, value| PluginFigure { name, kind: String::new(), value };
-    let mut figures = vec![
-        one("calls", counts.calls.get()),
-        one("call_nanoseconds", counts.call_nanoseconds.get()),
-        one("instances", counts.instances.get()),
-        one("memory_peak_bytes", counts.memory_peak_bytes.get()),
-        one("requests", counts.requests.get()),
-        one("egress_bytes", counts.egress_bytes.get()),
-        one("denials", counts.denials.get()),
-        one("log_lines_suppressed", counts.log_lines_suppressed.get()),
-    ];
-    for (outcome, pushes, items) in counts.outcomes.iter() {
-        figures.push(PluginFigure { name: "pushes", kind: outcome.to_owned(), value: pushes.get() });
-        figures.push(PluginFigure { name: "items", kind: outcome.to_owned(), value: items.get() });
-    }
-    for kind in EndKind::ALL {
-        let value = counts.ends.of(kind).get();
-        figures.push(PluginFigure { name: "ends", kind: kind.name().to_owned(), value });
-    }
-    figures
+fn show(bench: &mut Bench<'_>, id: &Id, kind: Kind, counts: &PluginCounts, meter: &Meter) {
+    bench.sources.plugins.push(PluginSource {
+        kind: kind.noun(),
+        id: id.to_string(),
+        counts: counts.clone(),
+        meter: meter.clone(),
+    });
 }

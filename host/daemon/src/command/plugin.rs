@@ -1,4 +1,7 @@
-//! `weir plugin`: looks at plugins.
+//! `weir plugin`: looks at plugins, and prepares them.
+
+mod inspect;
+mod precompile;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +15,7 @@ use super::{Failure, say};
 use crate::assembly::{CompiledCode, Foundation};
 use crate::config::{self, Config};
 
-/// Looks at plugins.
+/// Looks at plugins, and prepares them.
 #[derive(Debug, Subcommand)]
 pub(super) enum Plugin {
     /// Lists the plugins of the program and of the plugin folder.
@@ -24,6 +27,8 @@ pub(super) enum Plugin {
         #[command(flatten)]
         place: Where,
     },
+    /// Compiles plugins into the data folder, so that the next start needs no compiler.
+    Precompile(precompile::Precompile),
 }
 
 /// Where plugins lie.
@@ -50,10 +55,12 @@ pub(super) fn plugin(command: Plugin) -> Result<ExitCode, Failure> {
                 runtime.block_on(host.plugins.host().inspect_all()).context("read the plugin folder")?;
             (all, place.json)
         }
+        Plugin::Precompile(asked) => return precompile::precompile(asked, &runtime),
         Plugin::Inspect { plugin, place } => {
             let host = foundation(&place, &runtime)?;
             let one = runtime.block_on(host.plugins.host().inspect(&plugin));
-            show_one(&one, place.json)?;
+            let config = place.config.as_ref().map(|_| place.read()).transpose()?;
+            inspect::show(&one, config.as_ref(), place.json).context("write JSON")?;
             return Ok(if one.error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     };
@@ -65,14 +72,21 @@ pub(super) fn plugin(command: Plugin) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn foundation(place: &Where, runtime: &Runtime) -> Result<Foundation, Failure> {
-    let mut config = match &place.config {
-        Some(file) => {
-            let draft = config::load(file).map_err(|report| Failure::Config(report.to_string()))?;
-            draft.config().clone()
+impl Where {
+    /// The configuration, as far as it can be understood; what runs without one where none is named.
+    fn read(&self) -> Result<Config, Failure> {
+        match &self.config {
+            Some(file) => {
+                let draft = config::load(file).map_err(|report| Failure::Config(report.to_string()))?;
+                Ok(draft.config().clone())
+            }
+            None => Ok(Config::default_run(false)),
         }
-        None => Config::default_run(false),
-    };
+    }
+}
+
+fn foundation(place: &Where, runtime: &Runtime) -> Result<Foundation, Failure> {
+    let mut config = place.read()?;
     if let Some(folder) = &place.plugin_dir {
         config.service.plugin_dir = Some(config::Located::default_of(folder.clone()));
     }
@@ -96,22 +110,4 @@ fn show_line(plugin: &Inspection) {
             plugin.source,
         )),
     }
-}
-
-fn show_one(plugin: &Inspection, json: bool) -> anyhow::Result<()> {
-    if json {
-        say(&serde_json::to_string_pretty(plugin)?);
-        return Ok(());
-    }
-    show_line(plugin);
-    if let Some(details) = &plugin.details {
-        say(&format!("  {}", details.descriptor.description));
-        say(&format!("  sha256   {}", details.digest));
-        say(&format!("  size     {} bytes", details.bytes));
-        say(&format!("  contract weir:plugin {}", plugin.contract));
-        say(&format!("  scan     {}", serde_json::to_string(&details.scan)?));
-        say(&format!("  asks for {}", serde_json::to_string(&details.marks)?));
-        say(&format!("  settings {}", serde_json::to_string_pretty(&details.descriptor.settings_schema)?));
-    }
-    Ok(())
 }

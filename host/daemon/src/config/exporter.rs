@@ -1,16 +1,18 @@
 //! `exporters:` where telemetry goes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::location::Located;
-use super::plugin::{self, PluginConfig};
+use super::plugin::{self, PluginConfig, PoolConfig};
 use super::processor::{self, BatchConfig};
 use super::secret::Secret;
 use super::section::{Field, Hints, Section};
 use super::tls::{self, ClientTls};
+use super::tree::Value;
 use super::{Id, Kind};
 
 /// Exporters that are part of the binary.
@@ -51,7 +53,7 @@ pub struct Delivery {
     /// `batch`: instead of the pipeline's processor, for this exporter alone.
     pub batch: Option<BatchConfig>,
     /// `pool`: tries under way at once, at most one for each of the 16 lanes; for a plugin, its instances.
-    pub pool: Option<usize>,
+    pub pool: PoolConfig,
 }
 
 /// Waits between tries; each is twice the one before, with jitter.
@@ -61,11 +63,17 @@ pub struct Retry {
     pub initial_interval: Duration,
     /// `max_interval`: the longest, also for what the backend asks for. 30 s.
     pub max_interval: Duration,
+    /// `record_ends`: ends of a plugin's instances by the same records before these are searched for the one at fault. 3.
+    pub record_ends: u32,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { initial_interval: Duration::from_millis(500), max_interval: Duration::from_secs(30) }
+        Self {
+            initial_interval: Duration::from_millis(500),
+            max_interval: Duration::from_secs(30),
+            record_ends: weir_exporter::ends::ENDS_MAX,
+        }
     }
 }
 
@@ -148,15 +156,45 @@ pub struct PluginExporter {
 /// Credentials that the host adds to requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
-    /// `bearer: TOKEN`.
-    Bearer(Secret),
-    /// `basic: {username: …, password: …}`.
+    /// `bearer: TOKEN`, `bearer_file: PATH`.
+    Bearer(Kept),
+    /// `basic: {username: …, password: …}`, or with `password_file: PATH`.
     Basic {
         /// The user.
         username: String,
         /// The password.
-        password: Secret,
+        password: Kept,
     },
+}
+
+/// Where a secret is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// In the configuration.
+    Here(Secret),
+    /// Alone in a file, which is read again when it changes.
+    File(Located<PathBuf>),
+}
+
+impl Auth {
+    /// The file that must be readable, where there is one, with the key that names it.
+    pub fn file(&self) -> Option<(&'static str, &Located<PathBuf>)> {
+        match self {
+            Self::Bearer(Kept::File(file)) => Some(("bearer_file", file)),
+            Self::Basic { password: Kept::File(file), .. } => Some(("basic.password_file", file)),
+            Self::Bearer(Kept::Here(_)) | Self::Basic { password: Kept::Here(_), .. } => None,
+        }
+    }
+
+    /// What a person reads of it.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Bearer(Kept::Here(_)) => "bearer",
+            Self::Bearer(Kept::File(_)) => "bearer, from a file",
+            Self::Basic { password: Kept::Here(_), .. } => "basic",
+            Self::Basic { password: Kept::File(_), .. } => "basic, password from a file",
+        }
+    }
 }
 
 const HINTS: Hints = &[
@@ -183,7 +221,7 @@ pub(crate) fn read(id: &Id, field: &Field<'_>) -> ExporterConfig {
         return of_plugin(id, field, section);
     }
     let pool_max = if type_name == "debug" { DEBUG_POOL_MAX } else { POOL_MAX };
-    let delivery = delivery(&mut section, Duration::from_secs(10), pool_max);
+    let delivery = delivery(&mut section, Duration::from_secs(10), pool_max, false);
     if type_name == "debug" {
         let words = [("basic", Verbosity::Basic), ("detailed", Verbosity::Detailed)];
         let verbosity = section.field("verbosity").and_then(|field| field.choice(&words));
@@ -202,7 +240,7 @@ fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterCo
     let limits = section.section("limits");
     // Delivery's default rests on the plugin's limits, which are read last, with all that is the plugin's.
     let written = section.has("timeout");
-    let mut delivery = delivery(&mut section, Duration::from_secs(60), POOL_MAX);
+    let mut delivery = delivery(&mut section, Duration::from_secs(60), POOL_MAX, true);
     let plugin = plugin::read(id, Kind::Exporter, section, limits, field.key_at);
     if !written {
         delivery.timeout = plugin.limits.call_deadline;
@@ -210,10 +248,10 @@ fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterCo
     ExporterConfig { delivery, kind: ExporterKind::Plugin(PluginExporter { plugin, tls, auth }) }
 }
 
-fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64) -> Delivery {
+fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64, is_plugin: bool) -> Delivery {
     let times = Duration::from_millis(100)..=Duration::from_secs(600);
     let timeout = section.field("timeout").and_then(|field| field.duration(times)).unwrap_or(timeout);
-    let retry = retry(section.section("retry"));
+    let retry = retry(section.section("retry"), is_plugin);
     let mut queue = section.section("queue");
     let words = [("refuse", WhenFull::Refuse), ("skip_oldest", WhenFull::SkipOldest)];
     let when_full = queue.field("when_full").and_then(|field| field.choice(&words)).unwrap_or_default();
@@ -224,10 +262,10 @@ fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64) -> Deli
         ("enabled", "every exporter has a queue: nothing is acknowledged without one"),
     ]);
     let batch = section.field("batch").map(|field| processor::batch(field.section()));
-    Delivery { timeout, retry, when_full, batch, pool: plugin::pool(section, pool_max) }
+    Delivery { timeout, retry, when_full, batch, pool: plugin::pool(section, pool_max, is_plugin) }
 }
 
-fn retry(mut section: Section<'_>) -> Retry {
+fn retry(mut section: Section<'_>, is_plugin: bool) -> Retry {
     let mut retry = Retry::default();
     let times = Duration::from_millis(10)..=Duration::from_secs(3600);
     if let Some(time) = section.field("initial_interval").and_then(|field| field.duration(times.clone())) {
@@ -243,7 +281,11 @@ fn retry(mut section: Section<'_>) -> Retry {
             None => {}
         }
     }
+    if is_plugin && let Some(ends) = section.field("record_ends").and_then(|field| field.integer(1..=100)) {
+        retry.record_ends = u32::try_from(ends).unwrap_or(u32::MAX);
+    }
     section.finish(&[
+        ("record_ends", "only instances of plugins end"),
         ("max_elapsed_time", "there is no last try: what was acknowledged is kept until it is delivered"),
         ("max_attempts", "there is no last try: what was acknowledged is kept until it is delivered"),
         ("enabled", "there is no last try: what was acknowledged is kept until it is delivered"),
@@ -263,7 +305,7 @@ fn otlp(type_name: &str, section: &mut Section<'_>) -> OtlpExporter {
     let protocol = protocol.unwrap_or(OtlpProtocol::Grpc);
     let words = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
     let compression = section.field("compression").and_then(|field| field.choice(&words)).unwrap_or_default();
-    let headers = headers(section.section("headers"));
+    let headers = section.field("headers").map(|field| headers(field.secret_section())).unwrap_or_default();
     let tls = tls::client(section);
     let auth = auth(section);
     let endpoint = match section.field("endpoint") {
@@ -391,6 +433,7 @@ fn headers(section: Section<'_>) -> BTreeMap<String, Secret> {
                 break;
             }
             Some(name) => {
+                value.problems.hide(value.node);
                 let Some(text) = value.text("a text") else {
                     continue;
                 };
@@ -411,29 +454,83 @@ fn headers(section: Section<'_>) -> BTreeMap<String, Secret> {
     read
 }
 
+/// What stands under `auth`.
+const AUTH: &str =
+    "expected one of `bearer: TOKEN`, `bearer_file: PATH` and `basic: {username: …, password: …}`";
+
 fn auth(section: &mut Section<'_>) -> Option<Auth> {
     let field = section.field("auth")?;
-    let mut keys = field.section();
-    let bearer = keys.field("bearer").and_then(|field| field.text("a token").map(Secret::new));
-    let basic = keys.field("basic").and_then(|field| {
-        let mut basic = field.section();
-        let username = basic.field("username").and_then(|field| field.text("a name").map(str::to_owned));
-        let password = basic.field("password").and_then(|field| field.text("a password").map(Secret::new));
-        basic.finish(&[]);
-        Some(Auth::Basic { username: username?, password: password? })
-    });
-    let (has_bearer, has_basic) = (keys.has("bearer"), keys.has("basic"));
+    let mut keys = field.secret_section();
+    let bearer = keys.field("bearer").and_then(|field| token(&field));
+    let bearer_file = keys.field("bearer_file").and_then(|field| path(&field));
+    let basic = keys.field("basic").and_then(|field| basic(&field));
+    let written = ["bearer", "bearer_file", "basic"].into_iter().filter(|key| keys.has(key)).count();
     let unknown = keys.rest().len();
-    keys.finish(&[("authenticator", "expected `bearer: TOKEN` or `basic: {username: …, password: …}`")]);
-    if has_bearer == has_basic {
-        if unknown == 0 {
-            let message = if has_bearer { "credentials of two kinds" } else { "credentials of no kind" };
-            let expected = "expected one of `bearer: TOKEN` and `basic: {username: …, password: …}`";
-            field.problems.push(field.error(message).label(expected));
+    keys.finish(&[
+        ("authenticator", AUTH),
+        ("token", "this is `bearer`"),
+        ("token_file", "this is `bearer_file`"),
+    ]);
+    if written != 1 {
+        // A slip in a key, and what is no mapping, has been spoken of.
+        if unknown == 0 && matches!(field.node.value, Value::Mapping(_)) {
+            let message =
+                if written > 1 { "credentials of more than one kind" } else { "credentials of no kind" };
+            field.problems.push(field.error(message).label(AUTH));
         }
         return None;
     }
-    bearer.map(Auth::Bearer).or(basic)
+    bearer.or(bearer_file).map(Auth::Bearer).or(basic)
+}
+
+fn token(field: &Field<'_>) -> Option<Kept> {
+    field.problems.hide(field.node);
+    let text = field.text("a token")?;
+    if HeaderValue::from_str(text).is_err() {
+        let error = field.error("this token cannot be sent");
+        field.problems.push(error.label("expected visible characters and spaces"));
+        return None;
+    }
+    Some(Kept::Here(Secret::new(text)))
+}
+
+fn basic(field: &Field<'_>) -> Option<Auth> {
+    let mut keys = field.secret_section();
+    let username = keys.field("username").and_then(|field| {
+        let text = field.text("a name").map(str::to_owned)?;
+        if text.contains(':') {
+            let error = field.error("a name with a colon in it");
+            field.problems.push(error.label("expected a name without one: it would end there (RFC 7617)"));
+            return None;
+        }
+        Some(text)
+    });
+    let password = keys.field("password").and_then(|field| {
+        field.problems.hide(field.node);
+        Some(Kept::Here(Secret::new(field.text("a password")?)))
+    });
+    let file = keys.field("password_file").and_then(|field| path(&field));
+    let (named, here, kept) = (keys.has("username"), keys.has("password"), keys.has("password_file"));
+    let unknown = keys.rest().len();
+    keys.finish(&[]);
+    let is_mapping = matches!(field.node.value, Value::Mapping(_));
+    if unknown == 0 && is_mapping && (!named || here == kept) {
+        let message = match (named, here && kept) {
+            (false, _) => "credentials without a name",
+            (true, true) => "two passwords",
+            (true, false) => "credentials without a password",
+        };
+        let expected = "expected `username` and one of `password` and `password_file`";
+        field.problems.push(field.error(message).label(expected));
+    }
+    if here && kept {
+        return None;
+    }
+    Some(Auth::Basic { username: username?, password: password.or(file)? })
+}
+
+fn path(field: &Field<'_>) -> Option<Kept> {
+    field.path().map(Kept::File)
 }
 
 /// What runs without a file.
@@ -444,7 +541,7 @@ pub(crate) fn default_debug() -> ExporterConfig {
             retry: Retry::default(),
             when_full: WhenFull::Refuse,
             batch: None,
-            pool: None,
+            pool: PoolConfig::default(),
         },
         kind: ExporterKind::Debug(DebugExporter { verbosity: Verbosity::Basic }),
     }
@@ -456,6 +553,15 @@ impl ExporterConfig {
         match &self.kind {
             ExporterKind::Otlp(_) | ExporterKind::Debug(_) => None,
             ExporterKind::Plugin(exporter) => Some(&exporter.plugin),
+        }
+    }
+
+    /// Credentials of its requests.
+    pub fn auth(&self) -> Option<&Auth> {
+        match &self.kind {
+            ExporterKind::Debug(_) => None,
+            ExporterKind::Otlp(exporter) => exporter.auth.as_ref(),
+            ExporterKind::Plugin(exporter) => exporter.auth.as_ref(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use weir_net::address::Origin;
 
 use super::id::{WORD, is_word};
 use super::location::{Located, Location};
@@ -24,12 +25,14 @@ pub struct PluginConfig {
     pub is_named: bool,
     /// `sha256`: the file must have this digest.
     pub sha256: Option<Located<Digest>>,
-    /// `grants`: origins that the plugin may reach besides those in its settings.
-    pub grants: Vec<Located<String>>,
+    /// `grants`: what the plugin may reach besides the URLs in its settings.
+    pub grants: GrantsConfig,
     /// `settings`, or what stands directly under the id.
     pub settings: Settings,
     /// `limits`: what an instance may use up.
     pub limits: GuestLimits,
+    /// `quarantine`: when the plugin is kept from work.
+    pub quarantine: QuarantineConfig,
 }
 
 impl PluginConfig {
@@ -40,9 +43,10 @@ impl PluginConfig {
             plugin: Located::default_of(plugin.to_owned()),
             is_named: false,
             sha256: None,
-            grants: Vec::new(),
+            grants: GrantsConfig::default(),
             settings,
             limits: GuestLimits::default(),
+            quarantine: QuarantineConfig::default(),
         }
     }
 }
@@ -56,6 +60,10 @@ pub struct GuestLimits {
     pub cpu_deadline: Duration,
     /// `call_deadline`: time that one call may take, waiting included. 60 s.
     pub call_deadline: Duration,
+    /// `response_mib`: the largest answer to an HTTP request that it is handed. 4 MiB.
+    pub response_bytes: u64,
+    /// `host_calls`: calls of the host in one call. 100,000.
+    pub host_calls: u64,
 }
 
 impl Default for GuestLimits {
@@ -64,7 +72,56 @@ impl Default for GuestLimits {
             memory_bytes: 64 * MIB,
             cpu_deadline: Duration::from_secs(5),
             call_deadline: Duration::from_secs(60),
+            response_bytes: 4 * MIB,
+            host_calls: weir_plugin::limits::HOST_CALLS_MAX_DEFAULT,
         }
+    }
+}
+
+/// What a plugin may reach besides the URLs in its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantsConfig {
+    /// `egress`, or `grants` as a list: origins.
+    pub egress: Vec<Located<String>>,
+    /// `private_networks`: whether names may lead to addresses of private networks (RFC 1918 and alike). `true`: backends
+    /// stand there.
+    pub private_networks: bool,
+}
+
+impl Default for GrantsConfig {
+    fn default() -> Self {
+        Self { egress: Vec::new(), private_networks: true }
+    }
+}
+
+/// `pool`: the instances of one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolConfig {
+    /// `instances`, or `pool` as a number: calls under way at once. `None`: the part's own default.
+    pub instances: Option<usize>,
+    /// `calls`: calls after which an instance is replaced by a fresh one. `None`: 1,000,000.
+    pub calls: Option<u64>,
+    /// `age`: time after which it is. `None`: 1 h.
+    pub age: Option<Duration>,
+}
+
+/// `quarantine`: when an id is kept from work because its instances end too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuarantineConfig {
+    /// `ends` within `window` that are enough. 5.
+    pub ends: u32,
+    /// `window`. 1 min.
+    pub window: Duration,
+    /// `first`: how long the first one lasts; each that follows is twice as long as the one before. 1 min.
+    pub first: Duration,
+    /// `longest`: how long one lasts at most. 1 h.
+    pub longest: Duration,
+}
+
+impl Default for QuarantineConfig {
+    fn default() -> Self {
+        let weir_plugin::QuarantineSettings { ends_max, window, first, longest } = Default::default();
+        Self { ends: ends_max, window, first, longest }
     }
 }
 
@@ -104,6 +161,16 @@ impl Settings {
     /// Where the key of the value under this JSON pointer stands.
     pub fn locate_key(&self, pointer: &str) -> Location {
         self.nearest(pointer).key
+    }
+
+    /// What was written under this JSON pointer; none where nothing stands there.
+    pub(crate) fn node(&self, pointer: &str) -> Option<&Node> {
+        self.value.pointer(pointer).and_then(|_| self.nearest(pointer).node)
+    }
+
+    /// Everything that was written.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.written.iter().map(|entry| &entry.value)
     }
 
     /// The path from the top of the file of what a JSON pointer names.
@@ -194,8 +261,19 @@ fn object(entries: &[Entry]) -> Json {
 }
 
 /// Keys that are the host's for every id, and therefore no plugin's settings (DESIGN 1.4).
-const HOST_KEYS: [&str; 12] = [
-    "plugin", "sha256", "grants", "settings", "limits", "pool", "timeout", "retry", "queue", "batch", "tls",
+const HOST_KEYS: [&str; 13] = [
+    "plugin",
+    "sha256",
+    "grants",
+    "settings",
+    "limits",
+    "pool",
+    "quarantine",
+    "timeout",
+    "retry",
+    "queue",
+    "batch",
+    "tls",
     "auth",
 ];
 
@@ -208,6 +286,28 @@ const HINTS: Hints =
 
 /// Origins that one id may be granted. A backend has a handful.
 const GRANTS_MAX: usize = 64;
+
+/// MiB of an answer that a plugin is handed: it must fit into the plugin's own memory beside all else.
+const RESPONSE_MIB_MAX: u64 = 32;
+
+/// Calls of the host in one call: at 0.1 µs each more than a minute, which `call_deadline` ends before.
+const HOST_CALLS_MAX: u64 = 1_000_000_000;
+
+/// Ends before a quarantine. A plugin that ends more often than this costs more than it delivers.
+const ENDS_MAX: u64 = 1_000;
+
+/// Calls of one instance: what would take years is no limit.
+const POOL_CALLS_MAX: u64 = 1_000_000_000_000;
+
+/// Why a native part's `pool` says nothing of age.
+const NO_INSTANCES: &str = "this part is no plugin: it has no instances that grow old";
+
+/// Other words for limits.
+const LIMIT_HINTS: Hints = &[
+    ("memory", "this is `memory_mib`"),
+    ("timeout", "this is `call_deadline`"),
+    ("response", "this is `response_mib`"),
+];
 
 /// Reads what is a plugin's. The caller has taken its own keys of `section` and of `limits`.
 pub(crate) fn read(
@@ -224,7 +324,9 @@ pub(crate) fn read(
     let sha256 = section.field("sha256").and_then(|field| digest(&field));
     let grants = section.field("grants").map(|field| grants(&field)).unwrap_or_default();
     let guest = guest_limits(&mut limits);
-    limits.finish(&[]);
+    limits.finish(LIMIT_HINTS);
+    let quarantine = quarantine(section.section("quarantine"));
+    let host = Host { plugin, sha256, grants, limits: guest, quarantine };
     let written = section.field("settings");
     if kind == Kind::Receiver {
         for key in DELIVERY_KEYS {
@@ -239,7 +341,14 @@ pub(crate) fn read(
             let entries: Vec<&Entry> = match &field.node.value {
                 Value::Mapping(entries) => entries.iter().collect(),
                 Value::Scalar(scalar) if scalar.is_null() => Vec::new(),
-                Value::Scalar(_) | Value::List(_) => {
+                Value::Scalar(_) => {
+                    // It may be the secret that belongs into the mapping.
+                    field.problems.hide(field.node);
+                    let error = field.error("wrong value for `settings` (not shown)");
+                    field.problems.push(error.label("expected a mapping of the plugin's settings"));
+                    Vec::new()
+                }
+                Value::List(_) => {
                     field.wrong("expected a mapping of the plugin's settings");
                     Vec::new()
                 }
@@ -247,24 +356,33 @@ pub(crate) fn read(
             Settings::of_mapping(&entries, field.path.clone(), field.key_at)
         }
         None if is_named => Settings::of_mapping(&[], section.path.clone(), section.at),
-        None => return direct(section, plugin, sha256, grants, guest),
+        None => return host.with(direct(section), false),
     };
     section.finish_noting(HINTS, Some("the plugin's own settings stand under `settings`"));
-    PluginConfig { plugin, is_named, sha256, grants, settings, limits: guest }
+    host.with(settings, is_named)
+}
+
+/// What of an id's keys is the host's.
+struct Host {
+    plugin: Located<String>,
+    sha256: Option<Located<Digest>>,
+    grants: GrantsConfig,
+    limits: GuestLimits,
+    quarantine: QuarantineConfig,
+}
+
+impl Host {
+    fn with(self, settings: Settings, is_named: bool) -> PluginConfig {
+        let Self { plugin, sha256, grants, limits, quarantine } = self;
+        PluginConfig { plugin, is_named, sha256, grants, settings, limits, quarantine }
+    }
 }
 
 /// A plugin that is found by the id's type may have its settings directly under the id.
-fn direct(
-    section: Section<'_>,
-    plugin: Located<String>,
-    sha256: Option<Located<Digest>>,
-    grants: Vec<Located<String>>,
-    limits: GuestLimits,
-) -> PluginConfig {
+fn direct(section: Section<'_>) -> Settings {
     let entries = section.rest();
     debug_assert!(entries.iter().all(|entry| !HOST_KEYS.contains(&entry.key.as_str())));
-    let settings = Settings::of_mapping(&entries, section.path.clone(), section.at);
-    PluginConfig { plugin, is_named: false, sha256, grants, settings, limits }
+    Settings::of_mapping(&entries, section.path.clone(), section.at)
 }
 
 fn name(field: &Field<'_>) -> Option<Located<String>> {
@@ -307,22 +425,37 @@ fn digest(field: &Field<'_>) -> Option<Located<Digest>> {
     Some(Located::new(digest, field.at()))
 }
 
-fn grants(field: &Field<'_>) -> Vec<Located<String>> {
+fn grants(field: &Field<'_>) -> GrantsConfig {
+    let mut grants = GrantsConfig::default();
+    if matches!(field.node.value, Value::List(_) | Value::Scalar(_)) {
+        grants.egress = origins(field);
+        return grants;
+    }
+    let mut section = field.section();
+    grants.egress = section.field("egress").map(|field| origins(&field)).unwrap_or_default();
+    if let Some(allowed) = section.field("private_networks").and_then(|field| field.boolean()) {
+        grants.private_networks = allowed;
+    }
+    section.finish(&[("allowed_outbound_hosts", "this is `egress`"), ("urls", "this is `egress`")]);
+    grants
+}
+
+fn origins(field: &Field<'_>) -> Vec<Located<String>> {
     let items = field.list("origins, as in `https://in.example:443`");
     if items.len() > GRANTS_MAX {
         field.wrong(format!("expected at most {GRANTS_MAX} origins"));
     }
     let origins = items.iter().take(GRANTS_MAX).filter_map(|item| {
         let text = item.text("an origin, as in `https://in.example:443`")?;
+        if text.contains('@') {
+            item.problems.hide(item.node);
+            let error = item.error("an origin with a user in it").note("credentials stand under `auth`");
+            item.problems.push(error.label("expected an origin, as in `https://in.example:443`"));
+            return None;
+        }
         let uri: Option<http::Uri> = text.parse().ok();
-        let sound = uri.is_some_and(|uri| {
-            let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-            scheme
-                && uri.host().is_some_and(|host| !host.is_empty())
-                && uri.path() == "/"
-                && uri.query().is_none()
-        });
-        if !sound {
+        let bare = uri.is_some_and(|uri| uri.path() == "/" && uri.query().is_none());
+        if !bare || text.parse::<Origin>().is_err() {
             item.wrong("expected an origin without a path, as in `https://in.example:443`");
             return None;
         }
@@ -343,11 +476,61 @@ fn guest_limits(section: &mut Section<'_>) -> GuestLimits {
     if let Some(time) = section.field("call_deadline").and_then(|field| field.duration(times)) {
         limits.call_deadline = time;
     }
+    if let Some(size) = section.field("response_mib").and_then(|field| field.mib(1..=RESPONSE_MIB_MAX)) {
+        limits.response_bytes = size;
+    }
+    if let Some(calls) = section.field("host_calls").and_then(|field| field.integer(1_000..=HOST_CALLS_MAX)) {
+        limits.host_calls = calls;
+    }
     limits
 }
 
-/// `pool:` instances, or calls under way at once.
-pub(crate) fn pool(section: &mut Section<'_>, most: u64) -> Option<usize> {
-    let number = section.field("pool").and_then(|field| field.integer(1..=most))?;
-    usize::try_from(number).ok()
+fn quarantine(mut section: Section<'_>) -> QuarantineConfig {
+    let mut quarantine = QuarantineConfig::default();
+    if let Some(ends) = section.field("ends").and_then(|field| field.integer(1..=ENDS_MAX)) {
+        quarantine.ends = u32::try_from(ends).unwrap_or(u32::MAX);
+    }
+    let times = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+    if let Some(time) = section.field("window").and_then(|field| field.duration(times.clone())) {
+        quarantine.window = time;
+    }
+    if let Some(time) = section.field("first").and_then(|field| field.duration(times.clone())) {
+        quarantine.first = time;
+        quarantine.longest = quarantine.longest.max(time);
+    }
+    if let Some(field) = section.field("longest") {
+        match field.duration(times) {
+            Some(time) if time < quarantine.first => field.wrong("expected at least as much as `first`"),
+            Some(time) => quarantine.longest = time,
+            None => {}
+        }
+    }
+    section.finish(&[("enabled", "a plugin that only ends is always kept from work; `ends` says how soon")]);
+    quarantine
+}
+
+/// `pool:` as a number, or as a mapping; of what is no plugin only the number of tries at once.
+pub(crate) fn pool(section: &mut Section<'_>, most: u64, is_plugin: bool) -> PoolConfig {
+    let instances =
+        |field: &Field<'_>| field.integer(1..=most).and_then(|number| usize::try_from(number).ok());
+    let Some(field) = section.field("pool") else {
+        return PoolConfig::default();
+    };
+    if !matches!(field.node.value, Value::Mapping(_)) {
+        return PoolConfig { instances: instances(&field), ..PoolConfig::default() };
+    }
+    let mut keys = field.section();
+    let mut pool = PoolConfig {
+        instances: keys.field("instances").and_then(|field| instances(&field)),
+        ..PoolConfig::default()
+    };
+    if is_plugin {
+        pool.calls = keys.field("calls").and_then(|field| field.integer(1..=POOL_CALLS_MAX));
+        let ages = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+        pool.age = keys.field("age").and_then(|field| field.duration(ages));
+        keys.finish(&[("max", "this is `instances`"), ("size", "this is `instances`")]);
+    } else {
+        keys.finish(&[("calls", NO_INSTANCES), ("age", NO_INSTANCES)]);
+    }
+    pool
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::listener::{self, Cors, LIMIT_HINTS, Listen, ListenLimits};
 use super::location::Located;
-use super::plugin::{self, PluginConfig};
+use super::plugin::{self, PluginConfig, PoolConfig};
 use super::section::{Field, Hints, Section};
 use super::tls::{self, ServerTls};
 use super::tree::Value;
@@ -86,8 +86,8 @@ pub struct PluginReceiver {
     pub tls: ServerTls,
     /// `limits:` of every address that it listens on.
     pub limits: ListenLimits,
-    /// `pool`: instances, which are requests that are decoded at once. `None`: as many as there are processors.
-    pub pool: Option<usize>,
+    /// `pool`: instances, which are requests that are decoded at once.
+    pub pool: PoolConfig,
 }
 
 impl ReceiverConfig {
@@ -155,7 +155,7 @@ pub(crate) fn read(id: &Id, field: &Field<'_>) -> ReceiverConfig {
             let mut limits = section.section("limits");
             let mut listen = listener::limits(&mut limits, ListenLimits::http());
             listener::counts(&mut limits, &mut listen);
-            let pool = plugin::pool(&mut section, POOL_MAX);
+            let pool = plugin::pool(&mut section, POOL_MAX, true);
             let plugin = plugin::read(id, Kind::Receiver, section, limits, field.key_at);
             ReceiverConfig::Plugin(PluginReceiver { plugin, tls, limits: listen, pool })
         }
@@ -262,7 +262,7 @@ pub(crate) fn defaults(zipkin: bool) -> Vec<(Id, Located<ReceiverConfig>)> {
             plugin,
             tls: ServerTls::Absent,
             limits: ListenLimits::http(),
-            pool: None,
+            pool: PoolConfig::default(),
         })
     });
     [("opencensus", Some(opencensus)), ("otlp", Some(otlp)), ("zipkin", zipkin)]

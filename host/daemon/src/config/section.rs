@@ -31,6 +31,8 @@ pub(crate) struct Section<'t> {
     pub(crate) at: Location,
     entries: &'t [Entry],
     asked: Vec<&'static str>,
+    /// Whether its values are secrets: then a slip may have made a key of one.
+    secret: bool,
 }
 
 impl<'t> Section<'t> {
@@ -41,7 +43,7 @@ impl<'t> Section<'t> {
 
     /// A mapping of which nothing was written.
     pub(crate) fn absent(problems: &'t Problems, path: &str, at: Location) -> Self {
-        Self { problems, path: path.to_owned(), at, entries: &[], asked: Vec::new() }
+        Self { problems, path: path.to_owned(), at, entries: &[], asked: Vec::new(), secret: false }
     }
 
     /// The field of this name, if it is there.
@@ -95,13 +97,22 @@ impl<'t> Section<'t> {
         known.sort_unstable();
         known.dedup();
         for entry in self.rest() {
+            let mut key = entry.key.as_str();
+            if self.secret {
+                self.problems.hide(&entry.value);
+                let end = key.find([':', '=', ' ']).unwrap_or(key.len());
+                if end < key.len() {
+                    self.problems.hide_at(entry.key_at);
+                    key = &key[..end];
+                }
+            }
             let error = Diagnostic::error(
                 entry.key_at,
-                join(&self.path, &entry.key),
-                format!("unknown key `{}`", shortened(&entry.key)),
+                join(&self.path, key),
+                format!("unknown key `{}`", shortened(key)),
             );
-            let hint = hints.iter().find(|(key, _)| *key == entry.key);
-            let error = match (hint, nearest(&entry.key, known.iter().copied())) {
+            let hint = hints.iter().find(|(hinted, _)| *hinted == entry.key);
+            let error = match (hint, nearest(key, known.iter().copied())) {
                 (Some((_, hint)), _) => error.label(*hint),
                 (None, Some(near)) => error.label(format!("did you mean `{near}`?")),
                 (None, None) => error.label("not a key that is known here"),
@@ -180,7 +191,30 @@ impl<'t> Field<'t> {
             at: self.key_at,
             entries,
             asked: Vec::new(),
+            secret: false,
         }
+    }
+
+    /// The mapping, of values that no message and no line shown may repeat.
+    pub(crate) fn secret_section(&self) -> Section<'t> {
+        let section = match &self.node.value {
+            Value::Mapping(_) => self.section(),
+            Value::Scalar(scalar) if scalar.is_null() => self.section(),
+            Value::Scalar(_) | Value::List(_) => {
+                self.problems.hide(self.node);
+                let error = self.error(format!("wrong value for `{}` (not shown)", self.name));
+                let error = error.label("expected a mapping of keys to values");
+                self.problems.push(match &self.node.value {
+                    Value::Scalar(scalar) => match spaceless(scalar) {
+                        Some(key) => error.note(format!("is a space missing after the colon in `{key}:`?")),
+                        None => error,
+                    },
+                    Value::List(_) | Value::Mapping(_) => error,
+                });
+                Section::absent(self.problems, &self.path, self.key_at)
+            }
+        };
+        Section { secret: true, ..section }
     }
 
     /// The items, each with a path of its own; a lone value is an error.

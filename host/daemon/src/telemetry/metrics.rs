@@ -4,20 +4,23 @@
 //! versions write counters); what only we have begins with `weir_`.
 //!
 //! Every label value is a configured id, a name from an enum, or a node's id, of which at most [`NODES_SHOWN_MAX`]
-//! are shown (CVE-2023-45142: labels that peers choose).
+//! are shown (CVE-2023-45142: labels that peers choose). Plugins choose labels in one family, and `meter.rs` of the plugin
+//! host bounds how many.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_exporter::ExporterCounts;
 use weir_model::count::{BySignal, ReceiverCounts};
 use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
 use weir_pipeline::PipelineCounts;
+use weir_plugin::{EndKind, Meter, PluginCounts};
 use weir_queue::{Queue, QueueCounts, Status};
 use weir_receiver::opencensus::TranslationCounts;
 
@@ -50,25 +53,37 @@ pub struct PipelineSource {
     pub queue_counts: QueueCounts,
 }
 
-/// One configured plugin id: its counters in the order in which they are shown, name and help first.
-#[derive(Clone)]
+/// One configured id that a plugin serves.
+#[derive(Debug, Clone)]
 pub struct PluginSource {
+    /// `receiver` or `exporter`.
+    pub kind: &'static str,
     /// The configured id.
     pub id: String,
-    /// The counters, read when asked.
-    pub read: Arc<dyn Fn() -> Vec<PluginFigure> + Send + Sync>,
+    /// What the host counts of it.
+    pub counts: PluginCounts,
+    /// What the plugin counts itself.
+    pub meter: Meter,
 }
 
-/// One figure of a plugin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PluginFigure {
-    /// What is counted, from a fixed set.
-    pub name: &'static str,
-    /// Its kind within that (an outcome, an end), or empty.
-    pub kind: String,
-    /// The value.
-    pub value: u64,
-}
+/// Counters of a plugin that have no further label: name without `_total`, help, and which it is. A line makes a family.
+const PLUGIN_COUNTERS: [(&str, &str, fn(&PluginCounts) -> &Counter); 7] = [
+    ("weir_plugin_calls", "Calls into the plugin that returned or ended", |c| &c.calls),
+    ("weir_plugin_instances", "Instances of the plugin that were made", |c| &c.instances),
+    ("weir_plugin_requests", "HTTP requests that were sent for the plugin", |c| &c.requests),
+    ("weir_plugin_egress_bytes", "Bytes of the bodies of those requests", |c| &c.egress_bytes),
+    (
+        "weir_plugin_denials",
+        "Requests of the plugin that were denied: not granted by name or by address",
+        |c| &c.denials,
+    ),
+    ("weir_plugin_log_lines_suppressed", "Log lines of the plugin over its rate, not written", |c| {
+        &c.log_lines_suppressed
+    }),
+    ("weir_plugin_meter_suppressed", "Additions to the plugin's own counters that had no room", |c| {
+        &c.meter_suppressed
+    }),
+];
 
 /// Everything that is shown. Sources are added while the process is assembled.
 #[derive(Default)]
@@ -365,21 +380,68 @@ impl Page {
     }
 
     fn plugins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut rows = Vec::new();
+        let all = &self.sources.plugins;
+        for (name, help, pick) in PLUGIN_COUNTERS {
+            let rows = all.iter().map(|source| (plugin_labels(source), pick(&source.counts).get()));
+            counter(encoder, name, help, rows)?;
+        }
+        let rows = all.iter().map(|source| (plugin_labels(source), source.counts.memory_peak_bytes.get()));
+        let help = "The most memory that one instance of the plugin ever had";
+        gauge(encoder, "weir_plugin_memory_peak_bytes", help, rows)?;
+        self.plugin_durations(encoder)?;
+        let of_outcomes = |items: bool| {
+            let mut rows = Vec::new();
+            for source in all.iter().filter(|source| source.kind == "exporter") {
+                for (outcome, pushes, of_items) in source.counts.outcomes.iter() {
+                    let value = if items { of_items.get() } else { pushes.get() };
+                    rows.push((with(plugin_labels(source), "outcome", outcome), value));
+                }
+            }
+            rows
+        };
+        counter(encoder, "weir_plugin_pushes", "Pushes to the plugin by what it said", of_outcomes(false))?;
+        counter(encoder, "weir_plugin_items", "Items of those pushes", of_outcomes(true))?;
+        let ends = all.iter().flat_map(|source| {
+            EndKind::ALL.map(|kind| {
+                (with(plugin_labels(source), "end", kind.name()), source.counts.ends.of(kind).get())
+            })
+        });
+        counter(encoder, "weir_plugin_ends", "Instances of the plugin that ended in a call, by how", ends)?;
+        self.plugin_meters(encoder)
+    }
+
+    fn plugin_durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let name = "weir_plugin_call_duration_seconds";
+        let help = "How long calls into the plugin took, waiting included";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for source in &self.sources.plugins {
-            for PluginFigure { name, kind, value } in (source.read)() {
-                rows.push((
-                    vec![("plugin", source.id.clone()), ("figure", name.to_owned()), ("kind", kind)],
-                    value,
-                ));
+            let durations = &source.counts.durations;
+            let bound = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64());
+            let buckets: Vec<(f64, u64)> =
+                durations.buckets().map(|(least, count)| (bound(least), count)).collect();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let labels = plugin_labels(source);
+            let mut encoder = family.encode_family(&labels)?;
+            encoder.encode_histogram::<NoLabelSet>(durations.sum().as_secs_f64(), count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    /// What plugins count themselves: one family, so that no plugin can choose the name of one.
+    fn plugin_meters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "What the plugin counts itself, by the counter's name";
+        let mut family = encoder.encode_descriptor("weir_plugin_meter", help, None, MetricType::Counter)?;
+        for source in &self.sources.plugins {
+            for (series, value) in source.meter.read() {
+                let own = [("kind", source.kind), ("id", &source.id), ("counter", &series.counter)];
+                let mut labels: Vec<(Cow<'_, str>, &str)> =
+                    own.into_iter().map(|(name, value)| (name.into(), value)).collect();
+                labels.extend(series.labels.iter().map(|(name, value)| (guests(name), value.as_str())));
+                let row = Row { kind: MetricType::Counter, value };
+                row.encode(family.encode_family(&labels)?)?;
             }
         }
-        gauge(
-            encoder,
-            "weir_plugin",
-            "Figures of a plugin: calls, items, ends, memory, egress, denials",
-            rows,
-        )
+        Ok(())
     }
 
     fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -432,6 +494,24 @@ impl Page {
         gauge(encoder, "otelcol_process_cpu_milliseconds", "Processor time used", one(cpu_millis()))?;
         gauge(encoder, "otelcol_process_memory_rss_bytes", "Resident memory", one(resident_bytes()))
     }
+}
+
+fn plugin_labels(source: &PluginSource) -> Labels {
+    vec![("kind", source.kind.to_owned()), ("id", source.id.clone())]
+}
+
+fn with(mut labels: Labels, name: &'static str, value: &str) -> Labels {
+    labels.push((name, value.to_owned()));
+    labels
+}
+
+/// A guest's label beside ours: Prometheus's own word for one whose name is taken already. No two names become one.
+fn guests(name: &str) -> Cow<'_, str> {
+    const OURS: [&str; 6] = ["kind", "id", "counter", "le", "job", "instance"];
+    if OURS.contains(&name) || name.starts_with("exported_") || name.starts_with("__") {
+        return format!("exported_{name}").into();
+    }
+    name.into()
 }
 
 fn labels(source: &ExporterSource) -> Labels {
@@ -509,9 +589,7 @@ struct Row {
 impl EncodeMetric for Row {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         match self.kind {
-            MetricType::Counter => {
-                encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&self.value, None)
-            }
+            MetricType::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&self.value, None),
             // Foreign: the other kinds are not made here.
             _ => encoder.encode_gauge(&i64::try_from(self.value).unwrap_or(i64::MAX)),
         }
@@ -519,5 +597,67 @@ impl EncodeMetric for Row {
 
     fn metric_type(&self) -> MetricType {
         self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(plugins: Vec<PluginSource>) -> String {
+        let sources = Sources { plugins, ..Sources::default() };
+        Metrics::new(sources, Ledger::new(1 << 20), Arc::default()).render().unwrap()
+    }
+
+    fn source(id: &str) -> PluginSource {
+        let (counts, meter) = (PluginCounts::default(), Meter::default());
+        PluginSource { kind: "exporter", id: id.to_owned(), counts, meter }
+    }
+
+    /// Scenario: counters of a plugin, one of which it keeps itself with labels that are named like ours, hold quotes and
+    /// line breaks, and would be one name if ours were only put in front.
+    /// Guarantees: each has its family and its labels, values are escaped, no series is there twice.
+    #[test]
+    fn a_plugin_is_shown_in_families_of_its_own() {
+        let zipkin = source("zipkin/eu");
+        zipkin.counts.calls.add(3);
+        zipkin.counts.ends.of(EndKind::Trap).add(2);
+        let text = |text: &str| text.to_owned();
+        let labels = vec![
+            (text("id"), text("a\"b")),
+            (text("exported_id"), text("c\\")),
+            (text("le"), text("1")),
+            (text("code"), text("x\ny")),
+        ];
+        assert!(zipkin.meter.add(text("spans"), 7, labels));
+        assert!(zipkin.meter.add(text("spans_total"), 8, Vec::new()));
+        let page = page(vec![zipkin, source("b")]);
+        for line in [
+            r#"weir_plugin_calls_total{kind="exporter",id="zipkin/eu"} 3"#,
+            r#"weir_plugin_calls_total{kind="exporter",id="b"} 0"#,
+            r#"weir_plugin_ends_total{kind="exporter",id="zipkin/eu",end="trap"} 2"#,
+            r#"weir_plugin_pushes_total{kind="exporter",id="b",outcome="accepted"} 0"#,
+            r#"weir_plugin_memory_peak_bytes{kind="exporter",id="b"} 0"#,
+            r#"weir_plugin_call_duration_seconds_bucket{le="0.0001",kind="exporter",id="b"} 0"#,
+            r#"weir_plugin_call_duration_seconds_bucket{le="+Inf",kind="exporter",id="b"} 0"#,
+            r#"weir_plugin_meter_total{kind="exporter",id="zipkin/eu",counter="spans_total"} 8"#,
+        ] {
+            assert!(page.lines().any(|shown| shown == line), "no {line} in\n{page}");
+        }
+        let spans = page.lines().find(|line| line.contains(r#"counter="spans","#)).unwrap();
+        for part in
+            [r#"exported_id="a\"b""#, r#"exported_exported_id="c\\""#, r#"exported_le="1""#, r#"code="x"#]
+        {
+            assert!(spans.contains(part), "no {part} in {spans}");
+        }
+        let mut names: Vec<&str> = page
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.rsplit_once(' ').unwrap().0)
+            .collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "a series is there twice");
     }
 }

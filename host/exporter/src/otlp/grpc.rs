@@ -23,6 +23,7 @@ impl Grpc {
     pub(super) fn new(config: &Config, headers: HeaderMap) -> Result<Self, BuildError> {
         let tls = client_config_of(&config.trust)?;
         let client = GrpcClient::new(config.endpoint.clone(), tls, headers);
+        let client = client.with_credential(config.credential.clone());
         Ok(Self { client, compression: config.compression, timeout: config.timeout })
     }
 

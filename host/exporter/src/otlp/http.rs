@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, StatusCode, Uri};
 use weir_model::{Outcome, Push, Signal};
 use weir_net::address::{Egress, Origin};
 use weir_net::client::{Client, ClientError, Outlet, RESPONSE_BYTES_MAX_DEFAULT, SendLimits};
+use weir_net::credential::Credential;
 use weir_net::roots::client_config_of;
 
 use super::{BuildError, Compression, Config, compress, partial};
@@ -20,6 +21,7 @@ pub struct Http {
     outlet: Outlet,
     targets: [Uri; 3],
     headers: HeaderMap,
+    credential: Option<Credential>,
     compression: Compression,
     timeout: Duration,
 }
@@ -34,7 +36,8 @@ impl Http {
         let origin = Origin::of(&config.endpoint).map_err(|_| wrong())?;
         let egress = Egress::new([origin]).map_err(|_| wrong())?;
         let outlet = client.outlet_with(egress, client_config_of(&config.trust)?);
-        Ok(Self { outlet, targets, headers, compression: config.compression, timeout: config.timeout })
+        let Config { compression, timeout, .. } = *config;
+        Ok(Self { outlet, targets, headers, credential: config.credential.clone(), compression, timeout })
     }
 
     pub(super) async fn push(&self, push: Push) -> Outcome {
@@ -47,6 +50,9 @@ impl Http {
         *request.uri_mut() = self.target(push.signal).clone();
         let headers = request.headers_mut();
         headers.extend(self.headers.clone());
+        if let Some(credential) = &self.credential {
+            headers.insert(AUTHORIZATION, credential.header().await);
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         if let Some(encoding) = encoding {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));

@@ -155,7 +155,8 @@ async fn a_plugin_is_shown_and_held_to_what_it_is() {
     assert_eq!(shown["descriptor"]["encoding"], "json", "{shown:#}");
     let imports = shown["scan"]["imports"].as_array().unwrap();
     let classes = |class: &str| imports.iter().filter(|import| import["class"] == class).count();
-    assert!(classes("wasi") >= 8 && classes("refused") == 0, "{shown:#}");
+    let counted = ["harmless", "denied", "refused"].map(classes);
+    assert!(counted[0] >= 5 && counted[1] >= 3 && counted[2] == 0, "{counted:?} {shown:#}");
     let loaded = fixture.load("hostile").await;
     assert_eq!(loaded.descriptor.description, "does \\u{1b}[31mharm");
     assert_eq!(loaded.listeners(&mode("accept"))[0].address, "127.0.0.1:9411");
