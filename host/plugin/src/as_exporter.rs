@@ -1,6 +1,7 @@
 //! A plugin seen as an exporter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -10,40 +11,47 @@ use crate::counts::PluginCounts;
 use crate::describe::Encoding;
 use crate::end::{End, EndKind};
 use crate::meter::Meter;
-use crate::pool::Pool;
+use crate::slot::Slot;
+
+/// When to try again where the plugin's file is away: somebody may be copying it, and it is looked for each second.
+const LOOKED_FOR: Duration = Duration::from_secs(2);
 
 /// One configured id whose exporter is a plugin.
 pub struct PluginExporter {
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) encoding: Encoding,
+    pub(crate) slot: Arc<Slot>,
 }
 
 impl PluginExporter {
-    /// What it counts.
+    /// What it counts, whatever code serves.
     pub fn counts(&self) -> &PluginCounts {
-        &self.pool.mold().identity.counts
+        self.slot.counts()
     }
 
     /// What the plugin counts itself.
     pub fn meter(&self) -> &Meter {
-        &self.pool.mold().identity.meter
+        self.slot.meter()
     }
 
     /// Bytes of guest memory in its idle instances.
     pub fn idle_bytes(&self) -> usize {
-        self.pool.idle_bytes()
+        self.slot.idle_bytes()
     }
 
     async fn try_push(&self, push: Push) -> Outcome {
-        let permit = self.pool.permit().await;
-        let encoding = self.encoding;
+        let (generation, permit) = match self.slot.enter().await {
+            Ok(entered) => entered,
+            Err(absent) => {
+                return Outcome::Retryable { message: absent.to_string(), after: Some(LOOKED_FOR) };
+            }
+        };
+        let encoding = generation.loaded.descriptor.encoding;
         let body = match encode(encoding, &push) {
             Ok(body) => body,
             Err(why) => return Outcome::Permanent(why),
         };
         // The batch is paid for; what it was converted to is not yet.
         let more = if encoding == Encoding::Json { body.len() as u64 } else { 0 };
-        let claim = match self.pool.mold().ledger.claim(more) {
+        let claim = match generation.pool.mold().ledger.claim(more) {
             Ok(claim) => claim,
             Err(exhausted) => {
                 return Outcome::Retryable { message: exhausted.to_string(), after: None };
@@ -53,7 +61,7 @@ impl PluginExporter {
         // that hangs does not hold up a stop for the rest of the call's deadline.
         let nobody_waits = CancellationToken::new();
         let _waiting = nobody_waits.clone().drop_guard();
-        let pushed = self.pool.call(permit, move |instance| {
+        let pushed = generation.pool.call(permit, move |instance| {
             Box::pin(async move {
                 let pushing = instance.push(&push, encoding, &body);
                 let outcome = nobody_waits.run_until_cancelled(pushing).await;
@@ -94,6 +102,10 @@ impl Exporter for PluginExporter {
     }
 
     fn in_flight_max(&self) -> usize {
-        self.pool.instances_max()
+        self.slot.instances_max()
+    }
+
+    fn generation(&self) -> u64 {
+        self.slot.generation()
     }
 }

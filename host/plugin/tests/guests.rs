@@ -15,6 +15,8 @@ mod loading;
 mod powers;
 #[path = "cases/receiving.rs"]
 mod receiving;
+#[path = "cases/swapping.rs"]
+mod swapping;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
