@@ -252,7 +252,7 @@ service:
     }
 
     /// A file that is good serves.
-    async fn takes(&mut self, wasm: &[u8], version: &str) {
+    async fn takes(&self, wasm: &[u8], version: &str) {
         let before = self.listed().await;
         let version_is = format!("version=\"{version}\"");
         self.told(&["plugin swapped", &version_is], || self.rename(wasm)).await;
@@ -265,7 +265,7 @@ service:
     }
 
     /// A file that is bad changes nothing but what is told.
-    async fn refuses(&mut self, bytes: &[u8]) {
+    async fn refuses(&self, bytes: &[u8]) {
         let before = self.listed().await;
         self.told(&["ERROR", "plugin file refused", "not a WebAssembly component"], || self.copy(bytes))
             .await;
@@ -283,13 +283,13 @@ service:
                 let version = self.next_version();
                 self.takes(&in_version(&self.wasm, &version), &version).await;
             }
-            Change::Good => self.takes(&self.wasm.clone(), "0.1.0").await,
+            Change::Good => self.takes(&self.wasm, "0.1.0").await,
             Change::Noise => {
                 let mut random = fastrand::Rng::with_seed(self.versions.into());
                 let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(100_000).collect();
                 self.refuses(&noise).await;
             }
-            Change::Truncated => self.refuses(&self.wasm[..self.wasm.len() / 2].to_vec()).await,
+            Change::Truncated => self.refuses(&self.wasm[..self.wasm.len() / 2]).await,
             Change::RemovedAndBack => {
                 let path = self.path();
                 self.told(&["plugin", "source=bundled"], || std::fs::remove_file(path).expect("our file"))

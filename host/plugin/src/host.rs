@@ -228,7 +228,7 @@ impl Host {
         let slots = self.live_slots();
         // After a reload an id may for a moment be there twice; both are meant.
         let meant = slots.iter().filter(|slot| slot.is(wanted, id));
-        meant.fold(false, |released, slot| slot.release() || released)
+        meant.filter(|slot| slot.release()).count() > 0
     }
 
     pub(crate) fn live_slots(&self) -> Vec<Arc<Slot>> {

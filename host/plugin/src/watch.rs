@@ -84,6 +84,9 @@ pub(crate) enum Trust {
     SecondLook,
 }
 
+/// A plugin's name, and the digest that is pinned.
+type Wish = (String, Option<String>);
+
 /// What was seen at the last look, for each name in use.
 #[derive(Debug, Default)]
 pub(crate) struct Watch(BTreeMap<String, Look>);
@@ -137,15 +140,16 @@ impl Host {
         };
         let now = Instant::now();
         // A plugin is read and compiled once for all of its ids that pin the same.
-        let mut waiting: BTreeMap<(String, Option<String>), (Look, Vec<Arc<Slot>>)> = BTreeMap::new();
+        let mut waiting: BTreeMap<Wish, Vec<Arc<Slot>>> = BTreeMap::new();
         for slot in slots {
             let Some(look) = believed.get(slot.plugin()).copied() else { continue };
             if slot.wants(look, now, trust) {
                 let key = (slot.plugin().to_owned(), slot.pinned().map(str::to_owned));
-                waiting.entry(key).or_insert((look, Vec::new())).1.push(slot);
+                waiting.entry(key).or_default().push(slot);
             }
         }
-        for ((plugin, pinned), (look, slots)) in waiting {
+        for ((plugin, pinned), slots) in waiting {
+            let Some(look) = believed.get(&plugin).copied() else { continue };
             let folder = self.shared.plugin_dir.as_deref();
             match found(folder, self.shared.bundled, &plugin, look) {
                 Some(found) => self.bring(found, pinned.as_deref(), look, &slots).await,
