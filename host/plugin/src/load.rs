@@ -341,6 +341,10 @@ impl Wasm {
         let digest = Digest::of(bytes.as_slice());
         Ok(Self { bytes, digest, look })
     }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
 }
 
 impl Bytes {
@@ -385,7 +389,7 @@ pub(crate) fn compile(
     wasm: &Wasm,
     pinned: Option<&str>,
 ) -> Result<Compiled, Flaw> {
-    let (bytes, digest) = (wasm.bytes.as_slice(), wasm.digest);
+    let (bytes, digest) = (wasm.bytes(), wasm.digest);
     if let Some(pinned) = pinned
         && !pinned.trim().eq_ignore_ascii_case(&digest.to_string())
     {
