@@ -12,6 +12,7 @@
 //! | `start.rs` | what is refused at start, and how |
 //! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
+//! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
 //! | tool | what it is |
 //! |---|---|
@@ -29,6 +30,7 @@
 //! WEIR_CUTS=30 cargo test --release -p weir-tests --test e2e -- --nocapture cut             (as root)
 //! WEIR_DOWN=60 WEIR_RATE=20000 cargo test --release -p weir-tests --test e2e -- --nocapture backend
 //! WEIR_OVERLOAD=60 cargo test --release -p weir-tests --test e2e -- --nocapture overload
+//! WEIR_SWAPS=50 cargo test --release -p weir-tests --test e2e -- --nocapture swap
 //! WEIR_SEED=…                                                                 the same random choices again
 //! ```
 
@@ -47,4 +49,5 @@ mod queue_command;
 mod run;
 mod stamp;
 mod start;
+mod swap;
 mod volume;

@@ -1,4 +1,5 @@
-//! What `weir queue` asks of queues, over a socket in the data folder while a daemon has them, else of the files.
+//! What `weir queue` asks of queues, over a socket in the data folder while a daemon has them, else of the files; and
+//! what `weir plugin` asks of the plugins that a daemon has loaded.
 //!
 //! ```text
 //! <data_dir>/weir.sock   one connection a request: one line of JSON there, one line of JSON back
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 use weir_net::Drain;
+use weir_plugin::{EndKind, Host, SlotState, SlotView};
 use weir_queue::{DeadLetter, Status};
 
 use crate::assembly::NamedQueue;
@@ -85,6 +87,13 @@ pub enum Request {
         /// The exporter.
         exporter: String,
     },
+    /// What the parts that are made of plugins have loaded.
+    Plugins,
+    /// End a plugin's quarantine.
+    ReleasePlugin {
+        /// The configured id; `exporters/…` or `receivers/…` where both have it.
+        id: String,
+    },
 }
 
 /// What comes back.
@@ -102,6 +111,8 @@ pub enum Reply {
         /// The OTLP bytes in hex.
         hex: String,
     },
+    /// The parts that are made of plugins.
+    Plugins(Vec<PluginView>),
     /// It is done.
     Done,
     /// It is not, and why.
@@ -154,6 +165,65 @@ pub struct CursorView {
     pub configured: Option<bool>,
 }
 
+/// One configured id that is made of a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginView {
+    /// `exporter` or `receiver`.
+    pub kind: String,
+    /// The configured id.
+    pub id: String,
+    /// The plugin's name.
+    pub plugin: String,
+    /// The version of the code that serves, or that served last.
+    pub version: String,
+    /// Its SHA-256.
+    pub digest: String,
+    /// The file that it came from, or `bundled`.
+    pub source: String,
+    /// Whether the file stands in front of a bundled plugin.
+    pub shadows: bool,
+    /// 1 for the code of the start, one more for each code after it.
+    pub generation: u64,
+    /// `serving` or `absent`.
+    pub state: String,
+    /// Why it is not serving, and what to do.
+    pub reason: Option<String>,
+    /// Why the file that lies there now does not serve.
+    pub refused: Option<String>,
+    /// Calls into the guest.
+    pub calls: u64,
+    /// Instances that ended in a call.
+    pub ends: u64,
+    /// Requests of the guest that were denied.
+    pub denials: u64,
+}
+
+impl PluginView {
+    fn of(slot: SlotView) -> Self {
+        let (state, reason) = match slot.state {
+            SlotState::Serving => ("serving", None),
+            SlotState::Quarantined(quarantined) => ("quarantined", Some(quarantined.to_string())),
+            SlotState::Absent(why) => ("absent", Some(why)),
+        };
+        Self {
+            kind: slot.wanted.noun().to_owned(),
+            id: slot.id,
+            plugin: slot.plugin,
+            version: slot.version,
+            digest: slot.digest.to_string(),
+            source: slot.source.to_string(),
+            shadows: slot.shadows,
+            generation: slot.generation,
+            state: state.to_owned(),
+            reason,
+            refused: slot.refused,
+            calls: slot.counts.calls.get(),
+            ends: EndKind::ALL.into_iter().map(|kind| slot.counts.ends.of(kind).get()).sum(),
+            denials: slot.counts.denials.get(),
+        }
+    }
+}
+
 impl QueueView {
     /// The view of a queue in this state.
     pub(crate) fn of(pipeline: &str, status: Status) -> Self {
@@ -194,6 +264,9 @@ pub async fn perform(queues: &[NamedQueue], waiting: &[QueueView], request: Requ
         Request::Requeue { pipeline, id } => (pipeline, Act::Requeue { id }),
         Request::Drop { pipeline, id } => (pipeline, Act::Drop { id }),
         Request::Forget { pipeline, exporter } => (pipeline, Act::Forget { exporter }),
+        Request::Plugins | Request::ReleasePlugin { .. } => {
+            return Reply::Refused("only a running daemon has plugins loaded".to_owned());
+        }
     };
     match queues.iter().find(|named| named.pipeline == pipeline) {
         Some(named) => act.on(named).await.unwrap_or_else(|error| Reply::Refused(format!("{error:#}"))),
@@ -203,6 +276,43 @@ pub async fn perform(queues: &[NamedQueue], waiting: &[QueueView], request: Requ
         None => {
             let known: Vec<&str> = queues.iter().map(|named| named.pipeline.as_str()).collect();
             Reply::Refused(format!("there is no pipeline `{pipeline}`; there are: {}", known.join(", ")))
+        }
+    }
+}
+
+/// Does what is asked, on queues and plugins of a running daemon.
+async fn serve(parts: &Parts, request: Request) -> Reply {
+    let Parts { queues, waiting, plugins } = parts;
+    match request {
+        Request::Plugins => Reply::Plugins(plugins.slots().into_iter().map(PluginView::of).collect()),
+        Request::ReleasePlugin { id } => release(plugins, &id),
+        request @ (Request::Ls
+        | Request::DeadLetters { .. }
+        | Request::Dump { .. }
+        | Request::Requeue { .. }
+        | Request::Drop { .. }
+        | Request::Forget { .. }) => perform(queues, waiting, request).await,
+    }
+}
+
+/// Ends the quarantine of one id.
+fn release(plugins: &Host, asked: &str) -> Reply {
+    let slots = plugins.slots();
+    let name = |slot: &SlotView| format!("{}s/{}", slot.wanted.noun(), slot.id);
+    let mut meant: Vec<&SlotView> =
+        slots.iter().filter(|slot| slot.id == asked || name(slot) == asked).collect();
+    meant.dedup_by_key(|slot| name(slot));
+    match meant[..] {
+        [slot] if plugins.release(slot.wanted, &slot.id) => Reply::Done,
+        [slot] => Reply::Refused(format!("{asked} has no plugin that could be released: {:?}", slot.state)),
+        [] => {
+            let known: Vec<String> = slots.iter().map(name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Reply::Refused(format!("no part `{asked}` is made of a plugin; there are: {known}"))
+        }
+        [..] => {
+            let names: Vec<String> = meant.iter().map(|slot| name(slot)).collect();
+            Reply::Refused(format!("`{asked}` is several: expected one of {}", names.join(", ")))
         }
     }
 }
@@ -248,8 +358,14 @@ impl Act {
 pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
-    queues: Arc<[NamedQueue]>,
-    waiting: Arc<[QueueView]>,
+    parts: Arc<Parts>,
+}
+
+/// What is asked about.
+struct Parts {
+    queues: Vec<NamedQueue>,
+    waiting: Vec<QueueView>,
+    plugins: Host,
 }
 
 impl Admin {
@@ -257,7 +373,12 @@ impl Admin {
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn bind(data_dir: &Path, queues: Vec<NamedQueue>, waiting: Vec<QueueView>) -> io::Result<Self> {
+    pub fn bind(
+        data_dir: &Path,
+        queues: Vec<NamedQueue>,
+        waiting: Vec<QueueView>,
+        plugins: Host,
+    ) -> io::Result<Self> {
         let path = data_dir.join(SOCKET);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -266,7 +387,7 @@ impl Admin {
         let listener = UnixListener::bind(&path)?;
         // The folder keeps others out where we made it; one that an operator made may be open to them.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, queues: queues.into(), waiting: waiting.into() })
+        Ok(Self { listener, path, parts: Arc::new(Parts { queues, waiting, plugins }) })
     }
 
     /// Answers until `drain`.
@@ -279,9 +400,9 @@ impl Admin {
             tokio::select! {
                 accepted = self.listener.accept(), if answering.len() < REQUESTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        let (queues, waiting) = (Arc::clone(&self.queues), Arc::clone(&self.waiting));
+                        let parts = Arc::clone(&self.parts);
                         answering.spawn(async move {
-                            if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &queues, &waiting)).await.unwrap_or(Ok(())) {
+                            if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &parts)).await.unwrap_or(Ok(())) {
                                 warn!(%error, "an operator's request was not answered");
                             }
                         });
@@ -298,13 +419,13 @@ impl Admin {
     }
 }
 
-async fn answer(stream: UnixStream, queues: &[NamedQueue], waiting: &[QueueView]) -> io::Result<()> {
+async fn answer(stream: UnixStream, parts: &Parts) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut read = BufReader::new(read.take(REQUEST_BYTES_MAX));
     timeout(LINE_TIME_MAX, read.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => perform(queues, waiting, request).await,
+        Ok(request) => serve(parts, request).await,
         Err(error) => Reply::Refused(format!("not a request of this version: {error}")),
     };
     let mut text = serde_json::to_vec(&reply)?;

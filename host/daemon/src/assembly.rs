@@ -140,6 +140,8 @@ impl Daemon {
         let pipelines = pipelines::pipelines(&mut bench, &queues);
         let doors = receivers::doors(&mut bench, &pipelines).await?;
         let Bench { ledger, plugins, sources, .. } = bench;
+        plugins.forget();
+        let host = plugins.host().clone();
 
         let health = Health::new(
             queues.iter().map(|named| (named.pipeline.clone(), Arc::clone(&named.queue))).collect(),
@@ -149,7 +151,7 @@ impl Daemon {
                 .map(|source| (source.pipeline.clone(), source.exporter.clone(), source.counts.clone()))
                 .collect(),
         );
-        let health = Arc::new(health);
+        let health = Arc::new(health.with_plugins(host.clone()));
         let mut views = Vec::new();
         for stray in waiting {
             health.note(format!("pipeline {}", stray.pipeline), stray.what);
@@ -160,12 +162,11 @@ impl Daemon {
         let admin = match in_memory {
             true => None,
             false => {
-                let bound = Admin::bind(&config.service.data_dir, queues.clone(), views);
+                let bound = Admin::bind(&config.service.data_dir, queues.clone(), views, host.clone());
                 Some(bound.context("bind the admin socket")?)
             }
         };
         let drain_timeout = config.service.drain_timeout;
-        let host = plugins.host().clone();
         Ok(Self { doors, pages, deliveries, queues, admin, host, drain_timeout, in_memory, health, lock })
     }
 

@@ -166,6 +166,15 @@ pub(crate) async fn live_and_die(daemon: Daemon, stop: Stop) -> Ended {
         watching.spawn("the admin socket".to_owned(), admin.serve(pages_drain.clone()));
     }
 
+    let (plugins, drain) = (host.clone(), doors_drain.clone());
+    watching.spawn("the watch over the plugin folder".to_owned(), async move {
+        tokio::select! {
+            () = plugins.watch() => (),
+            () = drain.signaled() => (),
+        }
+        Ok(())
+    });
+
     live(&queues, [&mut serving, &mut exporting, &mut watching], &health, &stop.begin).await;
 
     let began = Instant::now();

@@ -1,6 +1,7 @@
 //! A plugin seen as an exporter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -10,57 +11,62 @@ use crate::counts::PluginCounts;
 use crate::describe::Encoding;
 use crate::end::End;
 use crate::meter::Meter;
-use crate::pool::Pool;
 use crate::quarantine::Quarantined;
+use crate::slot::{Away, Slot};
+
+/// When to try again where the plugin's file is away: somebody may be copying it, and it is looked for each second.
+const LOOKED_FOR: Duration = Duration::from_secs(2);
 
 /// One configured id whose exporter is a plugin.
 pub struct PluginExporter {
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) encoding: Encoding,
+    pub(crate) slot: Arc<Slot>,
 }
 
 impl PluginExporter {
-    /// What it counts.
+    /// What it counts, whatever code serves.
     pub fn counts(&self) -> &PluginCounts {
-        &self.pool.mold().identity.counts
+        self.slot.counts()
     }
 
     /// What the plugin counts itself.
     pub fn meter(&self) -> &Meter {
-        &self.pool.mold().identity.meter
+        self.slot.meter()
     }
 
     /// Bytes of guest memory in its idle instances.
     pub fn idle_bytes(&self) -> usize {
-        self.pool.idle_bytes()
+        self.slot.idle_bytes()
     }
 
     /// The quarantine that it is in.
     pub fn quarantine(&self) -> Option<Quarantined> {
-        self.pool.quarantine()
+        self.slot.quarantine()
     }
 
-    /// Ends its quarantine, and forgets what led to it. `false`: there was none.
+    /// Ends its quarantine, and forgets what led to it. `false`: it has no code.
     pub fn release(&self) -> bool {
-        self.pool.release()
+        self.slot.release()
     }
 
     async fn try_push(&self, push: Push) -> Outcome {
-        let turn = match self.pool.turn(push.searching).await {
-            Ok(turn) => turn,
-            Err(kept) => {
-                let (message, after) = (self.pool.refusal(&kept), Some(kept.retry_after()));
-                return Outcome::Retryable { message, after };
+        let (generation, turn) = match self.slot.enter(push.searching).await {
+            Ok(entered) => entered,
+            Err(away) => {
+                let after = match &away {
+                    Away::Absent(_) => LOOKED_FOR,
+                    Away::Kept { after, .. } => *after,
+                };
+                return Outcome::Retryable { message: away.to_string(), after: Some(after) };
             }
         };
-        let encoding = self.encoding;
+        let encoding = generation.loaded.descriptor.encoding;
         let body = match encode(encoding, &push) {
             Ok(body) => body,
             Err(why) => return Outcome::Permanent(why),
         };
         // The batch is paid for; what it was converted to is not yet.
         let more = if encoding == Encoding::Json { body.len() as u64 } else { 0 };
-        let claim = match self.pool.mold().ledger.claim(more) {
+        let claim = match generation.pool.mold().ledger.claim(more) {
             Ok(claim) => claim,
             Err(exhausted) => {
                 return Outcome::Retryable { message: exhausted.to_string(), after: None };
@@ -70,7 +76,7 @@ impl PluginExporter {
         // that hangs does not hold up a stop for the rest of the call's deadline.
         let nobody_waits = CancellationToken::new();
         let _waiting = nobody_waits.clone().drop_guard();
-        let pushed = self.pool.call(turn, move |instance| {
+        let pushed = generation.pool.call(turn, move |instance| {
             Box::pin(async move {
                 let pushing = instance.push(&push, encoding, &body);
                 let outcome = nobody_waits.run_until_cancelled(pushing).await;
@@ -107,6 +113,10 @@ impl Exporter for PluginExporter {
     }
 
     fn in_flight_max(&self) -> usize {
-        self.pool.instances_max()
+        self.slot.instances_max()
+    }
+
+    fn generation(&self) -> u64 {
+        self.slot.generation()
     }
 }

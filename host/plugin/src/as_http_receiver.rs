@@ -8,8 +8,8 @@ use weir_model::{BoxFuture, HttpReceiver, Reason, Refusal, http};
 
 use crate::counts::PluginCounts;
 use crate::meter::Meter;
-use crate::pool::Pool;
 use crate::quarantine::Quarantined;
+use crate::slot::{Away, Slot};
 
 /// How long a request waits for an instance. The sender will try again; it must not hold its connection for minutes.
 const WAIT_MAX: Duration = Duration::from_secs(3);
@@ -19,49 +19,50 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// One configured id whose receiver is a plugin.
 pub struct PluginHttpReceiver {
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) slot: Arc<Slot>,
 }
 
 impl PluginHttpReceiver {
-    /// What it counts.
+    /// What it counts, whatever code serves.
     pub fn counts(&self) -> &PluginCounts {
-        &self.pool.mold().identity.counts
+        self.slot.counts()
     }
 
     /// What the plugin counts itself.
     pub fn meter(&self) -> &Meter {
-        &self.pool.mold().identity.meter
+        self.slot.meter()
     }
 
     /// The quarantine that it is in.
     pub fn quarantine(&self) -> Option<Quarantined> {
-        self.pool.quarantine()
+        self.slot.quarantine()
     }
 
-    /// Ends its quarantine, and forgets what led to it. `false`: there was none.
+    /// Ends its quarantine, and forgets what led to it. `false`: it has no code.
     pub fn release(&self) -> bool {
-        self.pool.release()
+        self.slot.release()
     }
 
     async fn try_receive(&self, listener: &str, request: http::Request) -> Result<http::Answer, Refusal> {
-        let Ok(turn) = tokio::time::timeout(WAIT_MAX, self.pool.turn(false)).await else {
-            return Err(Refusal::transient(
-                Reason::Unavailable,
-                Some(RETRY_AFTER),
-                "all instances of the plugin are busy",
-            ));
+        let unavailable = |why| Err(Refusal::transient(Reason::Unavailable, Some(RETRY_AFTER), why));
+        let (generation, turn) = match tokio::time::timeout(WAIT_MAX, self.slot.enter(false)).await {
+            Ok(Ok(entered)) => entered,
+            // Where its file belongs, and how its instances end, is told to the operator, not to the sender.
+            Ok(Err(Away::Absent(_))) => return unavailable("the plugin of this receiver is away"),
+            Ok(Err(Away::Kept { after, .. })) => {
+                let why = "the plugin of this receiver is in quarantine";
+                return Err(Refusal::transient(Reason::PluginEnded, Some(after), why));
+            }
+            Err(_) => return unavailable("all instances of the plugin are busy"),
         };
-        let turn = turn.map_err(|kept| {
-            Refusal::transient(Reason::PluginEnded, Some(kept.retry_after()), self.pool.refusal(&kept))
-        })?;
         let listener = listener.to_owned();
-        let received = self
+        let received = generation
             .pool
             .call(turn, move |instance| Box::pin(async move { instance.receive(&listener, &request).await }));
         match received.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => {
-                let identity = &self.pool.mold().identity;
+                let identity = &generation.pool.mold().identity;
                 warn!(plugin = %identity.plugin, id = %identity.id, error = why, "answer of a plugin is not valid");
                 let cause = format!("the plugin gave an answer that is not valid: {why}");
                 Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), cause))

@@ -1,7 +1,7 @@
 //! The plugin host as the daemon sees it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use serde_json::Value;
 use tracing::{info, warn};
@@ -22,10 +22,12 @@ use crate::grant::{self, Grants, Powers, Secrets};
 use crate::guest::{Guest, Identity};
 use crate::instance::{Instance, Mold};
 use crate::limits::Limits;
-use crate::load::{self, Bundled, Compiled, Flaw, Found, LoadError, Loaded, Source, Wasm};
+use crate::load::{self, Bundled, Codes, Compiled, Flaw, Found, LoadError, Loaded, Source, Wasm};
 use crate::meter::Meter;
 use crate::pool::{Pool, PoolSettings, Tasks};
 use crate::quarantine::QuarantineSettings;
+use crate::slot::{Slot, SlotView, Wanted};
+use crate::watch::Watch;
 
 /// What the host needs from the process.
 pub struct HostSettings {
@@ -44,7 +46,7 @@ pub struct HostSettings {
 /// The plugin host. Cloning shares it.
 #[derive(Clone)]
 pub struct Host {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all plugins of a host have in common.
@@ -53,8 +55,14 @@ pub(crate) struct Shared {
     pub(crate) cache: Option<Cache>,
     ledger: Arc<Ledger>,
     client: Client,
-    plugin_dir: Option<PathBuf>,
-    bundled: &'static [Bundled],
+    pub(crate) plugin_dir: Option<PathBuf>,
+    pub(crate) bundled: &'static [Bundled],
+    /// Code that is in use.
+    pub(crate) codes: Codes,
+    /// Every id that is made of a plugin, while it lives.
+    slots: Mutex<Vec<Weak<Slot>>>,
+    /// What was seen in the plugin folder; whoever has it is the only one who looks.
+    pub(crate) watch: tokio::sync::Mutex<Watch>,
     plain: Linker<Guest>,
     /// Made for the first plugin that needs a WASI; bundled ones do not.
     wasi: OnceLock<Linker<Guest>>,
@@ -178,6 +186,9 @@ impl Host {
                 client,
                 plugin_dir,
                 bundled,
+                codes: Codes::default(),
+                slots: Mutex::default(),
+                watch: tokio::sync::Mutex::default(),
                 plain,
                 wasi,
                 tasks,
@@ -196,6 +207,32 @@ impl Host {
                 folder.map_or_else(|| "no plugin folder".to_owned(), |folder| folder.display().to_string());
             LoadError { plugin: name.to_owned(), place, flaw }
         })
+    }
+
+    /// Every id that is made of a plugin, as it stands now, in the order of kinds and names.
+    pub fn slots(&self) -> Vec<SlotView> {
+        let mut views: Vec<SlotView> = self.live_slots().iter().map(|slot| slot.view()).collect();
+        views.sort_by(|a, b| (a.wanted, &a.id).cmp(&(b.wanted, &b.id)));
+        views
+    }
+
+    /// How many plugins have their code in memory: each once, whatever the number of its ids, and while one of them
+    /// or a call uses it.
+    pub fn codes_in_memory(&self) -> usize {
+        self.shared.codes.count()
+    }
+
+    /// Gives an id fresh instances of the code that it has, and forgets what was held against it. `false`: there is no
+    /// such id, or it has no plugin now.
+    pub fn release(&self, wanted: Wanted, id: &str) -> bool {
+        let slots = self.live_slots();
+        // After a reload an id may for a moment be there twice; both are meant.
+        let meant = slots.iter().filter(|slot| slot.is(wanted, id));
+        meant.filter(|slot| slot.release()).count() > 0
+    }
+
+    pub(crate) fn live_slots(&self) -> Vec<Arc<Slot>> {
+        self.shared.slots().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Every plugin of the folder and of the program, by name.
@@ -232,20 +269,43 @@ impl Host {
         found: Found,
         sha256: Option<&str>,
     ) -> Result<Arc<Loaded>, LoadError> {
-        let Found { name, source, .. } = found;
-        let failed = |flaw| LoadError { plugin: name.clone(), place: source.to_string(), flaw };
-        let compiled = self.compile(&name, &source, sha256.map(str::to_owned)).await.map_err(failed)?;
-        let descriptor = self.shared.describe(&name, &compiled).await.map_err(failed)?;
+        let wasm = self.read(&found).await?;
+        self.load_read(found, wasm, sha256).await
+    }
+
+    /// Reading blocks for as long as a disk needs.
+    pub(crate) async fn read(&self, found: &Found) -> Result<Wasm, LoadError> {
+        let (bundled, name, source) = (self.shared.bundled, found.name.clone(), found.source.clone());
+        let reading = tokio::task::spawn_blocking(move || Wasm::read(&source, bundled, &name));
+        let read =
+            reading.await.unwrap_or_else(|error| Err(Flaw::Engine(format!("the reader gave up: {error}"))));
+        read.map_err(|flaw| found.flawed(flaw))
+    }
+
+    /// Checks, compiles or takes from the cache, and asks the plugin what it is.
+    pub(crate) async fn load_read(
+        &self,
+        found: Found,
+        wasm: Wasm,
+        sha256: Option<&str>,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        let (look, pinned) = (wasm.look, sha256.map(str::to_owned));
+        let failed = |flaw| found.flawed(flaw);
+        let compiled = self.compile(&found.name, wasm, pinned.clone()).await.map_err(failed)?;
+        let descriptor = self.shared.describe(&found.name, &compiled).await.map_err(failed)?;
         let marks = Marks::read(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
         let schema = Schema::compile(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
         let Compiled { digest, bytes, scan, blueprint } = compiled;
-        let shared = Arc::clone(&self.shared);
+        let Found { name, source, shadows } = found;
         Ok(Arc::new(Loaded {
-            shared,
+            shared: Arc::clone(&self.shared),
             blueprint,
             schema,
             name,
             source,
+            shadows,
+            look,
+            pinned,
             digest,
             bytes,
             descriptor,
@@ -264,12 +324,10 @@ impl Host {
     }
 
     /// Compiling blocks for long, so it has a thread of its own.
-    async fn compile(&self, name: &str, source: &Source, pinned: Option<String>) -> Result<Compiled, Flaw> {
-        let (shared, name, source) = (Arc::clone(&self.shared), name.to_owned(), source.clone());
-        let compiling = tokio::task::spawn_blocking(move || {
-            let wasm = Wasm::read(&source, shared.bundled, &name)?;
-            load::compile(&shared, &name, &wasm, pinned.as_deref())
-        });
+    async fn compile(&self, name: &str, wasm: Wasm, pinned: Option<String>) -> Result<Compiled, Flaw> {
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        let compiling =
+            tokio::task::spawn_blocking(move || load::compile(&shared, &name, &wasm, pinned.as_deref()));
         compiling.await.unwrap_or_else(|error| Err(Flaw::Engine(format!("the compiler gave up: {error}"))))
     }
 
@@ -282,7 +340,17 @@ impl Host {
     }
 }
 
+impl Found {
+    fn flawed(&self, flaw: Flaw) -> LoadError {
+        LoadError { plugin: self.name.clone(), place: self.source.to_string(), flaw }
+    }
+}
+
 impl Shared {
+    fn slots(&self) -> MutexGuard<'_, Vec<Weak<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn linker(&self, wasi: bool) -> wasmtime::Result<&Linker<Guest>> {
         if !wasi {
             return Ok(&self.plain);
@@ -324,6 +392,7 @@ impl Shared {
     }
 }
 
+/// Of an instance that belongs to no id.
 fn identity(id: &str, plugin: &str, version: &str) -> Identity {
     Identity {
         id: id.into(),
@@ -372,36 +441,51 @@ impl Loaded {
 
     /// An exporter out of this plugin. Settings must have passed [`Loaded::check_settings`].
     ///
+    /// While it lives, the file of the plugin is followed (see [`Host::watch`]).
+    ///
     /// # Errors
     /// [`PartError`].
-    pub fn exporter(&self, part: Part) -> Result<Arc<PluginExporter>, PartError> {
-        self.must_have("exporter")?;
-        let pool = self.pool(part)?;
-        Ok(Arc::new(PluginExporter { pool, encoding: self.descriptor.encoding }))
+    pub fn exporter(self: &Arc<Self>, part: Part) -> Result<Arc<PluginExporter>, PartError> {
+        Ok(Arc::new(PluginExporter { slot: self.slot(Wanted::Exporter, part)? }))
     }
 
     /// A receiver of HTTP requests out of this plugin. Settings must have passed [`Loaded::check_settings`].
     ///
+    /// While it lives, the file of the plugin is followed (see [`Host::watch`]).
+    ///
     /// # Errors
     /// [`PartError`].
-    pub fn http_receiver(&self, part: Part) -> Result<Arc<PluginHttpReceiver>, PartError> {
-        self.must_have("http-receiver")?;
-        Ok(Arc::new(PluginHttpReceiver { pool: self.pool(part)? }))
+    pub fn http_receiver(self: &Arc<Self>, part: Part) -> Result<Arc<PluginHttpReceiver>, PartError> {
+        Ok(Arc::new(PluginHttpReceiver { slot: self.slot(Wanted::HttpReceiver, part)? }))
     }
 
-    fn must_have(&self, wanted: &'static str) -> Result<(), PartError> {
+    fn slot(self: &Arc<Self>, wanted: Wanted, part: Part) -> Result<Arc<Slot>, PartError> {
+        let slot = Slot::new(Arc::clone(self), wanted, part)?;
+        let mut slots = self.shared.slots();
+        slots.retain(|slot| slot.strong_count() > 0);
+        slots.push(Arc::downgrade(&slot));
+        Ok(slot)
+    }
+
+    pub(crate) fn must_have(&self, wanted: &'static str) -> Result<(), PartError> {
         if self.scan.has(wanted) {
             return Ok(());
         }
         Err(PartError::Interface { plugin: self.name.clone(), wanted, found: self.scan.exports.join(", ") })
     }
 
-    fn pool(&self, part: Part) -> Result<Arc<Pool>, PartError> {
+    /// Instances for an id; what it has counted so far goes on.
+    pub(crate) fn pool(
+        &self,
+        part: Part,
+        counts: PluginCounts,
+        meter: Meter,
+    ) -> Result<Arc<Pool>, PartError> {
         let Part { id, mut settings, grants, limits, pool, quarantine, trust, authorization } = part;
         let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
         let powers = Powers { egress, secrets, authorization, log: true };
-        let identity = identity(&id, &self.name, &self.descriptor.version);
+        let identity = Identity { counts, meter, ..identity(&id, &self.name, &self.descriptor.version) };
         let mold = self.shared.mold(&self.blueprint, identity, powers, limits);
         Ok(Pool::new(mold, settings.to_string(), &pool, quarantine, self.shared.tasks.clone()))
     }

@@ -1,10 +1,11 @@
 //! Finds a plugin, looks at it, compiles it, asks it what it is.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -13,10 +14,11 @@ use tracing::{info, warn};
 use wasmtime::component::Component;
 
 use crate::describe::{Descriptor, DescriptorError, Marks, Schema};
-use crate::end::End;
+use crate::end::{End, EndKind};
 use crate::host::Shared;
 use crate::instance::{Blueprint, Exports};
 use crate::scan::{CONTRACT_VERSION, Scan};
+use crate::watch::{Fingerprint, Look};
 
 /// Bytes of a component. CPython's is 18.5 MB; compiling more than this is an attack on the processor.
 pub const COMPONENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -127,6 +129,9 @@ pub enum Flaw {
     /// The file cannot be read.
     #[error("read the file")]
     Read(#[source] io::Error),
+    /// Somebody wrote to it while it was read.
+    #[error("it changed while it was read: copy it under another name, then rename it")]
+    Changing,
     /// It is over [`COMPONENT_BYTES_MAX`].
     #[error("it has {0} bytes, at most {COMPONENT_BYTES_MAX} are loaded")]
     TooLarge(u64),
@@ -177,6 +182,34 @@ pub enum Flaw {
     Ended(#[from] End),
 }
 
+impl Flaw {
+    /// Whether the same bytes may be good later: what is wrong lies with this machine at this moment.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Read(_) | Self::Changing => true,
+            Self::Ended(end) => match end.kind {
+                EndKind::MemoryBudget | EndKind::CallDeadline | EndKind::Cut => true,
+                EndKind::Trap
+                | EndKind::CpuDeadline
+                | EndKind::MemoryLimit
+                | EndKind::HostCalls
+                | EndKind::Exit
+                | EndKind::Configure => false,
+            },
+            Self::NotFound { .. }
+            | Self::Name
+            | Self::TooLarge(_)
+            | Self::Pin { .. }
+            | Self::NotAComponent { .. }
+            | Self::NotAPlugin { .. }
+            | Self::Version { .. }
+            | Self::Imports { .. }
+            | Self::Engine(_)
+            | Self::Descriptor(_) => false,
+        }
+    }
+}
+
 /// A plugin that is compiled and has said what it is. Ids are made of it by [`Loaded::exporter`] and
 /// [`Loaded::http_receiver`].
 pub struct Loaded {
@@ -187,6 +220,12 @@ pub struct Loaded {
     pub name: String,
     /// Where it was found.
     pub source: Source,
+    /// Whether it stands in front of a bundled plugin.
+    pub shadows: bool,
+    /// What lay there when it was read.
+    pub(crate) look: Look,
+    /// The digest that the configuration pins.
+    pub(crate) pinned: Option<String>,
     /// SHA-256 of the component.
     pub digest: Digest,
     /// Bytes of the component.
@@ -197,6 +236,14 @@ pub struct Loaded {
     pub marks: Marks,
     /// What is written on its outside.
     pub scan: Scan,
+}
+
+impl Loaded {
+    /// Whether there is still under its name what it was made of. Looks at the file.
+    pub fn is_current(&self) -> bool {
+        let folder = self.shared.plugin_dir.as_deref();
+        folder.map_or(Look::Nothing, |folder| Look::at(&file_of(folder, &self.name))) == self.look
+    }
 }
 
 impl fmt::Debug for Loaded {
@@ -213,18 +260,29 @@ pub(crate) fn find(folder: Option<&Path>, bundled: &[Bundled], name: &str) -> Re
     if !is_name(name) {
         return Err(Flaw::Name);
     }
+    let look = folder.map_or(Look::Nothing, |folder| Look::at(&file_of(folder, name)));
+    found(folder, bundled, name, look).ok_or_else(|| {
+        let names: Vec<&str> = bundled.iter().map(|plugin| plugin.name).collect();
+        Flaw::NotFound { bundled: names.join(", ") }
+    })
+}
+
+/// What a look into the folder found under a name, or the bundled plugin behind it.
+pub(crate) fn found(folder: Option<&Path>, bundled: &[Bundled], name: &str, look: Look) -> Option<Found> {
     let inside = bundled.iter().any(|plugin| plugin.name == name);
-    let path = folder.map(|folder| folder.join(format!("{name}.wasm"))).filter(|path| path.is_file());
-    let source = match path {
-        Some(path) => Source::File(path),
-        None if inside => Source::Bundled,
-        None => {
-            let names: Vec<&str> = bundled.iter().map(|plugin| plugin.name).collect();
-            return Err(Flaw::NotFound { bundled: names.join(", ") });
-        }
+    let file = || Some(Source::File(file_of(folder?, name)));
+    let source = match look {
+        // One that cannot be looked at is told when it is read; what it hides is not served in its place.
+        Look::File(_) | Look::Unreadable(_) => file()?,
+        Look::Nothing => inside.then_some(Source::Bundled)?,
     };
     let shadows = inside && source != Source::Bundled;
-    Ok(Found { name: name.to_owned(), source, shadows })
+    Some(Found { name: name.to_owned(), source, shadows })
+}
+
+/// The file of a plugin.
+pub(crate) fn file_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.wasm"))
 }
 
 /// Every plugin of the folder and of the program, by name.
@@ -253,40 +311,67 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// The bytes of a plugin.
-pub(crate) enum Wasm {
+/// A plugin's bytes, read and not looked at yet.
+pub(crate) struct Wasm {
+    bytes: Bytes,
+    /// Their SHA-256.
+    pub(crate) digest: Digest,
+    /// What lay there when they were read.
+    pub(crate) look: Look,
+}
+
+enum Bytes {
     Bundled(&'static [u8]),
     Read(Vec<u8>),
 }
 
 impl Wasm {
+    /// Reads all of it. Blocks.
     pub(crate) fn read(source: &Source, bundled: &[Bundled], name: &str) -> Result<Self, Flaw> {
-        match source {
+        let (bytes, look) = match source {
             Source::Bundled => {
                 let found = bundled.iter().find(|plugin| plugin.name == name);
-                found
-                    .map(|plugin| Self::Bundled(plugin.wasm))
-                    .ok_or(Flaw::NotFound { bundled: String::new() })
+                let found = found.ok_or(Flaw::NotFound { bundled: String::new() })?;
+                (Bytes::Bundled(found.wasm), Look::Nothing)
             }
             Source::File(path) => {
-                let file = File::open(path).map_err(Flaw::Read)?;
-                let length = file.metadata().map_err(Flaw::Read)?.len();
-                if length > COMPONENT_BYTES_MAX {
-                    return Err(Flaw::TooLarge(length));
-                }
-                let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-                file.take(COMPONENT_BYTES_MAX).read_to_end(&mut bytes).map_err(Flaw::Read)?;
-                Ok(Self::Read(bytes))
+                let (bytes, fingerprint) = read(path)?;
+                (Bytes::Read(bytes), Look::File(fingerprint))
             }
-        }
+        };
+        let digest = Digest::of(bytes.as_slice());
+        Ok(Self { bytes, digest, look })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
         match self {
             Self::Bundled(bytes) => bytes,
             Self::Read(bytes) => bytes,
         }
     }
+}
+
+fn read(path: &Path) -> Result<(Vec<u8>, Fingerprint), Flaw> {
+    let mut file = File::open(path).map_err(Flaw::Read)?;
+    let metadata = file.metadata().map_err(Flaw::Read)?;
+    let length = metadata.len();
+    if length > COMPONENT_BYTES_MAX {
+        return Err(Flaw::TooLarge(length));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    (&mut file).take(COMPONENT_BYTES_MAX).read_to_end(&mut bytes).map_err(Flaw::Read)?;
+    let before = Fingerprint::of(&metadata);
+    let after = Fingerprint::of(&file.metadata().map_err(Flaw::Read)?);
+    if before != after || bytes.len() as u64 != length {
+        return Err(Flaw::Changing);
+    }
+    Ok((bytes, after))
 }
 
 /// A component that is compiled and linked, not asked yet.
@@ -305,8 +390,7 @@ pub(crate) fn compile(
     wasm: &Wasm,
     pinned: Option<&str>,
 ) -> Result<Compiled, Flaw> {
-    let bytes = wasm.bytes();
-    let digest = Digest::of(bytes);
+    let (bytes, digest) = (wasm.bytes(), wasm.digest);
     if let Some(pinned) = pinned
         && !pinned.trim().eq_ignore_ascii_case(&digest.to_string())
     {
@@ -314,13 +398,39 @@ pub(crate) fn compile(
     }
     let scan = Scan::of(bytes)?;
     scan.check()?;
+    if let Some(blueprint) = shared.codes.get(&digest) {
+        return Ok(Compiled { digest, bytes: bytes.len() as u64, scan, blueprint });
+    }
     let component = component(shared, name, bytes, &digest)?;
     let refused = |error: wasmtime::Error| Flaw::Engine(format!("{error:#}"));
     let pre =
         shared.linker(scan.wasi()).and_then(|linker| linker.instantiate_pre(&component)).map_err(refused)?;
     let exports = Exports { exporter: scan.has("exporter"), http_receiver: scan.has("http-receiver") };
     let blueprint = Arc::new(Blueprint::new(pre, exports).map_err(refused)?);
+    shared.codes.put(digest, &blueprint);
     Ok(Compiled { digest, bytes: bytes.len() as u64, scan, blueprint })
+}
+
+/// Compiled code that something still uses: two ids of one plugin share it, and nobody keeps it for later.
+#[derive(Default)]
+pub(crate) struct Codes(Mutex<HashMap<Digest, Weak<Blueprint>>>);
+
+impl Codes {
+    fn get(&self, digest: &Digest) -> Option<Arc<Blueprint>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest)?.upgrade()
+    }
+
+    fn put(&self, digest: Digest, code: &Arc<Blueprint>) {
+        let mut codes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        codes.retain(|_, code| code.strong_count() > 0);
+        codes.insert(digest, Arc::downgrade(code));
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        let codes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        codes.values().filter(|code| code.strong_count() > 0).count()
+    }
 }
 
 fn component(shared: &Shared, name: &str, bytes: &[u8], digest: &Digest) -> Result<Component, Flaw> {

@@ -152,14 +152,9 @@ impl Pool {
         self.quarantine.kept(Instant::now())
     }
 
-    /// Ends the quarantine by hand. `false`: there was none.
-    pub(crate) fn release(&self) -> bool {
-        let released = self.quarantine.release();
-        if released {
-            let Mold { identity, .. } = &self.mold;
-            info!(plugin = %identity.plugin, id = %identity.id, "plugin released from quarantine by hand");
-        }
-        released
+    /// Ends the quarantine, if there is one, and forgets what led to it.
+    pub(crate) fn forget_ends(&self) {
+        self.quarantine.release();
     }
 
     /// What a caller is told who comes in quarantine.

@@ -19,6 +19,8 @@ mod powers;
 mod quarantine;
 #[path = "cases/receiving.rs"]
 mod receiving;
+#[path = "cases/swapping.rs"]
+mod swapping;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

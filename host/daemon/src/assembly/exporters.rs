@@ -169,4 +169,8 @@ impl Exporter for Pooled {
     fn in_flight_max(&self) -> usize {
         self.in_flight_max.min(self.exporter.in_flight_max())
     }
+
+    fn generation(&self) -> u64 {
+        self.exporter.generation()
+    }
 }

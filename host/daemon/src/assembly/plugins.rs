@@ -60,7 +60,7 @@ pub(crate) fn cache_dir(config: &Config) -> Option<PathBuf> {
 /// Plugins by name and pin.
 type Shelf = BTreeMap<(String, Option<String>), Arc<Loaded>>;
 
-/// The plugin host, and the plugins that it has loaded: each is compiled once for a start.
+/// The plugin host, and the plugins that were loaded to check a configuration, until the parts that it names are built.
 #[derive(Clone)]
 pub struct Plugins {
     host: Host,
@@ -99,17 +99,34 @@ impl Plugins {
     async fn load(&self, name: &str, pin: Option<&Digest>) -> Result<Arc<Loaded>, LoadError> {
         let pin = pin.map(|digest| hex(digest));
         let key = (name.to_owned(), pin);
-        if let Some(loaded) = self.known().get(&key) {
-            return Ok(Arc::clone(loaded));
+        let known = self.known().get(&key).map(Arc::clone);
+        if let Some(loaded) = known.filter(|loaded| loaded.is_current()) {
+            return Ok(loaded);
         }
         let loaded = self.host.load(name, key.1.as_deref()).await?;
         self.known().insert(key, Arc::clone(&loaded));
         Ok(loaded)
     }
 
-    /// A plugin that is loaded already, whatever was pinned.
+    /// A plugin that is loaded already, whatever was pinned; else it is loaded.
     fn by_name(&self, name: &str) -> Option<Arc<Loaded>> {
-        self.known().iter().find(|((known, _), _)| known == name).map(|(_, loaded)| Arc::clone(loaded))
+        let known =
+            self.known().iter().find(|((known, _), _)| known == name).map(|(_, loaded)| Arc::clone(loaded));
+        known.or_else(|| self.runtime.block_on(self.load(name, None)).ok())
+    }
+
+    /// Forgets what was loaded for the parts that are built now: they hold their code themselves, and let it go when
+    /// other code takes its place.
+    pub(crate) fn forget(&self) {
+        self.known().clear();
+    }
+
+    /// Looks at all plugin files now: what is new and good serves when this returns, what is not is told.
+    ///
+    /// # Cancel safety
+    /// May be dropped: some parts may have the new code, others the one from before.
+    pub async fn rescan(&self) {
+        self.host.rescan().await;
     }
 
     fn known(&self) -> MutexGuard<'_, Shelf> {

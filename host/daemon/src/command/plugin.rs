@@ -3,6 +3,8 @@
 mod inspect;
 mod precompile;
 
+mod live;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,8 +20,10 @@ use crate::config::{self, Config};
 /// Looks at plugins, and prepares them.
 #[derive(Debug, Subcommand)]
 pub(super) enum Plugin {
-    /// Lists the plugins of the program and of the plugin folder.
-    List(Where),
+    /// Lists what a running daemon has loaded; where none runs, the plugins of the program and of the plugin folder.
+    List(live::List),
+    /// Ends the quarantine of a plugin in the running daemon.
+    Release(live::Release),
     /// Shows what a plugin is, what it may do, and its settings.
     Inspect {
         /// A plugin's name, or the path of a `.wasm` file.
@@ -49,7 +53,12 @@ pub(super) struct Where {
 pub(super) fn plugin(command: Plugin) -> Result<ExitCode, Failure> {
     let runtime = Runtime::new().context("start the runtime")?;
     let (inspections, json) = match command {
-        Plugin::List(place) => {
+        Plugin::Release(release) => return live::release(release, &runtime),
+        Plugin::List(list) => {
+            if live::list(&list, &runtime)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let place = list.place;
             let host = foundation(&place, &runtime)?;
             let all =
                 runtime.block_on(host.plugins.host().inspect_all()).context("read the plugin folder")?;

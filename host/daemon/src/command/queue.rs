@@ -190,6 +190,7 @@ fn show(reply: Reply, json: bool, raw: bool) -> anyhow::Result<()> {
             say(&serde_json::to_string_pretty(&reply)?);
             Ok(())
         }
+        Reply::Plugins(_) => bail!("the daemon answered about plugins: it is of another version"),
         Reply::Done => {
             say("done");
             Ok(())

@@ -20,6 +20,7 @@ use weir_exporter::ExporterCounts;
 use weir_model::count::{BySignal, ReceiverCounts};
 use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
 use weir_pipeline::PipelineCounts;
+use weir_plugin::counts::Retirement;
 use weir_plugin::{EndKind, Meter, PluginCounts};
 use weir_queue::{Queue, QueueCounts, Status};
 use weir_receiver::opencensus::TranslationCounts;
@@ -67,7 +68,7 @@ pub struct PluginSource {
 }
 
 /// Counters of a plugin that have no further label: name without `_total`, help, and which it is. A line makes a family.
-const PLUGIN_COUNTERS: [(&str, &str, fn(&PluginCounts) -> &Counter); 7] = [
+const PLUGIN_COUNTERS: [(&str, &str, fn(&PluginCounts) -> &Counter); 9] = [
     ("weir_plugin_calls", "Calls into the plugin that returned or ended", |c| &c.calls),
     ("weir_plugin_instances", "Instances of the plugin that were made", |c| &c.instances),
     ("weir_plugin_requests", "HTTP requests that were sent for the plugin", |c| &c.requests),
@@ -82,6 +83,10 @@ const PLUGIN_COUNTERS: [(&str, &str, fn(&PluginCounts) -> &Counter); 7] = [
     }),
     ("weir_plugin_meter_suppressed", "Additions to the plugin's own counters that had no room", |c| {
         &c.meter_suppressed
+    }),
+    ("weir_plugin_quarantines", "Times that the plugin was put into quarantine", |c| &c.quarantines),
+    ("weir_plugin_calls_moved", "Calls that computed for so long that they left the doors' threads", |c| {
+        &c.moved
     }),
 ];
 
@@ -388,6 +393,15 @@ impl Page {
         let rows = all.iter().map(|source| (plugin_labels(source), source.counts.memory_peak_bytes.get()));
         let help = "The most memory that one instance of the plugin ever had";
         gauge(encoder, "weir_plugin_memory_peak_bytes", help, rows)?;
+        let rows = all.iter().map(|source| (plugin_labels(source), source.counts.quarantined.get()));
+        gauge(encoder, "weir_plugin_quarantined", "1 while the plugin is in quarantine, else 0", rows)?;
+        let retired = all.iter().flat_map(|source| {
+            Retirement::ALL.map(|why| {
+                (with(plugin_labels(source), "reason", why.name()), source.counts.retired.of(why).get())
+            })
+        });
+        let help = "Instances of the plugin that were dropped between calls, by reason";
+        counter(encoder, "weir_plugin_retired", help, retired)?;
         self.plugin_durations(encoder)?;
         let of_outcomes = |items: bool| {
             let mut rows = Vec::new();

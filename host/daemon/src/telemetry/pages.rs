@@ -12,6 +12,7 @@ use weir_model::{BoxFuture, Reason, Signal};
 use weir_net::ReplyBody;
 use weir_net::listen::{Handler, Peer};
 use weir_net::reply::{text, typed};
+use weir_plugin::{Host, SlotState, SlotView};
 use weir_queue::{Queue, Status};
 
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
@@ -56,6 +57,8 @@ pub struct Health {
     queues: Vec<(String, Arc<dyn Queue>)>,
     /// Exporters: pipeline, id, what they count.
     exporters: Vec<(String, String, ExporterCounts)>,
+    /// Whose ids may have no plugin, or a file that was refused.
+    plugins: Option<Host>,
     /// Signaled when the process drains.
     pub drain: weir_net::Drain,
     seen: Mutex<Seen>,
@@ -104,7 +107,13 @@ impl Health {
             lasting: Vec::new(),
             lost: false,
         };
-        Self { queues, exporters, drain: weir_net::Drain::new(), seen: Mutex::new(seen) }
+        Self { queues, exporters, plugins: None, drain: weir_net::Drain::new(), seen: Mutex::new(seen) }
+    }
+
+    /// The same, with a look at plugins.
+    pub(crate) fn with_plugins(mut self, plugins: Host) -> Self {
+        self.plugins = Some(plugins);
+        self
     }
 
     /// A problem that stays until the next start.
@@ -194,6 +203,7 @@ impl Health {
                 problems.push(Problem { part, what: shortened(&what) });
             }
         }
+        problems.extend(self.plugins.iter().flat_map(Host::slots).filter_map(of_plugin));
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });
         }
@@ -203,6 +213,25 @@ impl Health {
         let status = if problems.is_empty() { "ok" } else { "degraded" };
         (StatusCode::OK, Report { status, problems })
     }
+}
+
+/// What is wrong with the plugin of an id. A restart would not mend it: it might not even start.
+fn of_plugin(slot: SlotView) -> Option<Problem> {
+    let what = match (slot.state, slot.refused) {
+        (SlotState::Serving, None) => return None,
+        (SlotState::Serving, Some(reason)) => {
+            format!("its plugin file is refused, version {} from before serves: {reason}", slot.version)
+        }
+        (SlotState::Quarantined(quarantined), None) => quarantined.to_string(),
+        (SlotState::Quarantined(quarantined), Some(reason)) => {
+            format!("{quarantined}; the plugin file that is there is refused: {reason}")
+        }
+        (SlotState::Absent(why), None) => format!("no plugin: {why}"),
+        (SlotState::Absent(_), Some(reason)) => {
+            format!("no plugin: the file that is there is refused: {reason}")
+        }
+    };
+    Some(Problem { part: format!("{} {}", slot.wanted.noun(), slot.id), what: shortened(&what) })
 }
 
 /// What is wrong with an exporter.

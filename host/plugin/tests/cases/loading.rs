@@ -70,7 +70,7 @@ async fn another_version_is_refused_naming_both() {
 }
 
 /// The component with one name replaced by another of the same length, wherever it stands.
-fn renamed(wasm: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+pub(super) fn renamed(wasm: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut wasm = wasm.to_vec();
     let found: Vec<usize> = (0..wasm.len() - from.len()).filter(|at| wasm[*at..].starts_with(from)).collect();
