@@ -10,6 +10,7 @@
 //! | `drain.rs` | SIGTERM and Ctrl-C in the middle of work |
 //! | `disk.rs` | a full disk, a disk that fails |
 //! | `start.rs` | what is refused at start, and how |
+//! | `reload.rs` | a configuration that changes while data flows |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //!
 //! | tool | what it is |
@@ -42,6 +43,7 @@ mod neighbours;
 mod order;
 mod overload;
 mod queue_command;
+mod reload;
 mod run;
 mod stamp;
 mod start;

@@ -21,7 +21,7 @@ use tracing::warn;
 use weir_net::Drain;
 use weir_queue::{DeadLetter, Status};
 
-use crate::assembly::NamedQueue;
+use crate::assembly::{Current, NamedQueue};
 
 /// The socket's name in the data folder.
 const SOCKET: &str = "weir.sock";
@@ -248,8 +248,8 @@ impl Act {
 pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
-    queues: Arc<[NamedQueue]>,
-    waiting: Arc<[QueueView]>,
+    queues: Current<Vec<NamedQueue>>,
+    waiting: Current<Vec<QueueView>>,
 }
 
 impl Admin {
@@ -257,7 +257,11 @@ impl Admin {
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn bind(data_dir: &Path, queues: Vec<NamedQueue>, waiting: Vec<QueueView>) -> io::Result<Self> {
+    pub fn bind(
+        data_dir: &Path,
+        queues: Current<Vec<NamedQueue>>,
+        waiting: Current<Vec<QueueView>>,
+    ) -> io::Result<Self> {
         let path = data_dir.join(SOCKET);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -266,7 +270,7 @@ impl Admin {
         let listener = UnixListener::bind(&path)?;
         // The folder keeps others out where we made it; one that an operator made may be open to them.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, queues: queues.into(), waiting: waiting.into() })
+        Ok(Self { listener, path, queues, waiting })
     }
 
     /// Answers until `drain`.
@@ -279,7 +283,7 @@ impl Admin {
             tokio::select! {
                 accepted = self.listener.accept(), if answering.len() < REQUESTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        let (queues, waiting) = (Arc::clone(&self.queues), Arc::clone(&self.waiting));
+                        let (queues, waiting) = (self.queues.now(), self.waiting.now());
                         answering.spawn(async move {
                             if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &queues, &waiting)).await.unwrap_or(Ok(())) {
                                 warn!(%error, "an operator's request was not answered");

@@ -108,7 +108,7 @@ impl Served {
 pub(crate) fn settings(pipelines: Pipelines, ledger: &Arc<Ledger>) -> Settings {
     Settings {
         id: "otlp/test".into(),
-        pipelines,
+        pipelines: pipelines.into(),
         ledger: Arc::clone(ledger),
         counts: ReceiverCounts::default(),
     }
