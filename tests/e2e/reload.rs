@@ -258,7 +258,8 @@ async fn what_waits_in_a_pipeline_that_was_removed_is_delivered_when_it_is_back(
     assert!(Grpc::connect(weir.address("b")).await.is_err(), "its door is closed");
     let (status, health) = weir.health().await;
     assert_eq!((status, &health["status"]), (200, &serde_json::json!("degraded")));
-    assert!(health.to_string().contains("records of pipeline traces/b wait (50"), "{health}");
+    let waits = format!("records of pipeline traces/b wait ({},", book_b.ledger.batches());
+    assert!(health.to_string().contains(&waits), "no {waits} in {health}");
     let gone = weir.metrics().await.value(PENDING, &[("pipeline", "traces/b")]);
     assert_eq!(gone, None, "its series are gone");
     others.go_on(&[&book_a]).await;
@@ -329,5 +330,82 @@ async fn a_term_in_the_middle_of_a_reload_ends_cleanly() {
     assert!(weir.log().find(&["configuration reloaded"]).is_none(), "it was in the middle");
     weir.restart().await;
     arrives(&new, &mut Harvest::default(), &book.ledger).await;
+    weir.stop().await;
+}
+
+/// Scenario: a receiver gets another limit on its address, while its sender and another one send; then one gets the
+/// address that a stranger has, while the first changes again; the stranger leaves.
+/// Guarantees: the address is open again at once, and only its own sender connects anew. What cannot be bound is told in
+/// log and health, the others run, and the next reload mends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_receiver_is_back_on_its_address() {
+    let sink = OtlpSink::start().await;
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = stranger.local_addr().expect("it is bound");
+    let known = ["sink-a", "sink-b", "sink-c"].map(|name| (name, sink.address()));
+    let mut weir = Weir::start(THREE, &[&known[..], &[("taken", taken)]].concat()).await;
+    weir.log().announce("a part was not started");
+    let (book_a, book_b) = (Ledger::default(), Book::default());
+    let others = Faithful::start(&[(weir.address("a"), 1, book_a.clone())]);
+    let load = Load::start(vec![worker(2, weir.address("b"), 0)], SHAPE, None, &book_b);
+    book_b.reaches(20).await;
+    let limited = THREE.replace("endpoint: <b>}", "endpoint: <b>, limits: {streams_max: 7}}");
+    becomes(&mut weir, &limited, true).await;
+    let line = weir.log().find(&["configuration reloaded"]).expect("it was waited for");
+    assert!(line.contains("restarted=\"receiver otlp/b\""), "{line}");
+    let next = load.stop().await[0].next;
+    let load = Load::start(vec![worker(2, weir.address("b"), next)], SHAPE, None, &book_b);
+    book_b.reaches(book_b.ledger.batches() + 20).await;
+    load.stop().await;
+
+    let clashing = THREE.replace("endpoint: <c>}", "endpoint: <taken>}");
+    becomes(&mut weir, &clashing, true).await;
+    let told = weir.log().find(&["a part was not started", "receiver otlp/c", "in use"]);
+    assert!(told.is_some_and(|line| line.contains(&taken.to_string())), "{}", weir.log().tail());
+    let (status, health) = weir.health().await;
+    assert_eq!((status, &health["status"]), (200, &serde_json::json!("degraded")));
+    assert_eq!(health["problems"][0]["part"], "receiver otlp/c", "{health}");
+    others.go_on(&[&book_a]).await;
+    drop(stranger);
+    becomes(&mut weir, &clashing, true).await;
+    assert!(Grpc::connect(taken).await.is_ok(), "the address is ours now");
+    assert_eq!(weir.health().await.1["status"], "ok");
+    others.stop().await;
+    let mut both = book_b.ledger.batches() + book_a.batches();
+    let mut harvest = Harvest::default();
+    arrives(&sink, &mut harvest, &book_a).await;
+    harvest.assert_keeps(&book_b.ledger);
+    both -= harvest.missing(&book_b.ledger).len();
+    assert!(both > 40);
+    weir.stop().await;
+}
+
+/// Scenario: a queue in memory whose backend refuses; its pipeline is taken out.
+/// Guarantees: it is waited for until the drain's time is over; then the log says how many items are lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_with_a_pipeline_in_memory_is_told() {
+    let sink = OtlpSink::start().await;
+    let config = THREE.replace("drain_timeout: 5s", "drain_timeout: 1s\n  queue: {storage: memory}");
+    let known = ["sink-a", "sink-b", "sink-c"].map(|name| (name, sink.address()));
+    let mut weir = Weir::start(&config, &known).await;
+    for part in [
+        "acknowledges from memory",
+        "backend refuses for now",
+        "is defined and in no pipeline",
+        "pipeline removed with items in memory",
+        "queue in memory closed",
+    ] {
+        weir.log().announce(part);
+    }
+    sink.answer(|_| Answer::Later { retry_after: None });
+    let book = Book::default();
+    let load = Load::start(vec![worker(2, weir.address("b"), 0)], SHAPE, None, &book);
+    book.reaches(20).await;
+    load.stop().await;
+    let line = config.lines().find(|line| line.contains("traces/b:")).expect("it is there");
+    becomes(&mut weir, &config.replace(&format!("{line}\n"), ""), true).await;
+    let lost = format!("items={}", book.ledger.spans());
+    let told = weir.log().find(&["pipeline removed with items in memory", "traces/b", &lost]);
+    assert!(told.is_some(), "no {lost}:\n{}", weir.log().tail());
     weir.stop().await;
 }

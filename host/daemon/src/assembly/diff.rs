@@ -163,3 +163,127 @@ pub(crate) fn applicable(running: &Config, mut wanted: Config) -> (Config, Vec<&
     *to = ServiceConfig { data_dir, plugin_dir, telemetry, health, memory, queue, drain_timeout };
     (wanted, later)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "receivers:
+  otlp/a: {protocols: {grpc: {endpoint: '127.0.0.1:1', limits: {request_mib: 4}}}}
+  otlp/b: {protocols: {grpc: {endpoint: '127.0.0.1:2'}}}
+processors:
+  batch: {items: 100, timeout: 200ms}
+  resource: {attributes: {edge: north}}
+exporters:
+  otlp/x: {endpoint: 'http://127.0.0.1:3', headers: {key: value}}
+  otlp/y: {endpoint: 'http://127.0.0.1:4'}
+service:
+  drain_timeout: 5s
+  pipelines:
+    traces/a: {receivers: [otlp/a], processors: [batch, resource], exporters: [otlp/x, otlp/y]}
+    traces/b: {receivers: [otlp/b], exporters: [otlp/y]}
+";
+
+    fn read(text: &str) -> Config {
+        let draft = crate::config::parse("weir.yaml", text, &|_| None).expect("it is YAML");
+        let is_wrong = |found: &crate::config::Diagnostic| found.severity == crate::config::Severity::Error;
+        assert!(!draft.found.iter().any(is_wrong), "{:?}", draft.found);
+        draft.config().clone()
+    }
+
+    /// What an edit starts, ends and changes, by name.
+    #[track_caller]
+    fn check(edit: impl Fn(&str) -> String, changed: &[&str], added: &[&str], removed: &[&str]) {
+        let text = edit(FILE);
+        assert_ne!(text, FILE, "the edit changes nothing");
+        let told = Plan::between(&read(FILE), &read(&text)).told();
+        let names = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&told.changed), changed, "changed");
+        assert_eq!(names(&told.added), added, "added");
+        assert_eq!(names(&told.removed), removed, "removed");
+    }
+
+    /// Scenario: lines are added above, a value is written otherwise, keys change their order.
+    /// Guarantees: nothing is restarted.
+    #[test]
+    fn a_place_in_the_file_is_no_setting() {
+        check(|text| format!("# a comment\n\n{text}"), &[], &[], &[]);
+        check(|text| text.replace("timeout: 200ms", "timeout: 0.2s"), &[], &[], &[]);
+        check(
+            |text| text.replace("{items: 100, timeout: 200ms}", "{timeout: 200ms, items: 100}"),
+            &[],
+            &[],
+            &[],
+        );
+    }
+
+    /// Scenario: one setting at a time changes: of an exporter, a batch, a processor, a receiver, a pipeline.
+    /// Guarantees: only the parts that it is a setting of are restarted, started or ended.
+    #[test]
+    fn a_setting_restarts_what_it_is_a_setting_of() {
+        let both = ["exporter otlp/y of pipeline traces/a", "exporter otlp/y of pipeline traces/b"];
+        check(|text| text.replace("127.0.0.1:4", "127.0.0.1:5"), &both, &[], &[]);
+        check(
+            |text| text.replace("key: value", "key: other"),
+            &["exporter otlp/x of pipeline traces/a"],
+            &[],
+            &[],
+        );
+        let of_a = ["exporter otlp/x of pipeline traces/a", "exporter otlp/y of pipeline traces/a"];
+        check(|text| text.replace("items: 100", "items: 200"), &of_a, &[], &[]);
+        check(|text| text.replace("edge: north", "edge: south"), &["pipeline traces/a"], &[], &[]);
+        check(|text| text.replace("request_mib: 4", "request_mib: 5"), &["receiver otlp/a"], &[], &[]);
+        check(|text| text.replace("127.0.0.1:2", "127.0.0.1:6"), &["receiver otlp/b"], &[], &[]);
+        check(
+            |text| text.replace("exporters: [otlp/y]}", "exporters: [otlp/x]}"),
+            &[],
+            &["exporter otlp/x of pipeline traces/b"],
+            &["exporter otlp/y of pipeline traces/b"],
+        );
+        check(
+            |text| text.replace("traces/b:", "traces/c:"),
+            &[],
+            &["exporter otlp/y of pipeline traces/c", "pipeline traces/c"],
+            &["exporter otlp/y of pipeline traces/b", "pipeline traces/b"],
+        );
+        check(
+            |text| text.replace("receivers: [otlp/b]", "receivers: [otlp/a]"),
+            &[],
+            &[],
+            &["receiver otlp/b"],
+        );
+    }
+
+    /// Scenario: a file changes what holds only from the next start, beside what holds at once.
+    /// Guarantees: the first is told by its keys and does not run; the second runs; it is told until the file is as before.
+    #[test]
+    fn what_takes_a_start_is_told_and_held_back() {
+        let running = read(FILE);
+        let text = FILE.replace(
+            "  drain_timeout: 5s\n",
+            "  drain_timeout: 9s\n  data_dir: /elsewhere\n  queue: {budget_mib: 77}\n  telemetry: {logs: {level: debug}}\n",
+        );
+        let (config, later) = applicable(&running, read(&text));
+        assert_eq!(later, ["service.data_dir", "service.queue.budget_mib"]);
+        assert_eq!(config.service.data_dir, running.service.data_dir);
+        assert_eq!(config.service.queue, running.service.queue);
+        assert_eq!(config.service.drain_timeout, std::time::Duration::from_secs(9));
+        assert_eq!(config.service.telemetry.logs.level.name(), "debug");
+        assert_eq!(applicable(&config, read(&text)).1, later);
+        assert!(applicable(&config, read(FILE)).1.is_empty());
+    }
+
+    /// Scenario: a door could not be bound, a delivery has panicked, and the file has not changed.
+    /// Guarantees: both are started by the next reload.
+    #[test]
+    fn what_failed_is_started_again() {
+        let config = read(FILE);
+        let mut plan = Plan::between(&config, &config);
+        plan.receivers.mend(|id| id.to_string() != "otlp/a", |id| id.to_string() != "otlp/a");
+        let route = parts::routes(&config).remove(0);
+        plan.deliveries.mend(|_| true, |running| *running != route);
+        let told = plan.told();
+        assert_eq!(told.added.into_iter().collect::<Vec<_>>(), ["receiver otlp/a"]);
+        assert_eq!(told.changed.into_iter().collect::<Vec<_>>(), [parts::name_of_route(&route)]);
+    }
+}

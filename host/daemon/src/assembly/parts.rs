@@ -113,6 +113,14 @@ impl Parts {
         self.pipelines[id].named.queue.configured(&names, std::time::SystemTime::now());
     }
 
+    /// Gives each log an equal part of the budget. Dead letters keep the part that their log was opened with: what an
+    /// exporter could not deliver is not taken away to make room.
+    pub(crate) fn share(&self, config: &Config) {
+        let part = config.service.queue.budget_bytes / config.pipelines.len().max(1) as u64;
+        let wanted = config.pipelines.keys().filter_map(|id| self.pipelines.get(id));
+        wanted.for_each(|line| line.named.queue.share(part));
+    }
+
     async fn open(&mut self, bench: &mut Bench<'_>, id: &Id) -> Result<(), Failure> {
         let standing = Standing::default();
         standing.behind.exchange(receivers::fed(bench.config, &self.pipelines, id));

@@ -75,7 +75,7 @@ pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: 
             wanted = read(file, &daemon.foundation.plugins) => wanted?,
             () = stop.signaled() => return Err(Refused::Stopped),
         };
-        daemon.become_(wanted, stop).await
+        daemon.turn_into(wanted, stop).await
     };
     match read.await {
         Ok(done) => done.tell(daemon, began.elapsed()),
@@ -156,8 +156,8 @@ impl Done {
 }
 
 impl Daemon {
-    /// Becomes what `wanted` says.
-    async fn become_(&mut self, wanted: Config, stop: &Drain) -> Result<Done, Refused> {
+    /// Makes of what runs what `wanted` says.
+    async fn turn_into(&mut self, wanted: Config, stop: &Drain) -> Result<Done, Refused> {
         let (config, later) = diff::applicable(&self.config, wanted);
         let mut plan = Plan::between(&self.config, &config);
         let parts = &self.parts;
@@ -268,6 +268,9 @@ impl Daemon {
             }
         }
         plan.pipelines.added.iter().for_each(|id| parts.configured(config, id));
+        if plan.pipelines.added.len() != plan.pipelines.removed.len() {
+            parts.share(config);
+        }
         parts.start();
         let mut leaving = Vec::new();
         let mut standings = BTreeMap::new();
