@@ -111,6 +111,13 @@ async fn becomes(weir: &mut Weir, config: &str, tell_it: bool) {
     .await;
 }
 
+/// What all logs may hold together, where the file says nothing.
+const BUDGET: u64 = 10_240 << 20;
+
+async fn budget_of_a(weir: &Weir) -> Option<f64> {
+    weir.metrics().await.value("otelcol_exporter_queue_capacity", &[("pipeline", "traces/a")])
+}
+
 fn gather(sink: &OtlpSink, harvest: &mut Harvest) {
     sink.drain().iter().filter(|arrival| arrival.taken).for_each(|arrival| harvest.add(&arrival.body));
 }
@@ -236,7 +243,8 @@ async fn a_file_with_a_typo_changes_nothing() {
 }
 
 /// Scenario: a pipeline with a backlog is taken out of the file, and put in again when its backend is well.
-/// Guarantees: meanwhile health and log say what waits; then it is delivered, and the others never noticed.
+/// Guarantees: meanwhile health and log say what waits, and the others have its part of the budget; then it is
+/// delivered, and the others never noticed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_in_a_pipeline_that_was_removed_is_delivered_when_it_is_back() {
     let sinks = [OtlpSink::start().await, OtlpSink::start().await, OtlpSink::start().await];
@@ -262,10 +270,12 @@ async fn what_waits_in_a_pipeline_that_was_removed_is_delivered_when_it_is_back(
     assert!(health.to_string().contains(&waits), "no {waits} in {health}");
     let gone = weir.metrics().await.value(PENDING, &[("pipeline", "traces/b")]);
     assert_eq!(gone, None, "its series are gone");
+    assert_eq!(budget_of_a(&weir).await, Some((BUDGET / 2) as f64));
     others.go_on(&[&book_a]).await;
 
     sinks[1].answer(|_| Answer::Take);
     becomes(&mut weir, THREE, true).await;
+    assert_eq!(budget_of_a(&weir).await, Some((BUDGET / 3) as f64));
     arrives(&sinks[1], &mut Harvest::default(), &book_b.ledger).await;
     assert_eq!(weir.health().await.1["status"], "ok");
     let load = Load::start(vec![worker(2, weir.address("b"), 1000)], SHAPE, None, &book_b);
