@@ -1,17 +1,24 @@
 //! A configuration that changes while data flows.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use weir_tests::client::Grpc;
 use weir_tests::sink::{Arrival, grpc_path};
-use weir_tests::{Answer, BatchId, Harvest, Ledger, OtlpSink, Protocol, Shape, Weir, wait_until};
+use weir_tests::{
+    Answer, BatchId, Harvest, Ledger, OtlpSink, Profile, Protocol, Shape, Weir, ZipkinSink, wait_until,
+};
 
-use crate::load::{Book, Load, Worker};
+use crate::load::{Book, DOORS, Load, Worker, crew};
 use crate::run::{DELIVERY_DEADLINE, PENDING, alone, deadline};
 
 const SHAPE: Shape = Shape { spans: 5, attributes: 2, value_bytes: 10 };
@@ -418,4 +425,96 @@ async fn what_is_lost_with_a_pipeline_in_memory_is_told() {
     let told = weir.log().find(&["pipeline removed with items in memory", "traces/b", &lost]);
     assert!(told.is_some(), "no {lost}:\n{}", weir.log().tail());
     weir.stop().await;
+}
+
+/// Scenario: a door of each kind, and a plugin's exporter; the limits of the streams' door and of the plugin's door
+/// change, and so does the endpoint of the plugin's exporter.
+/// Guarantees: these are made anew on their addresses, all four protocols go on, nothing acknowledged is lost, and the
+/// sender at the door that did not change keeps its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_part_can_be_made_anew() {
+    let (sink, old, new) = (OtlpSink::start().await, ZipkinSink::start().await, ZipkinSink::start().await);
+    let config = format!(
+        "{DOORS}exporters:
+  otlp: {{endpoint: 'http://<sink>'}}
+  zipkin: {{endpoint: 'http://<old>/api/v2/spans'}}
+service:
+  pipelines:
+    traces: {{receivers: [opencensus, otlp, zipkin], exporters: [otlp, zipkin]}}
+"
+    );
+    let known = [("sink", sink.address()), ("old", old.address()), ("new", new.address())];
+    let mut weir = Weir::start(&config, &known).await;
+    let (book, faithful_book) = (Book::default(), Ledger::default());
+    let faithful = Faithful::start(&[(weir.address("otlp"), 77, faithful_book.clone())]);
+    let changed = config
+        .replace("{endpoint: <opencensus>}", "{endpoint: <opencensus>, limits: {connections_max: 99}}")
+        .replace("{endpoint: <zipkin>}", "{endpoint: <zipkin>, limits: {connections_max: 99}}")
+        .replace("<old>", "<new>");
+    becomes(&mut weir, &changed, true).await;
+    let line = weir.log().find(&["configuration reloaded"]).expect("it was waited for");
+    let restarted = "restarted=\"exporter zipkin of pipeline traces, receiver opencensus, receiver zipkin\"";
+    assert!(line.contains(restarted), "{line}");
+    faithful.go_on(&[&faithful_book]).await;
+    let load = Load::start(crew(&weir, &Protocol::ALL, 1), SHAPE, None, &book);
+    book.reaches(40).await;
+    load.stop().await;
+    faithful.stop().await;
+    let mut harvest = Harvest::default();
+    arrives(&sink, &mut harvest, &book.ledger).await;
+    arrives(&sink, &mut harvest, &faithful_book).await;
+    weir.metric_becomes(DELIVERY_DEADLINE, PENDING, &[], 0.0).await;
+    assert!(!new.drain().is_empty(), "the new endpoint has its part");
+    weir.stop().await;
+}
+
+/// Scenario: SIGHUP as soon as the process has written its first line, which is before it runs.
+/// Guarantees: it does not die of it, and reads the file again once it runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_during_the_start_waits_for_its_end() {
+    let folder = TempDir::with_prefix("weir-reload-").expect("a folder");
+    let file = folder.path().join("weir.yaml");
+    let config = format!(
+        "receivers:
+  otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}}}}}
+exporters:
+  debug:
+service:
+  data_dir: {}
+  telemetry: {{metrics: {{enabled: false}}}}
+  health: {{enabled: false}}
+  pipelines:
+    traces: {{receivers: [otlp], exporters: [debug]}}
+",
+        folder.path().join("data").display()
+    );
+    std::fs::write(&file, config).expect("our folder");
+    let binary = tokio::task::spawn_blocking(|| weir_tests::binary::weir(Profile::Same));
+    let mut weir = Command::new(binary.await.expect("the binary is built"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .env("NO_COLOR", "1")
+        .env_remove("WEIR_LOG")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    let pid = weir.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw).expect("it runs");
+    let mut lines = BufReader::new(weir.stderr.take().expect("it is piped")).lines();
+    let mut told = 0;
+    let read = timeout(deadline(RELOADED), async {
+        while let Some(line) = lines.next_line().await.expect("a pipe can be read") {
+            if told == 0 {
+                assert!(!line.contains("weir runs"), "the first line comes before");
+                kill_process(pid, Signal::HUP).expect("our own process may be told");
+            }
+            told += 1;
+            if line.contains("configuration reloaded") {
+                kill_process(pid, Signal::TERM).expect("our own process may be told");
+            }
+        }
+    });
+    read.await.expect("it reads the file again, and ends");
+    let status = weir.wait().await.expect("a child can be waited for");
+    assert_eq!(status.code(), Some(0));
 }
