@@ -6,7 +6,15 @@
 //!                                            └── admin socket, /metrics, /health look in
 //! ```
 //!
-//! Everything that can fail happens here, before the first sender is let in.
+//! | file | what it is |
+//! | --- | --- |
+//! | `parts.rs` | the living parts: started together, ended together or one by one |
+//! | `pipelines.rs`, `exporters.rs`, `receivers.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
+//! | `triggers.rs`, `diff.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is done |
+//! | `current.rs` | lists that follow the parts |
+//!
+//! Everything that can fail at a start happens here, before the first sender is let in.
 
 mod current;
 mod diff;

@@ -96,7 +96,7 @@ pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: 
     }
 }
 
-/// The place where SIGHUP has the plugin folder looked into again.
+/// SIGHUP also has the plugin folder looked into again, before the file is read that may name what lies there: here.
 fn rescan_plugins(_plugins: &Plugins) {}
 
 /// Reads and checks a file as a start does. Plugins that it names newly are compiled, so this takes a thread of its own.
