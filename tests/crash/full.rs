@@ -103,6 +103,40 @@ fn commit(admission: Box<dyn Admission>) {
     admission.commit().now_or_never().expect("nothing to wait for").expect("it was admitted");
 }
 
+/// Appends until a sender is refused; the ids that were taken.
+fn fill(queue: &DiskQueue, from: u64) -> std::ops::Range<u64> {
+    let refused = (from..).find(|id| append(queue, vec![batch(*id, (*id % 16) as u8, 100_000)]).is_err());
+    from..refused.expect("the budget ends")
+}
+
+/// Scenario: the part of a log that is full grows, is used up again, and shrinks under what is kept.
+/// Guarantees: there is room up to the new part and no more; a part under a log's least is raised to it; what is kept
+/// stays and is delivered.
+#[test]
+fn a_part_of_the_budget_grows_and_shrinks() {
+    let disk = SimDisk::default();
+    let (queue, cursor) = with_cursor(&disk, small(), WhenFull::Refuse);
+    let first = fill(&queue, 1);
+    queue.share(32 << 20);
+    assert_eq!(queue.status().budget_bytes, 32 << 20);
+    let second = fill(&queue, first.end);
+    assert!(second.end - second.start > 60, "16 MiB more hold more than {second:?} of 100 kB");
+    assert!(queue.status().bytes <= 32 << 20);
+    queue.share(1);
+    assert_eq!(queue.status().budget_bytes, 16 << 20);
+    assert_eq!(reason(&append(&queue, vec![batch(second.end, 0, 1_000)])), Some(Reason::QueueFull));
+    assert_eq!(drain(&queue, cursor.as_ref()), (first.start..second.end).collect());
+
+    let queue = MemoryQueue::new(1 << 20);
+    let _cursor = queue.subscribe("zipkin", WhenFull::Refuse).unwrap();
+    let takes = || queue.admit(vec![batch(1, 1, 100_000)]).map(commit).is_ok();
+    while takes() {}
+    queue.share(2 << 20);
+    assert!(takes());
+    queue.share(1 << 20);
+    assert!(!takes());
+}
+
 /// Scenario: the disk has no room left, although the budget has; then it has again.
 /// Guarantees: senders are refused for now, settlements still work and survive a crash, nothing acknowledged is lost.
 #[test]

@@ -11,6 +11,7 @@
 //! | `disk.rs` | a full disk, a disk that fails |
 //! | `start.rs` | what is refused at start, and how |
 //! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
+//! | `reload.rs` | a configuration that changes while data flows |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
@@ -46,6 +47,7 @@ mod order;
 mod overload;
 mod plugin_command;
 mod queue_command;
+mod reload;
 mod run;
 mod stamp;
 mod start;

@@ -23,7 +23,7 @@ use weir_net::Drain;
 use weir_plugin::{EndKind, Host, SlotState, SlotView};
 use weir_queue::{DeadLetter, Status};
 
-use crate::assembly::NamedQueue;
+use crate::assembly::{Current, NamedQueue};
 
 /// The socket's name in the data folder.
 const SOCKET: &str = "weir.sock";
@@ -358,13 +358,15 @@ impl Act {
 pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
-    parts: Arc<Parts>,
+    queues: Current<Vec<NamedQueue>>,
+    waiting: Current<Vec<QueueView>>,
+    plugins: Host,
 }
 
-/// What is asked about.
+/// What is asked about, as it is at the time.
 struct Parts {
-    queues: Vec<NamedQueue>,
-    waiting: Vec<QueueView>,
+    queues: Arc<Vec<NamedQueue>>,
+    waiting: Arc<Vec<QueueView>>,
     plugins: Host,
 }
 
@@ -375,8 +377,8 @@ impl Admin {
     /// Where it cannot be made.
     pub fn bind(
         data_dir: &Path,
-        queues: Vec<NamedQueue>,
-        waiting: Vec<QueueView>,
+        queues: Current<Vec<NamedQueue>>,
+        waiting: Current<Vec<QueueView>>,
         plugins: Host,
     ) -> io::Result<Self> {
         let path = data_dir.join(SOCKET);
@@ -387,7 +389,7 @@ impl Admin {
         let listener = UnixListener::bind(&path)?;
         // The folder keeps others out where we made it; one that an operator made may be open to them.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, parts: Arc::new(Parts { queues, waiting, plugins }) })
+        Ok(Self { listener, path, queues, waiting, plugins })
     }
 
     /// Answers until `drain`.
@@ -400,7 +402,11 @@ impl Admin {
             tokio::select! {
                 accepted = self.listener.accept(), if answering.len() < REQUESTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        let parts = Arc::clone(&self.parts);
+                        let parts = Parts {
+                            queues: self.queues.now(),
+                            waiting: self.waiting.now(),
+                            plugins: self.plugins.clone(),
+                        };
                         answering.spawn(async move {
                             if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &parts)).await.unwrap_or(Ok(())) {
                                 warn!(%error, "an operator's request was not answered");

@@ -6,26 +6,37 @@
 //!                                            └── admin socket, /metrics, /health look in
 //! ```
 //!
-//! Everything that can fail happens here, before the first sender is let in.
+//! | file | what it is |
+//! | --- | --- |
+//! | `parts.rs` | the living parts: started together, ended together or one by one |
+//! | `pipelines.rs`, `exporters.rs`, `receivers.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
+//! | `triggers.rs`, `diff.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is done |
+//! | `current.rs` | lists that follow the parts |
+//!
+//! Everything that can fail at a start happens here, before the first sender is let in.
 
+mod current;
+mod diff;
 mod exporters;
+mod parts;
 mod pipelines;
 mod plugins;
 mod receivers;
+mod reload;
+mod tasks;
+mod triggers;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tracing::info;
-use weir_exporter::Delivery;
 use weir_model::{Ledger, NodeRegistry};
 use weir_net::client::{Client, ClientSettings};
 use weir_net::listen;
-use weir_plugin::Host;
 use weir_queue::{Disk, FolderLock, Queue, SystemDisk};
 
 use crate::admin::Admin;
@@ -35,18 +46,23 @@ use crate::shutdown::{self, Ended, Stop};
 use crate::telemetry::metrics::{Metrics, Sources};
 use crate::telemetry::pages::{Health, MetricsPage};
 
+pub use current::Current;
+pub(crate) use parts::{Parts, Views};
 pub(crate) use pipelines::queue_folders;
 pub use plugins::{CompiledCode, Plugins};
 pub(crate) use plugins::{cache_dir, grants, hex};
-use receivers::Entrance;
+pub(crate) use reload::reload;
+pub(crate) use tasks::Tasks;
+pub use triggers::Triggers;
 
-/// What every part is made with.
+/// What a part is made with.
 pub(crate) struct Bench<'a> {
     pub(crate) config: &'a Config,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) nodes: Arc<NodeRegistry>,
     pub(crate) client: Client,
     pub(crate) plugins: Plugins,
+    /// What is shown of the part that is being made.
     pub(crate) sources: Sources,
 }
 
@@ -67,18 +83,13 @@ pub struct NamedQueue {
 
 /// The process, assembled and bound; nobody is served yet.
 pub struct Daemon {
-    pub(crate) doors: Vec<(String, Entrance)>,
+    /// What runs: the file as it was last taken, with what of it holds only from the next start as it was at this one.
+    pub(crate) config: Config,
+    pub(crate) foundation: Foundation,
+    pub(crate) parts: Parts,
+    pub(crate) views: Views,
     pub(crate) pages: Vec<Page>,
-    /// By what the log calls them.
-    pub(crate) deliveries: Vec<(String, Delivery)>,
-    pub(crate) queues: Vec<NamedQueue>,
     pub(crate) admin: Option<Admin>,
-    pub(crate) host: Host,
-    pub(crate) drain_timeout: Duration,
-    /// Whether queues are in memory: then a drain waits until they are empty.
-    pub(crate) in_memory: bool,
-    /// What the health page shows; its `drain` is signaled when the drain begins.
-    pub(crate) health: Arc<Health>,
     /// Proof that no other daemon has the data folder; none where there is none.
     pub(crate) lock: Option<FolderLock>,
 }
@@ -93,6 +104,7 @@ impl std::fmt::Debug for Daemon {
 #[derive(Clone)]
 pub struct Foundation {
     ledger: Arc<Ledger>,
+    nodes: Arc<NodeRegistry>,
     client: Client,
     /// The plugins.
     pub plugins: Plugins,
@@ -108,7 +120,13 @@ impl Foundation {
         let ledger = Ledger::new(config.service.memory.limit_bytes);
         let client = Client::new(ClientSettings::new(Arc::clone(&ledger)));
         let plugins = Plugins::new(config, Arc::clone(&ledger), client.clone(), runtime, code)?;
-        Ok(Self { ledger, client, plugins })
+        Ok(Self { ledger, nodes: Arc::default(), client, plugins })
+    }
+
+    /// What parts of this configuration are made with.
+    pub(crate) fn bench<'a>(&self, config: &'a Config) -> Bench<'a> {
+        let Self { ledger, nodes, client, plugins } = self.clone();
+        Bench { config, ledger, nodes, client, plugins, sources: Sources::default() }
     }
 }
 
@@ -123,72 +141,43 @@ impl Daemon {
             true => None,
             false => Some(lock(&config.service.data_dir)?),
         };
-        let Foundation { ledger, client, plugins } = foundation;
-        let nodes = Arc::new(NodeRegistry::default());
-        let mut bench = Bench {
-            config: &config,
-            ledger,
-            nodes: Arc::clone(&nodes),
-            client,
-            plugins,
-            sources: Sources::default(),
-        };
-
-        let queues = pipelines::queues(&mut bench)?;
-        let waiting = pipelines::waiting(&config).await;
-        let deliveries = exporters::deliveries(&mut bench, &queues).await?;
-        let pipelines = pipelines::pipelines(&mut bench, &queues);
-        let doors = receivers::doors(&mut bench, &pipelines).await?;
-        let Bench { ledger, plugins, sources, .. } = bench;
-        plugins.forget();
-        let host = plugins.host().clone();
-
-        let health = Health::new(
-            queues.iter().map(|named| (named.pipeline.clone(), Arc::clone(&named.queue))).collect(),
-            sources
-                .exporters
-                .iter()
-                .map(|source| (source.pipeline.clone(), source.exporter.clone(), source.counts.clone()))
-                .collect(),
-        );
-        let health = Arc::new(health.with_plugins(host.clone()));
-        let mut views = Vec::new();
-        for stray in waiting {
-            health.note(format!("pipeline {}", stray.pipeline), stray.what);
-            views.extend(stray.view);
-        }
-        let metrics = Metrics::new(sources, ledger, nodes);
-        let pages = pages(&config, metrics, Arc::clone(&health))?;
+        let parts = Parts::assemble(&config, &foundation).await?;
+        foundation.plugins.forget();
+        let views = Views::default();
+        views.health.watch_plugins(foundation.plugins.host().clone());
+        views.follow(&parts);
+        views.show_waiting(pipelines::waiting(&config).await);
+        let (ledger, nodes) = (Arc::clone(&foundation.ledger), Arc::clone(&foundation.nodes));
+        let metrics = Metrics::new(views.sources.clone(), ledger, nodes);
+        let pages = pages(&config, metrics, Arc::clone(&views.health))?;
         let admin = match in_memory {
             true => None,
             false => {
-                let bound = Admin::bind(&config.service.data_dir, queues.clone(), views, host.clone());
+                let (queues, waiting) = (views.queues.clone(), views.waiting.clone());
+                let plugins = foundation.plugins.host().clone();
+                let bound = Admin::bind(&config.service.data_dir, queues, waiting, plugins);
                 Some(bound.context("bind the admin socket")?)
             }
         };
-        let drain_timeout = config.service.drain_timeout;
-        Ok(Self { doors, pages, deliveries, queues, admin, host, drain_timeout, in_memory, health, lock })
+        Ok(Self { config, foundation, parts, views, pages, admin, lock })
     }
 
     /// Receiver, protocol and address of every door.
     pub fn addresses(&self) -> Vec<(String, &'static str, SocketAddr)> {
-        let of = |(id, bound): &(String, Entrance)| {
-            let id = id.clone();
-            bound
-                .local_addrs()
-                .into_iter()
-                .map(move |(protocol, address)| (id.clone(), protocol, address))
-                .collect::<Vec<_>>()
+        let of = |(id, door): (&crate::config::Id, &receivers::Door)| {
+            let id = id.to_string();
+            let addresses = door.addresses.clone();
+            addresses.into_iter().map(move |(protocol, address)| (id.clone(), protocol, address))
         };
-        self.doors.iter().flat_map(of).collect()
+        self.parts.doors.iter().flat_map(of).collect()
     }
 
-    /// Serves until `stop`, then drains; says how that ended.
-    pub async fn run(self, stop: Stop) -> Ended {
+    /// Serves until `stop`, then drains; says how that ended. `triggers` reload the configuration meanwhile.
+    pub async fn run(self, stop: Stop, triggers: Triggers) -> Ended {
         for (receiver, protocol, address) in self.addresses() {
             info!(receiver, protocol, %address, "listening");
         }
-        shutdown::live_and_die(self, stop).await
+        shutdown::live_and_die(self, stop, triggers).await
     }
 }
 

@@ -3,17 +3,16 @@
 //! Stop listening and let streams finish; settle what is under way; empty queues that would die with us; close the
 //! files cleanly. One deadline stands over all, and one line says how it ended.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant as Deadline, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{error, warn};
 use weir_net::Drain;
 
-use crate::assembly::{Daemon, NamedQueue};
+use crate::assembly::{Daemon, NamedQueue, Parts, Tasks, Triggers, Views, reload};
+use crate::config::Storage;
 use crate::telemetry::pages::Health;
 
 /// How often queues hear the time, for the dates of dead letters and the age of removed exporters.
@@ -40,12 +39,11 @@ pub enum Ended {
     },
 }
 
-/// What the process is told by signals.
+/// What ends the process: SIGTERM, SIGINT.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
@@ -54,26 +52,17 @@ impl Signals {
     /// # Errors
     /// Where signals cannot be listened for.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Returns when the process is asked to end, with the name of the signal. SIGHUP is answered in the log.
+    /// Returns when the process is asked to end, with the name of the signal.
     ///
     /// # Cancel safety
     /// Safe to drop and to call again.
     pub async fn end(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    warn!(signal = "SIGHUP", "reload comes in a later version; restart to take a new configuration");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }
@@ -107,66 +96,21 @@ impl Stop {
     }
 }
 
-/// Tasks that live as long as the process, with names for the log.
-#[derive(Default)]
-struct Tasks {
-    set: JoinSet<io::Result<()>>,
-    names: HashMap<Id, String>,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: String, task: impl Future<Output = io::Result<()>> + Send + 'static) {
-        let id = self.set.spawn(task).id();
-        self.names.insert(id, name);
-    }
-
-    /// The next that ends, and how, where it did not end well; pending for ever where none is left.
-    async fn next(&mut self) -> (String, Option<String>) {
-        let (id, why) = match self.set.join_next_with_id().await {
-            None => std::future::pending().await,
-            Some(Ok((id, Ok(())))) => (id, None),
-            Some(Ok((id, Err(error)))) => (id, Some(error.to_string())),
-            Some(Err(error)) => (error.id(), Some(format!("it panicked: {error}"))),
-        };
-        (self.names.remove(&id).unwrap_or_default(), why)
-    }
-
-    async fn join(&mut self) {
-        while !self.set.is_empty() {
-            if let (part, Some(error)) = self.next().await {
-                error!(part, error, "a part failed");
-            }
-        }
-    }
-}
-
 /// Serves until `stop`, then drains.
-pub(crate) async fn live_and_die(daemon: Daemon, stop: Stop) -> Ended {
-    let Daemon { doors, pages, deliveries, queues, admin, host, drain_timeout, in_memory, health, lock } =
-        daemon;
-    let (doors_drain, pages_drain, exports) = (Drain::new(), Drain::new(), weir_exporter::Stop::default());
-    let mut serving = Tasks::default();
-    for (id, door) in doors {
-        serving.spawn(format!("receiver {id}"), door.serve(doors_drain.clone()));
-    }
-    let mut exporting = Tasks::default();
-    for (name, delivery) in deliveries {
-        let exports = exports.clone();
-        exporting.spawn(name, async move {
-            delivery.run(exports).await;
-            Ok(())
-        });
-    }
+pub(crate) async fn live_and_die(mut daemon: Daemon, stop: Stop, mut triggers: Triggers) -> Ended {
+    let pages_drain = Drain::new();
     let mut watching = Tasks::default();
-    for page in pages {
+    daemon.parts.start();
+    for page in std::mem::take(&mut daemon.pages) {
         let drain = pages_drain.clone();
         watching.spawn("a page".to_owned(), async move { page.bound.serve(page.handler, drain).await });
     }
-    if let Some(admin) = admin {
+    if let Some(admin) = daemon.admin.take() {
         watching.spawn("the admin socket".to_owned(), admin.serve(pages_drain.clone()));
     }
+    watching.spawn("the clock".to_owned(), tick(daemon.views.clone(), pages_drain.clone()));
 
-    let (plugins, drain) = (host.clone(), doors_drain.clone());
+    let (plugins, drain) = (daemon.foundation.plugins.host().clone(), daemon.parts.doors_drain.clone());
     watching.spawn("the watch over the plugin folder".to_owned(), async move {
         tokio::select! {
             () = plugins.watch() => (),
@@ -175,43 +119,56 @@ pub(crate) async fn live_and_die(daemon: Daemon, stop: Stop) -> Ended {
         Ok(())
     });
 
-    live(&queues, [&mut serving, &mut exporting, &mut watching], &health, &stop.begin).await;
+    loop {
+        let Parts { serving, exporting, .. } = &mut daemon.parts;
+        let tasks = [serving, exporting, &mut watching];
+        tokio::select! {
+            biased;
+            () = live(tasks, &daemon.views.health, &stop.begin) => break,
+            cause = triggers.next() => reload(&mut daemon, &mut triggers, cause, &stop.begin).await,
+        }
+    }
+    die(daemon, watching, pages_drain, stop).await
+}
 
+/// The order of death.
+async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop) -> Ended {
+    let Daemon { config, foundation, mut parts, views, lock, .. } = daemon;
+    let (drain_timeout, in_memory) =
+        (config.service.drain_timeout, config.service.queue.storage == Storage::Memory);
+    let queues = parts.queues();
     let began = Instant::now();
     let deadline = Deadline::from_std(began + drain_timeout);
     let work_deadline = deadline.checked_sub(CLOSE_RESERVE.min(drain_timeout / 2)).unwrap_or(deadline);
     let mut cut = Vec::new();
-    health.drain.signal();
+    views.health.drain.signal();
 
-    doors_drain.signal();
-    if !stop.gives(work_deadline, serving.join()).await {
+    parts.doors_drain.signal();
+    if !stop.gives(work_deadline, parts.serving.join()).await {
         cut.push("senders were still connected".to_owned());
     }
     // What is dropped here was not answered: its senders will send again.
-    serving.set.shutdown().await;
+    parts.serving.shutdown().await;
     queues.iter().for_each(|named| named.queue.drain());
     if in_memory && !stop.gives(work_deadline, emptied(&queues)).await {
-        let of = |named: &NamedQueue| {
-            named.queue.status().cursors.iter().map(|cursor| cursor.pending_items).sum::<u64>()
-        };
-        let items: u64 = queues.iter().map(of).sum();
+        let items: u64 = queues.iter().map(pending_items).sum();
         cut.push(format!("{items} items in memory were not delivered and are lost"));
     }
-    exports.drain.cancel();
-    if !stop.gives(work_deadline, exporting.join()).await {
+    parts.exports.drain.cancel();
+    if !stop.gives(work_deadline, parts.exporting.join()).await {
         // The leases are deferred and delivered again after the next start.
-        exports.cut.cancel();
-        if timeout_at(stop.last(deadline), exporting.join()).await.is_err() {
+        parts.exports.cut.cancel();
+        if timeout_at(stop.last(deadline), parts.exporting.join()).await.is_err() {
             cut.push("a push to a backend did not end".to_owned());
         }
     }
-    if timeout_at(stop.last(deadline), host.drain()).await.is_err() {
+    if timeout_at(stop.last(deadline), foundation.plugins.host().drain()).await.is_err() {
         cut.push("a plugin's call did not end".to_owned());
     }
     close(&queues, deadline, &mut cut).await;
     pages_drain.signal();
     if timeout_at(stop.last(deadline + CLOSE_RESERVE), watching.join()).await.is_err() {
-        watching.set.shutdown().await;
+        watching.shutdown().await;
     }
     // The folder is ours until nothing of us is in it.
     drop(lock);
@@ -222,18 +179,13 @@ pub(crate) async fn live_and_die(daemon: Daemon, stop: Stop) -> Ended {
 }
 
 /// Until `stop`. A part that ends before is told: the process goes on with the others, and its health page says so.
-async fn live(queues: &[NamedQueue], parts: [&mut Tasks; 3], health: &Health, stop: &Drain) {
-    let [serving, exporting, watching] = parts;
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+///
+/// # Cancel safety
+/// Safe to drop and to call again.
+async fn live(tasks: [&mut Tasks; 3], health: &Health, stop: &Drain) {
+    let [serving, exporting, watching] = tasks;
     loop {
         let (part, why) = tokio::select! {
-            _ = ticks.tick() => {
-                let wall = std::time::SystemTime::now();
-                queues.iter().for_each(|named| named.queue.tick(wall));
-                health.look(Instant::now());
-                continue;
-            }
             () = stop.signaled() => return,
             ended = serving.next() => ended,
             ended = exporting.next() => ended,
@@ -245,13 +197,34 @@ async fn live(queues: &[NamedQueue], parts: [&mut Tasks; 3], health: &Health, st
     }
 }
 
-async fn emptied(queues: &[NamedQueue]) {
+/// Tells queues the time, and the health page to look, until `drain`.
+async fn tick(views: Views, drain: Drain) -> io::Result<()> {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => (),
+            () = drain.signaled() => return Ok(()),
+        }
+        let wall = std::time::SystemTime::now();
+        views.queues.now().iter().for_each(|named| named.queue.tick(wall));
+        views.health.look(Instant::now());
+    }
+}
+
+/// Returns when every exporter has settled everything.
+pub(crate) async fn emptied(queues: &[NamedQueue]) {
     let mut looks = interval(EMPTY_LOOK);
     let pending =
         |named: &NamedQueue| named.queue.status().cursors.iter().any(|cursor| cursor.pending_records > 0);
     while queues.iter().any(pending) {
         looks.tick().await;
     }
+}
+
+/// Items that exporters have not settled.
+pub(crate) fn pending_items(named: &NamedQueue) -> u64 {
+    named.queue.status().cursors.iter().map(|cursor| cursor.pending_items).sum()
 }
 
 async fn close(queues: &[NamedQueue], deadline: Deadline, cut: &mut Vec<String>) {
@@ -275,7 +248,7 @@ mod tests {
     /// Guarantees: life goes on until it is, and the health page names all three.
     #[tokio::test]
     async fn a_part_that_ends_early_is_told() {
-        let health = Health::new(Vec::new(), Vec::new());
+        let health = Health::default();
         let stop = Drain::new();
         let (mut serving, mut exporting, mut watching) =
             (Tasks::default(), Tasks::default(), Tasks::default());
@@ -284,7 +257,7 @@ mod tests {
         watching.spawn("a page".to_owned(), async { Ok(()) });
         let parts = [&mut serving, &mut exporting, &mut watching];
         {
-            let mut life = std::pin::pin!(live(&[], parts, &health, &stop));
+            let mut life = std::pin::pin!(live(parts, &health, &stop));
             while health.lasting() < 3 {
                 tokio::select! {
                     () = &mut life => panic!("nobody has asked for the end"),
@@ -295,6 +268,6 @@ mod tests {
             life.await;
         }
         assert_eq!(health.lasting(), 3);
-        assert!(serving.set.is_empty() && exporting.set.is_empty() && watching.set.is_empty());
+        assert!(serving.is_empty() && exporting.is_empty() && watching.is_empty());
     }
 }

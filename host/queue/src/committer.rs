@@ -255,7 +255,7 @@ impl Writer {
         let room = Room { records: batches.len() as u64, bytes };
         let (first, segment) = self.segment_for(core, room)?;
         let others = core.sealed_disk_bytes();
-        if others + segment.file().disk_bytes_with(room) > core.settings.budget_bytes {
+        if others + segment.file().disk_bytes_with(room) > core.budget() {
             core.state().pressed = true;
             return Err(refuse_for_now(Reason::QueueFull, "the queue's budget of disk is used up"));
         }
@@ -291,7 +291,7 @@ impl Writer {
         }
         let first = core.state().book.next();
         let others = core.state().disk_bytes();
-        if others + SMALLEST_BYTES > core.settings.budget_bytes {
+        if others + SMALLEST_BYTES > core.budget() {
             core.state().pressed = true;
             return Err(refuse_for_now(Reason::QueueFull, "the queue's budget of disk is used up"));
         }
@@ -462,7 +462,7 @@ impl Writer {
         self.sweep(core);
         loop {
             let kept_free = core.settings.reserved_for_small() + 2 * core.settings.segment_bytes;
-            let target = core.settings.budget_bytes.saturating_sub(kept_free);
+            let target = core.budget().saturating_sub(kept_free);
             let (used, orphaned) = {
                 let state = core.state();
                 (state.disk_bytes(), state.orphaned)

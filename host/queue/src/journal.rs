@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -63,6 +64,8 @@ pub struct DiskQueue {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) settings: Settings,
+    /// The budget as it is now; the one of the settings is that of the start.
+    pub(crate) budget_bytes: AtomicU64,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) folder: PathBuf,
     pub(crate) incarnation: u128,
@@ -359,10 +362,14 @@ impl Core {
         self.dead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn budget(&self) -> u64 {
+        self.budget_bytes.load(Ordering::Relaxed)
+    }
+
     /// Sets room aside for batches, or says why not.
     fn admit(&self, batches: &[Batch]) -> Result<u64, Refusal> {
         let footprint: u64 = batches.iter().map(|batch| footprint(batch.body.len())).sum();
-        let budget = self.settings.budget_bytes;
+        let budget = self.budget();
         let mut state = self.state();
         if state.closed || state.draining {
             return Err(Refusal::transient(Reason::Draining, Some(RETRY_AFTER), "the process is draining"));

@@ -1,6 +1,7 @@
 //! The queue in memory: the same order, leases and settlements; its records last as long as the process.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,7 +38,7 @@ pub struct MemoryQueue {
 
 #[derive(Debug)]
 struct Core {
-    budget: u64,
+    budget: AtomicU64,
     dead_budget: u64,
     incarnation: u128,
     counts: QueueCounts,
@@ -85,7 +86,7 @@ impl MemoryQueue {
         };
         Arc::new(Self {
             core: Arc::new(Core {
-                budget: budget_bytes,
+                budget: AtomicU64::new(budget_bytes),
                 dead_budget: budget_bytes / 16,
                 incarnation: u128::from_le_bytes(bytes),
                 counts,
@@ -147,22 +148,27 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn budget(&self) -> u64 {
+        self.budget.load(Ordering::Relaxed)
+    }
+
     fn admit(&self, room: u64, is_small: bool) -> Result<(), Refusal> {
         // As on disk: a reserve, so that a small sender finds room when large ones have taken theirs.
-        let kept_free = if is_small { 0 } else { self.budget / RESERVE_PART };
-        if room + kept_free > self.budget {
-            let why = format!("{room} bytes are more than the queue's budget of {}", self.budget);
+        let budget = self.budget();
+        let kept_free = if is_small { 0 } else { budget / RESERVE_PART };
+        if room + kept_free > budget {
+            let why = format!("{room} bytes are more than the queue's budget of {budget}");
             return Err(Refusal::permanent(Reason::TooLarge, why));
         }
         let mut state = self.state();
         if state.draining || state.closed {
             return Err(Refusal::transient(Reason::Draining, Some(RETRY_AFTER), "the process is draining"));
         }
-        if state.used + room + kept_free > self.budget {
-            state.skip_oldest(&self.counts, room + kept_free, self.budget);
+        if state.used + room + kept_free > budget {
+            state.skip_oldest(&self.counts, room + kept_free, budget);
         }
-        if state.used + room + kept_free > self.budget {
-            let why = format!("the queue has {} of {} bytes in use", state.used, self.budget);
+        if state.used + room + kept_free > budget {
+            let why = format!("the queue has {} of {budget} bytes in use", state.used);
             return Err(Refusal::transient(Reason::QueueFull, Some(RETRY_AFTER), why));
         }
         state.used += room;
@@ -516,7 +522,7 @@ impl Queue for MemoryQueue {
             records: state.bodies.len() as u64,
             items: totals.items,
             bytes: state.used,
-            budget_bytes: self.core.budget,
+            budget_bytes: self.core.budget(),
             oldest: state.bodies.keys().next().copied().map(Seq),
             newest: Seq(state.book.next() - 1),
             dead_letters: state.dead.len() as u64,
@@ -573,6 +579,10 @@ impl Queue for MemoryQueue {
         };
         drop(state);
         Box::pin(async move { answer })
+    }
+
+    fn share(&self, budget_bytes: u64) {
+        self.core.budget.store(budget_bytes, Ordering::Relaxed);
     }
 
     fn drain(&self) {

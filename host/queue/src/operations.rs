@@ -1,6 +1,7 @@
 //! The daemon's side of the log on disk: [`Queue`] for [`DiskQueue`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::journal::{Chore, DiskQueue};
 use crate::queue::{Cursor, Queue, QueueError, Watch, WhenFull};
 use crate::reader::DiskCursor;
 use crate::recovery::{at_oldest, unix_seconds};
-use crate::settings::EXPORTERS_MAX;
+use crate::settings::{BUDGET_BYTES_MIN, EXPORTERS_MAX, SEGMENTS_MIN};
 use crate::status::{DeadLetter, QueueCounts, Status};
 
 /// How long the process runs with an exporter that is not configured any more before its cursor goes.
@@ -124,7 +125,7 @@ impl Queue for DiskQueue {
             records: totals.records,
             items: totals.items,
             bytes: state.disk_bytes(),
-            budget_bytes: self.core.settings.budget_bytes,
+            budget_bytes: self.core.budget(),
             oldest,
             newest: Seq(state.book.next() - 1),
             segments: state.book.segment_count(),
@@ -167,6 +168,14 @@ impl Queue for DiskQueue {
     fn forget(&self, exporter: &str) -> BoxFuture<'static, Result<(), QueueError>> {
         let exporter = exporter.to_owned();
         self.core.order(|answer| Chore::Forget { exporter, answer })
+    }
+
+    fn share(&self, budget_bytes: u64) {
+        let settings = &self.core.settings;
+        // As at the start: a handful of segments, or a full queue would get nothing back.
+        let least = BUDGET_BYTES_MIN.max(settings.segment_bytes.saturating_mul(SEGMENTS_MIN));
+        self.core.budget_bytes.store(budget_bytes.max(least), Ordering::Relaxed);
+        self.core.work.notify_one();
     }
 
     fn drain(&self) {

@@ -106,6 +106,10 @@ pub trait Queue: Log {
     /// [`QueueError::NotFound`]; [`QueueError::InUse`] while the configuration names it; [`QueueError::Io`].
     fn forget(&self, exporter: &str) -> BoxFuture<'static, Result<(), QueueError>>;
 
+    /// From now on the budget for segments is this, for a budget that several logs share: in bytes, raised to what the
+    /// log needs at the least. What is kept already stays, also where it is more.
+    fn share(&self, budget_bytes: u64);
+
     /// Refuses further admissions as draining; what is admitted is still committed.
     fn drain(&self);
 

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -414,6 +415,7 @@ impl Start {
             warn!(error = %error, "no memory set aside for the caches of segments");
         }
         let core = Core {
+            budget_bytes: AtomicU64::new(settings.budget_bytes),
             caches: caches.ok(),
             disk: self.disk,
             folder: folder.to_owned(),

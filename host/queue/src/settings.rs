@@ -90,7 +90,7 @@ impl Settings {
     pub(crate) fn fitted(mut self) -> Self {
         self.budget_bytes = self.budget_bytes.max(BUDGET_BYTES_MIN);
         self.reserve_bytes = self.reserve_bytes.min(self.budget_bytes / 16);
-        self.segment_bytes = self.segment_bytes.min(self.budget_bytes / 8).max(SEGMENT_BYTES_MIN);
+        self.segment_bytes = self.segment_bytes.min(self.budget_bytes / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);
         self
     }
 }
@@ -99,6 +99,8 @@ impl Settings {
 const OTHER_CACHES_BYTES: u64 = 6 * (128 << 10) + 2 * (256 << 10);
 /// Bytes of disk that a queue takes at the least; a smaller budget is raised to this: less than a handful of the smallest segments cannot hold anything.
 pub const BUDGET_BYTES_MIN: u64 = 16 << 20;
+/// Segments that a budget has room for at the least.
+pub(crate) const SEGMENTS_MIN: u64 = 8;
 /// Of less, an empty index would be more than a quarter.
 const SEGMENT_BYTES_MIN: u64 = 2 << 20;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::try_join_all;
 use weir_model::count::ReceiverCounts;
@@ -17,7 +17,7 @@ pub struct Settings {
     /// The configured id (`otlp`, `zipkin/edge`).
     pub id: Arc<str>,
     /// Where each signal goes.
-    pub pipelines: Pipelines,
+    pub pipelines: Behind,
     /// The budget of memory that requests are paid from.
     pub ledger: Arc<Ledger>,
     /// What the receiver counts.
@@ -52,6 +52,30 @@ impl Pipelines {
             Signal::Metrics => self.metrics.as_ref(),
             Signal::Logs => self.logs.as_ref(),
         }
+    }
+}
+
+/// What is behind a door now. Clones are one: what is exchanged in one is exchanged in all, under doors that are open.
+///
+/// A request asks when it is handed on, and ends with what it was given then.
+#[derive(Clone, Default)]
+pub struct Behind(Arc<RwLock<Pipelines>>);
+
+impl Behind {
+    /// Who takes this signal now.
+    pub fn of(&self, signal: Signal) -> Option<Arc<dyn Consumer>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).of(signal).cloned()
+    }
+
+    /// From now on requests are handed to these.
+    pub fn exchange(&self, pipelines: Pipelines) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pipelines;
+    }
+}
+
+impl From<Pipelines> for Behind {
+    fn from(pipelines: Pipelines) -> Self {
+        Self(Arc::new(RwLock::new(pipelines)))
     }
 }
 

@@ -104,14 +104,18 @@ impl Intake {
     /// # Errors
     /// A permanent refusal that says what to do.
     pub(crate) fn admits(&self, signal: Signal) -> Result<(), Refusal> {
-        if self.settings.pipelines.of(signal).is_some() {
-            return Ok(());
+        match self.settings.pipelines.of(signal) {
+            Some(_) => Ok(()),
+            None => Err(self.nobody(signal)),
         }
+    }
+
+    fn nobody(&self, signal: Signal) -> Refusal {
         let id = &self.settings.id;
-        Err(Refusal::permanent(
+        Refusal::permanent(
             Reason::NoPipeline,
             format!("no pipeline takes {signal} from {id}; add {id} to the receivers of a {signal} pipeline"),
-        ))
+        )
     }
 
     /// Takes one request: checks it, hands it on, counts what became of it.
@@ -161,15 +165,16 @@ impl Intake {
         let Checked { body, items, partial } = checked;
         let counts = &self.settings.counts;
         let rejected = u64::from(partial.rejected);
-        if let Err(refusal) = self.admits(signal) {
+        // Asked once: pipelines may be exchanged between two questions.
+        let Some(consumer) = self.settings.pipelines.of(signal) else {
+            let refusal = self.nobody(signal);
             counts.refused.of(signal, refusal.reason()).add(u64::from(items) + rejected);
             return Verdict::Refused(refusal);
-        }
-        let consumer = self.settings.pipelines.of(signal).filter(|_| items > 0);
-        let Some(consumer) = consumer else {
+        };
+        if items == 0 {
             counts.dropped.of(signal, Reason::InvalidItem).add(rejected);
             return Verdict::Nothing { partial };
-        };
+        }
         let receiver = Arc::clone(&self.settings.id);
         let arrival = Arrival { signal, body, items, receiver, node, claim: Some(claim) };
         match consumer.consume(arrival).await {

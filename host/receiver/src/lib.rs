@@ -22,4 +22,4 @@ mod otlp_http;
 pub mod plugin_http;
 pub mod reply;
 
-pub use door::{BindError, Bound, Pipelines, Settings};
+pub use door::{Behind, BindError, Bound, Pipelines, Settings};

@@ -1,64 +1,77 @@
 //! Exporters and their deliveries.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context;
 use weir_exporter::debug::{Debug, Verbosity as DebugVerbosity};
 use weir_exporter::delivery::Settings;
 use weir_exporter::otlp::{Compression as OtlpCompression, Config as OtlpConfig, Otlp, Protocol};
-use weir_exporter::{Delivery, ExporterCounts, Retry};
+use weir_exporter::{Delivery, ExporterCounts, Retry, Stop};
 use weir_model::{BoxFuture, Exporter, Outcome, Push};
 use weir_net::credential::Credential;
 use weir_net::roots::Trust;
 use weir_queue::{WhenFull, Wish};
 
+use super::tasks::{Running, Tasks};
 use super::{Bench, NamedQueue, plugins};
 use crate::command::Failure;
 use crate::config::{
-    self, Auth, Compression, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter, OtlpProtocol, PipelineId,
-    Verbosity,
+    self, Auth, Compression, Config, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter, OtlpProtocol,
+    PipelineId, Verbosity,
 };
-use crate::telemetry::metrics::ExporterSource;
+use crate::telemetry::metrics::PluginSource;
 
-/// Joins every exporter of every pipeline to its cursor.
-pub(crate) async fn deliveries(
-    bench: &mut Bench<'_>,
-    queues: &[NamedQueue],
-) -> Result<Vec<(String, Delivery)>, Failure> {
-    let config = bench.config;
-    let mut built: BTreeMap<Id, Arc<dyn Exporter>> = BTreeMap::new();
-    let mut deliveries = Vec::new();
-    for ((pipeline, wanted), named) in config.pipelines.iter().zip(queues) {
-        for id in &wanted.exporters {
-            let id = &id.value;
-            let exporter = match built.get(id) {
-                Some(exporter) => Arc::clone(exporter),
-                None => {
-                    let exporter = build(bench, id).await?;
-                    built.insert(id.clone(), Arc::clone(&exporter));
-                    exporter
-                }
-            };
-            let name = format!("exporter {id} of pipeline {pipeline}");
-            deliveries.push((name, delivery(bench, pipeline, id, exporter, named)?));
-        }
-        let names: Vec<String> = wanted.exporters.iter().map(|id| id.value.to_string()).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        named.queue.configured(&names, SystemTime::now());
-    }
-    Ok(deliveries)
+/// An exporter, built; the pipelines that name it share it.
+#[derive(Clone)]
+pub(crate) struct Built {
+    exporter: Arc<dyn Exporter>,
+    /// What its plugin counts.
+    pub(crate) figures: Vec<PluginSource>,
 }
 
-fn delivery(
-    bench: &mut Bench<'_>,
+/// One exporter of one pipeline at work on its cursor.
+pub(crate) struct Post {
+    /// What it counts, for as long as the configuration names it.
+    pub(crate) counts: ExporterCounts,
+    /// Ends it alone, or with all others.
+    pub(crate) stop: Stop,
+    /// Until it starts.
+    pub(crate) idle: Option<Delivery>,
+    /// Since it has started.
+    pub(crate) running: Option<Running>,
+}
+
+impl Post {
+    /// A delivery that begins with [`Post::start`].
+    pub(crate) fn new(delivery: Delivery, counts: ExporterCounts, exports: &Stop) -> Self {
+        let stop = Stop { drain: exports.drain.child_token(), cut: exports.cut.child_token() };
+        Self { counts, stop, idle: Some(delivery), running: None }
+    }
+
+    pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
+        if let Some(delivery) = self.idle.take() {
+            let stop = self.stop.clone();
+            self.running = Some(tasks.spawn(name, async move {
+                delivery.run(stop).await;
+                Ok(())
+            }));
+        }
+    }
+}
+
+/// Joins an exporter to its cursor, which begins at the end of the log where it is new.
+///
+/// # Errors
+/// Where the log has no room for another exporter.
+pub(crate) fn delivery(
+    config: &Config,
     pipeline: &PipelineId,
     id: &Id,
-    exporter: Arc<dyn Exporter>,
+    built: &Built,
     named: &NamedQueue,
+    counts: &ExporterCounts,
 ) -> Result<Delivery, Failure> {
-    let of = &bench.config.exporters[id].value.delivery;
+    let of = &config.exporters[id].value.delivery;
     let when_full = match of.when_full {
         config::WhenFull::Refuse => WhenFull::Refuse,
         config::WhenFull::SkipOldest => WhenFull::SkipOldest,
@@ -67,20 +80,15 @@ fn delivery(
     let subscribed = named.queue.subscribe(&name, when_full);
     let cursor =
         subscribed.with_context(|| format!("subscribe exporter {id} to the queue of pipeline {pipeline}"))?;
-    let batch = bench.config.batch(pipeline, id);
-    let counts = ExporterCounts::default();
-    bench.sources.exporters.push(ExporterSource {
-        exporter: name.clone(),
-        pipeline: named.pipeline.clone(),
-        counts: counts.clone(),
-    });
+    let batch = config.batch(pipeline, id);
     let settings = Settings {
         id: name.into(),
         wish: Wish { items_max: batch.items.into(), bytes_max: batch.bytes, linger: batch.timeout },
         retry: Retry { initial: of.retry.initial_interval, max: of.retry.max_interval },
         record_ends_max: of.retry.record_ends,
-        counts,
+        counts: counts.clone(),
     };
+    let exporter = Arc::clone(&built.exporter);
     let exporter: Arc<dyn Exporter> = match of.pool.instances {
         Some(in_flight_max) => Arc::new(Pooled { exporter, in_flight_max }),
         None => exporter,
@@ -88,7 +96,16 @@ fn delivery(
     Ok(Delivery::new(settings, cursor, exporter))
 }
 
-async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Failure> {
+/// Builds an exporter.
+///
+/// # Errors
+/// What it needs and is not there: a file, a plugin.
+pub(crate) async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Built, Failure> {
+    let exporter = of_kind(bench, id).await?;
+    Ok(Built { exporter, figures: std::mem::take(&mut bench.sources.plugins) })
+}
+
+async fn of_kind(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Failure> {
     let config = bench.config;
     let ExporterConfig { delivery, kind } = &config.exporters[id].value;
     match kind {

@@ -13,11 +13,10 @@ use weir_pipeline::{Augment, Pipeline, PipelineCounts};
 use weir_queue::{DiskQueue, Faults, MemoryQueue, Queue, Settings};
 use weir_wire::Addition;
 
-use super::{Bench, NamedQueue};
+use super::{Foundation, NamedQueue};
 use crate::admin::QueueView;
 use crate::command::Failure;
 use crate::config::{AttributeValue, Config, Detect, PipelineId, ResourceConfig, Storage};
-use crate::telemetry::metrics::PipelineSource;
 
 /// The folder of queues in the data folder.
 fn queues_dir(data_dir: &Path) -> PathBuf {
@@ -147,19 +146,42 @@ async fn look_into(pipeline: &str, folder: &Path) -> anyhow::Result<Option<(Queu
     Ok(Some((view, records)))
 }
 
-/// Opens the log of every pipeline.
-pub(crate) fn queues(bench: &mut Bench<'_>) -> Result<Vec<NamedQueue>, Failure> {
-    let config = bench.config;
-    let settings = settings(bench)?;
-    let folder = queues_dir(&config.service.data_dir);
-    let mut queues = Vec::new();
-    for id in config.pipelines.keys() {
+/// Where logs are opened, and how.
+#[derive(Clone)]
+pub(crate) struct Site {
+    storage: Storage,
+    folder: PathBuf,
+    settings: Settings,
+}
+
+impl Site {
+    /// The site of a configuration.
+    ///
+    /// # Errors
+    /// Where faults were asked for that do not exist.
+    pub(crate) fn of(config: &Config, ledger: &Arc<Ledger>) -> Result<Self, Failure> {
+        let queue = config.service.queue;
+        // The budgets are for all pipelines together; each has an equal part, so that one cannot starve another.
+        let parts = config.pipelines.len().max(1) as u64;
+        let mut settings = Settings::new(Arc::clone(ledger));
+        settings.budget_bytes = queue.budget_bytes / parts;
+        settings.segment_bytes = queue.segment_bytes;
+        settings.dead_letter_bytes = queue.dead_letter_bytes / parts;
+        settings.faults = faults()?;
+        Ok(Self { storage: queue.storage, folder: queues_dir(&config.service.data_dir), settings })
+    }
+
+    /// Opens the log of a pipeline. Blocks for the disk.
+    ///
+    /// # Errors
+    /// Where its folder cannot be used.
+    pub(crate) fn open(&self, id: &PipelineId) -> Result<NamedQueue, Failure> {
         let pipeline = id.to_string();
-        let queue: Arc<dyn Queue> = match config.service.queue.storage {
+        let queue: Arc<dyn Queue> = match self.storage {
             Storage::Disk => {
-                let folder = folder.join(folder_name(&pipeline));
+                let folder = self.folder.join(folder_name(&pipeline));
                 super::make_private_dir(&folder)?;
-                let open = DiskQueue::open(&folder, settings.clone(), SystemTime::now());
+                let open = DiskQueue::open(&folder, self.settings.clone(), SystemTime::now());
                 open.with_context(|| format!("open the queue of pipeline {pipeline}"))?
             }
             Storage::Memory => {
@@ -167,24 +189,11 @@ pub(crate) fn queues(bench: &mut Bench<'_>) -> Result<Vec<NamedQueue>, Failure> 
                     pipeline,
                     "this pipeline acknowledges from memory: what is queued is lost with the process"
                 );
-                MemoryQueue::new(settings.budget_bytes)
+                MemoryQueue::new(self.settings.budget_bytes)
             }
         };
-        queues.push(NamedQueue { pipeline, queue });
+        Ok(NamedQueue { pipeline, queue })
     }
-    Ok(queues)
-}
-
-fn settings(bench: &Bench<'_>) -> Result<Settings, Failure> {
-    let queue = bench.config.service.queue;
-    // The budgets are for all pipelines together; each has an equal part, so that one cannot starve another.
-    let parts = bench.config.pipelines.len().max(1) as u64;
-    let mut settings = Settings::new(Arc::clone(&bench.ledger));
-    settings.budget_bytes = queue.budget_bytes / parts;
-    settings.segment_bytes = queue.segment_bytes;
-    settings.dead_letter_bytes = queue.dead_letter_bytes / parts;
-    settings.faults = faults()?;
-    Ok(settings)
 }
 
 fn faults() -> Result<Faults, Failure> {
@@ -194,30 +203,34 @@ fn faults() -> Result<Faults, Failure> {
     Ok(parsed.map_err(|error| anyhow::anyhow!("{FAULTS_VARIABLE}={text}: {error}"))?)
 }
 
-/// Builds the pipelines, by id.
-pub(crate) fn pipelines(bench: &mut Bench<'_>, queues: &[NamedQueue]) -> BTreeMap<PipelineId, Arc<Pipeline>> {
-    let config = bench.config;
-    let mut pipelines = BTreeMap::new();
-    for (id, NamedQueue { pipeline, queue }) in config.pipelines.keys().zip(queues) {
-        let counts = PipelineCounts::default();
-        bench.sources.pipelines.push(PipelineSource {
-            pipeline: pipeline.clone(),
-            counts: counts.clone(),
-            queue: Arc::clone(queue),
-            queue_counts: queue.counts(),
-        });
+/// A pipeline with its log.
+pub(crate) struct Line {
+    /// Its log.
+    pub(crate) named: NamedQueue,
+    /// What doors hand to.
+    pub(crate) pipeline: Arc<Pipeline>,
+}
+
+impl Line {
+    /// A pipeline in front of its log; what it adds to resources is in the configuration.
+    pub(crate) fn new(
+        config: &Config,
+        foundation: &Foundation,
+        id: &PipelineId,
+        named: NamedQueue,
+        counts: PipelineCounts,
+    ) -> Self {
         let built = Pipeline {
-            name: pipeline.clone(),
+            name: named.pipeline.clone(),
             augments: augments(config, id),
-            log: Arc::clone(queue) as Arc<dyn weir_model::Log>,
-            nodes: Arc::clone(&bench.nodes),
-            ledger: Arc::clone(&bench.ledger),
+            log: Arc::clone(&named.queue) as Arc<dyn weir_model::Log>,
+            nodes: Arc::clone(&foundation.nodes),
+            ledger: Arc::clone(&foundation.ledger),
             counts,
         };
-        info!(pipeline, acknowledges = %config.service.queue.storage, "pipeline ready");
-        pipelines.insert(id.clone(), Arc::new(built));
+        info!(pipeline = named.pipeline, acknowledges = %config.service.queue.storage, "pipeline ready");
+        Self { named, pipeline: Arc::new(built) }
     }
-    pipelines
 }
 
 fn augments(config: &Config, id: &PipelineId) -> Vec<Augment> {
@@ -251,14 +264,16 @@ fn os_type() -> &'static str {
 }
 
 /// The pipelines that one receiver feeds with one signal.
-pub(crate) fn fed_by<'p>(
-    config: &'p Config,
-    pipelines: &'p BTreeMap<PipelineId, Arc<Pipeline>>,
-    receiver: &'p crate::config::Id,
+pub(crate) fn fed_by(
+    config: &Config,
+    lines: &BTreeMap<PipelineId, Line>,
+    receiver: &crate::config::Id,
     signal: Signal,
 ) -> Vec<Arc<Pipeline>> {
-    let feeds = |id: &&PipelineId| {
-        id.signal == signal && config.pipelines[*id].receivers.iter().any(|fed| fed.value == *receiver)
+    let feeds = |(id, _): &(&PipelineId, &Line)| {
+        let wanted = config.pipelines.get(*id);
+        id.signal == signal
+            && wanted.is_some_and(|wanted| wanted.receivers.iter().any(|fed| fed.value == *receiver))
     };
-    pipelines.keys().filter(feeds).map(|id| Arc::clone(&pipelines[id])).collect()
+    lines.iter().filter(feeds).map(|(_, line)| Arc::clone(&line.pipeline)).collect()
 }

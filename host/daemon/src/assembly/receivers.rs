@@ -10,20 +10,23 @@ use weir_model::count::ReceiverCounts;
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
 use weir_net::limits::ListenLimits as NetLimits;
-use weir_net::tls::{MinVersion, TlsConfig};
-use weir_pipeline::{Fanout, Pipeline};
+use weir_net::tls::{MinVersion, ServerTls as Certificates, TlsConfig};
+use weir_pipeline::Fanout;
 use weir_receiver::cors::CorsConfig;
-use weir_receiver::door::{Bound, Pipelines, Settings};
+use weir_receiver::door::{Behind, Bound, Pipelines, Settings};
 use weir_receiver::intake::CountLimits;
 use weir_receiver::opencensus::TranslationCounts;
 use weir_receiver::{opencensus, otlp, plugin_http};
 
-use super::{Bench, pipelines, plugins};
+use super::pipelines::{self, Line};
+use super::tasks::{Running, Tasks};
+use super::{Bench, plugins};
 use crate::command::Failure;
 use crate::config::{
-    Cors, Id, Kind, Listen, ListenLimits, OpenCensusReceiver, OtlpReceiver, PipelineId, PluginReceiver,
+    Config, Cors, Id, Listen, ListenLimits, OpenCensusReceiver, OtlpReceiver, PipelineId, PluginReceiver,
     ReceiverConfig, ServerTls,
 };
+use crate::telemetry::metrics::PluginSource;
 
 /// A receiver, bound.
 pub(crate) enum Entrance {
@@ -42,6 +45,13 @@ impl Entrance {
         }
     }
 
+    fn certificates(&self) -> Vec<Arc<Certificates>> {
+        match self {
+            Self::Requests(bound) => bound.tls(),
+            Self::OpenCensus(bound) => bound.tls(),
+        }
+    }
+
     /// Serves until `drain` is signaled and everything has ended; dropping the future cuts what is still open.
     ///
     /// # Errors
@@ -54,51 +64,100 @@ impl Entrance {
     }
 }
 
-/// Binds every receiver that some pipeline names.
-pub(crate) async fn doors(
-    bench: &mut Bench<'_>,
-    built: &BTreeMap<PipelineId, Arc<Pipeline>>,
-) -> Result<Vec<(String, Entrance)>, Failure> {
-    let config = bench.config;
-    let mut doors = Vec::new();
-    for (id, receiver) in &config.receivers {
-        if !config.uses(Kind::Receiver, id) {
-            continue;
-        }
-        let settings = settings(bench, id, built);
-        let started = match &receiver.value {
-            ReceiverConfig::Otlp(otlp) => otlp_config(otlp).bind(settings).map(Entrance::Requests),
-            ReceiverConfig::OpenCensus(opencensus) => {
-                let losses = TranslationCounts::default();
-                bench.sources.translations.push((id.to_string(), losses.clone()));
-                let config = opencensus_config(opencensus);
-                config.bind(settings, Arc::clone(&bench.nodes), losses).map(Entrance::OpenCensus)
-            }
-            ReceiverConfig::Plugin(plugin) => {
-                Ok(Entrance::Requests(of_plugin(bench, id, plugin, settings).await?))
-            }
-        };
-        doors.push((id.to_string(), started.with_context(|| format!("start receiver {id}"))?));
-    }
-    Ok(doors)
+/// What a receiver keeps when its door is made anew.
+#[derive(Clone, Default)]
+pub(crate) struct Standing {
+    /// Whom it feeds.
+    pub(crate) behind: Behind,
+    /// What it counts.
+    pub(crate) counts: ReceiverCounts,
+    /// What translation has cost; of `opencensus` alone.
+    pub(crate) losses: TranslationCounts,
 }
 
-fn settings(bench: &mut Bench<'_>, id: &Id, built: &BTreeMap<PipelineId, Arc<Pipeline>>) -> Settings {
-    let counts = ReceiverCounts::default();
-    bench.sources.receivers.push((id.to_string(), counts.clone()));
+/// A receiver with its addresses.
+pub(crate) struct Door {
+    /// What outlives it.
+    pub(crate) standing: Standing,
+    /// Whether it translates, so that `losses` are worth showing.
+    pub(crate) translates: bool,
+    /// What its plugin counts.
+    pub(crate) figures: Vec<PluginSource>,
+    /// Each protocol with its address.
+    pub(crate) addresses: Vec<(&'static str, SocketAddr)>,
+    /// Ends it alone, or with all others.
+    pub(crate) drain: Drain,
+    certificates: Vec<Arc<Certificates>>,
+    idle: Option<Entrance>,
+    /// Since it has started.
+    pub(crate) running: Option<Running>,
+}
+
+impl Door {
+    pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
+        if let Some(entrance) = self.idle.take() {
+            self.running = Some(tasks.spawn(name, entrance.serve(self.drain.clone())));
+        }
+    }
+
+    /// Reads the files of its certificates again; says what is wrong with them. New connections use them.
+    pub(crate) fn read_certificates(&self) -> Vec<String> {
+        let wrong = self.certificates.iter().filter_map(|certificates| certificates.reload().err());
+        wrong.map(|error| format!("{:#}", anyhow::Error::from(error))).collect()
+    }
+}
+
+/// Binds a receiver; nobody is served yet.
+///
+/// # Errors
+/// An address or a file that cannot be used, a plugin that cannot be built.
+pub(crate) async fn open(
+    bench: &mut Bench<'_>,
+    id: &Id,
+    standing: Standing,
+    drain: Drain,
+) -> Result<Door, Failure> {
+    let settings = Settings {
+        id: id.to_string().into(),
+        pipelines: standing.behind.clone(),
+        ledger: Arc::clone(&bench.ledger),
+        counts: standing.counts.clone(),
+    };
+    let config = bench.config;
+    let receiver = &config.receivers[id].value;
+    let started = match receiver {
+        ReceiverConfig::Otlp(otlp) => otlp_config(otlp).bind(settings).map(Entrance::Requests),
+        ReceiverConfig::OpenCensus(opencensus) => {
+            let (config, nodes) = (opencensus_config(opencensus), Arc::clone(&bench.nodes));
+            config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
+        }
+        ReceiverConfig::Plugin(plugin) => {
+            Ok(Entrance::Requests(of_plugin(bench, id, plugin, settings).await?))
+        }
+    };
+    let entrance = started.with_context(|| format!("start receiver {id}"))?;
+    Ok(Door {
+        standing,
+        translates: matches!(receiver, ReceiverConfig::OpenCensus(_)),
+        figures: std::mem::take(&mut bench.sources.plugins),
+        addresses: entrance.local_addrs(),
+        drain,
+        certificates: entrance.certificates(),
+        idle: Some(entrance),
+        running: None,
+    })
+}
+
+/// Who takes what a receiver hands on.
+pub(crate) fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) -> Pipelines {
     let consumer = |signal: Signal| -> Option<Arc<dyn Consumer>> {
-        let fed = pipelines::fed_by(bench.config, built, id, signal);
+        let fed = pipelines::fed_by(config, lines, id, signal);
         (!fed.is_empty()).then(|| Arc::new(Fanout::new(fed)) as Arc<dyn Consumer>)
     };
-    Settings {
-        id: id.to_string().into(),
-        pipelines: Pipelines {
-            traces: consumer(Signal::Traces),
-            metrics: consumer(Signal::Metrics),
-            logs: consumer(Signal::Logs),
-        },
-        ledger: Arc::clone(&bench.ledger),
-        counts,
+    Pipelines {
+        traces: consumer(Signal::Traces),
+        metrics: consumer(Signal::Metrics),
+        logs: consumer(Signal::Logs),
     }
 }
 

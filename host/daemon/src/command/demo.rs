@@ -22,7 +22,7 @@ use self::backend::Backend;
 use self::sender::{Acknowledged, Senders, SpanName};
 use super::run::Prepared;
 use super::{Failure, say};
-use crate::assembly::Daemon;
+use crate::assembly::{Daemon, Triggers};
 use crate::config;
 use crate::shutdown::{Ended, Signals, Stop};
 
@@ -65,7 +65,7 @@ async fn show(once: bool, bound: listen::Bound, prepared: Prepared) -> Result<Ex
     };
     let senders = Senders::new(address("otlp/grpc")?, address("otlp/http")?)?;
     let stop = Stop::default();
-    let running = tokio::spawn(daemon.run(stop.clone()));
+    let running = tokio::spawn(daemon.run(stop.clone(), Triggers::default()));
 
     let shown = tour(&senders, &backend).await;
     if shown.is_ok() && !once {

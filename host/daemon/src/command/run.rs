@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Failure, complain};
 use crate::allocator::give_back;
-use crate::assembly::{CompiledCode, Daemon, Foundation};
+use crate::assembly::{CompiledCode, Daemon, Foundation, Triggers};
 use crate::bundled::BUNDLED;
 use crate::config::{self, Config, Draft, LogFormat, Report};
 use crate::shutdown::{Ended, Signals, Stop};
@@ -26,6 +26,11 @@ pub(super) struct Prepared {
 pub(super) fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
     let mut runtime = Builder::new_multi_thread();
     let runtime = runtime.enable_all().on_thread_park(give_back).build().context("start the runtime")?;
+    // Before anything else: a signal that asks for a look at the file is no reason to die.
+    let triggers = {
+        let _entered = runtime.enter();
+        Triggers::listen(file).context("listen for signals")?
+    };
     let prepared = match file {
         Some(path) => {
             let draft = config::load(path);
@@ -36,7 +41,10 @@ pub(super) fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
         }
         None => by_default(runtime.handle())?,
     };
-    runtime.block_on(serve(prepared))
+    let ended = runtime.block_on(serve(prepared, triggers));
+    // A check of a file that the end came into has nobody to report to.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Completes a draft: everything that is wrong with it is told at once.
@@ -69,12 +77,12 @@ fn start_log(config: &Config) {
     logs::start(of.level.name(), format);
 }
 
-async fn serve(prepared: Prepared) -> Result<ExitCode, Failure> {
+async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failure> {
     let started = std::time::Instant::now();
     let daemon = Daemon::assemble(prepared.config, prepared.foundation).await?;
     let stop = Stop::default();
-    let mut running = tokio::spawn(daemon.run(stop.clone()));
     let mut signals = Signals::listen().context("listen for signals")?;
+    let mut running = tokio::spawn(daemon.run(stop.clone(), triggers));
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
     let ended = loop {
         tokio::select! {

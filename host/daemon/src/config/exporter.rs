@@ -22,7 +22,7 @@ pub(crate) const NATIVE: [&str; 3] = ["otlp", "otlphttp", "debug"];
 const OTLP_NAMES: [&str; 4] = ["otlp", "otlp_grpc", "otlphttp", "otlp_http"];
 
 /// One exporter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExporterConfig {
     /// How it is tried, and tried again.
     pub delivery: Delivery,
@@ -31,7 +31,7 @@ pub struct ExporterConfig {
 }
 
 /// What an exporter is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ExporterKind {
     /// `otlp`, `otlphttp`.
     Otlp(OtlpExporter),
@@ -88,7 +88,7 @@ pub enum WhenFull {
 }
 
 /// `otlp:`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OtlpExporter {
     /// `endpoint`, always with its scheme: `http://127.0.0.1:4317/`, `https://in.example/base`. Paths such as
     /// `/v1/traces` are added to it.
@@ -143,7 +143,7 @@ pub enum Verbosity {
 }
 
 /// An exporter that a plugin encodes for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PluginExporter {
     /// Which plugin, with its settings.
     pub plugin: PluginConfig,

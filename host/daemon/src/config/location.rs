@@ -23,13 +23,23 @@ impl Location {
 }
 
 /// A value and the place where the user wrote it, for errors that come up later.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+///
+/// Two are equal where their values are: a line that was added above changes nothing.
+#[derive(Debug, Clone)]
 pub struct Located<T> {
     /// The value.
     pub value: T,
     /// Where it stands; [`Location::NONE`] for a default.
     pub at: Location,
 }
+
+impl<T: PartialEq> PartialEq for Located<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl<T: Eq> Eq for Located<T> {}
 
 impl<T> Located<T> {
     /// A value at a place.

@@ -16,7 +16,7 @@ use super::{Id, Kind};
 pub type Digest = [u8; 32];
 
 /// Which plugin serves an id, and what it may do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PluginConfig {
     /// `plugin`: the plugin's name, which is its file's without `.wasm`. Without the key it is the id's type with
     /// `-receiver` or `-exporter`; its place is then the id's.
@@ -135,6 +135,13 @@ pub struct Settings {
     written: Vec<Entry>,
     path: String,
     at: Location,
+}
+
+/// Two are equal where a plugin is told the same, wherever it stands.
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
 }
 
 impl fmt::Debug for Settings {

@@ -26,7 +26,7 @@ const POOL_MAX: u64 = weir_model::LANES as u64;
 pub(crate) const NATIVE: [&str; 2] = ["opencensus", "otlp"];
 
 /// One receiver.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ReceiverConfig {
     /// `opencensus`: streams of OpenCensus libraries, and their JSON.
     OpenCensus(OpenCensusReceiver),
@@ -37,7 +37,7 @@ pub enum ReceiverConfig {
 }
 
 /// `opencensus:`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OpenCensusReceiver {
     /// 127.0.0.1:55678 unless told otherwise; gRPC and HTTP/JSON share it.
     pub listen: Listen,
@@ -49,7 +49,7 @@ pub struct OpenCensusReceiver {
 
 /// `otlp:`. With `protocols` only those that are named are served; without it both are. What one request may hold
 /// (`limits: {items_max: …, attributes_max: …}`) is said for both together.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OtlpReceiver {
     /// `protocols: {grpc: …}`, 127.0.0.1:4317 unless told otherwise.
     pub grpc: Option<OtlpGrpc>,
@@ -58,7 +58,7 @@ pub struct OtlpReceiver {
 }
 
 /// OTLP over gRPC.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OtlpGrpc {
     /// Where.
     pub listen: Listen,
@@ -67,7 +67,7 @@ pub struct OtlpGrpc {
 }
 
 /// OTLP over HTTP, protobuf and JSON.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OtlpHttp {
     /// Where.
     pub listen: Listen,
@@ -78,7 +78,7 @@ pub struct OtlpHttp {
 }
 
 /// A receiver that a plugin decodes for. Its addresses are settings that the plugin's schema marks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PluginReceiver {
     /// Which plugin, with its settings.
     pub plugin: PluginConfig,

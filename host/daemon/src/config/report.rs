@@ -256,6 +256,20 @@ impl Report {
         Ok(found.into_iter().map(|diagnostic| Warning { diagnostic, source: source.clone() }).collect())
     }
 
+    /// `weir.yaml:7:3: exporter `debog` is not defined: did you mean `debug`?`: each error in one line, for the log.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |diagnostic: &Diagnostic| {
+            let Diagnostic { at, message, label, .. } = diagnostic;
+            let place = match at.is_none() {
+                true => self.source.name.clone(),
+                false => format!("{}:{}:{}", self.source.name, at.line, at.column),
+            };
+            let label = if label.is_empty() { String::new() } else { format!(": {label}") };
+            printable(&format!("{place}: {message}{label}"))
+        };
+        self.diagnostics.iter().take(SHOWN_MAX).map(line).collect()
+    }
+
     /// The errors in the order of the file.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics

@@ -25,6 +25,8 @@ use weir_plugin::{EndKind, Meter, PluginCounts};
 use weir_queue::{Queue, QueueCounts, Status};
 use weir_receiver::opencensus::TranslationCounts;
 
+use crate::assembly::Current;
+
 /// Nodes that `/metrics` shows: the ones heard most recently. All of them are counted in `weir_nodes`.
 pub const NODES_SHOWN_MAX: usize = 100;
 
@@ -90,8 +92,8 @@ const PLUGIN_COUNTERS: [(&str, &str, fn(&PluginCounts) -> &Counter); 9] = [
     }),
 ];
 
-/// Everything that is shown. Sources are added while the process is assembled.
-#[derive(Default)]
+/// Everything that is shown: what the living parts count.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// Configured receivers.
     pub receivers: Vec<(String, ReceiverCounts)>,
@@ -117,10 +119,10 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// The page over these sources.
-    pub fn new(sources: Sources, ledger: Arc<Ledger>, nodes: Arc<NodeRegistry>) -> Self {
+    /// The page over these sources, as they are when it is asked for.
+    pub fn new(sources: Current<Sources>, ledger: Arc<Ledger>, nodes: Arc<NodeRegistry>) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Page { sources, ledger, nodes, started: Instant::now() }));
+        registry.register_collector(Box::new(Pages { sources, ledger, nodes, started: Instant::now() }));
         Self { registry }
     }
 
@@ -138,20 +140,35 @@ impl Metrics {
 /// The content type of the page, which Prometheus 3 insists on.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-struct Page {
-    sources: Sources,
+/// A page each time it is asked for.
+struct Pages {
+    sources: Current<Sources>,
     ledger: Arc<Ledger>,
     nodes: Arc<NodeRegistry>,
     started: Instant,
 }
 
-impl fmt::Debug for Page {
+impl fmt::Debug for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Page")
+        f.write_str("Pages")
     }
 }
 
-impl Collector for Page {
+impl Collector for Pages {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (ledger, nodes) = (Arc::clone(&self.ledger), Arc::clone(&self.nodes));
+        Page { sources: self.sources.now(), ledger, nodes, started: self.started }.encode(encoder)
+    }
+}
+
+struct Page {
+    sources: Arc<Sources>,
+    ledger: Arc<Ledger>,
+    nodes: Arc<NodeRegistry>,
+    started: Instant,
+}
+
+impl Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.receivers(&mut encoder)?;
         self.pipelines(&mut encoder)?;
@@ -162,9 +179,7 @@ impl Collector for Page {
         self.node_rows(&mut encoder)?;
         self.process(&mut encoder)
     }
-}
 
-impl Page {
     fn receivers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let all = &self.sources.receivers;
         for signal in SIGNALS {
@@ -620,7 +635,7 @@ mod tests {
 
     fn page(plugins: Vec<PluginSource>) -> String {
         let sources = Sources { plugins, ..Sources::default() };
-        Metrics::new(sources, Ledger::new(1 << 20), Arc::default()).render().unwrap()
+        Metrics::new(sources.into(), Ledger::new(1 << 20), Arc::default()).render().unwrap()
     }
 
     fn source(id: &str) -> PluginSource {

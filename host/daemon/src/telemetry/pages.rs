@@ -1,6 +1,6 @@
 //! The pages for machines: `/metrics` on 8888, `/health` on 13133.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
@@ -15,7 +15,8 @@ use weir_net::reply::{text, typed};
 use weir_plugin::{Host, SlotState, SlotView};
 use weir_queue::{Queue, Status};
 
-use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
+use crate::assembly::NamedQueue;
+use crate::telemetry::metrics::{CONTENT_TYPE, ExporterSource, Metrics};
 
 /// Serves `/metrics`.
 #[derive(Debug)]
@@ -45,33 +46,43 @@ const REFUSING_FOR: Duration = Duration::from_secs(30);
 /// How long an exporter may have had no success while it has what to deliver, before it is told.
 const NO_SUCCESS_FOR: Duration = Duration::from_secs(60);
 
-/// Problems that stay until the next start; there are as many as parts and folders, which a person has made.
+/// Problems that stay until they are settled; there are as many as parts and folders, which a person has made.
 const LASTING_MAX: usize = 256;
 
 /// Characters shown of what a backend or a file system said.
 const WORDS_MAX: usize = 240;
 
 /// What the health page looks at.
+#[derive(Default)]
 pub struct Health {
-    /// Pipelines with their logs.
-    queues: Vec<(String, Arc<dyn Queue>)>,
-    /// Exporters: pipeline, id, what they count.
-    exporters: Vec<(String, String, ExporterCounts)>,
     /// Whose ids may have no plugin, or a file that was refused.
-    plugins: Option<Host>,
+    plugins: OnceLock<Host>,
     /// Signaled when the process drains.
     pub drain: weir_net::Drain,
     seen: Mutex<Seen>,
 }
 
-/// What was seen at the last look.
+/// Who is watched, and what was seen at the last look.
+#[derive(Default)]
 struct Seen {
-    /// For each pipeline: items refused for want of room, and when that last grew.
-    refused: Vec<(u64, Option<Instant>)>,
-    exporters: Vec<Progress>,
-    lasting: Vec<Problem>,
-    /// Whether a part ended that should not have.
-    lost: bool,
+    pipelines: Vec<WatchedPipeline>,
+    exporters: Vec<WatchedExporter>,
+    lasting: Vec<Lasting>,
+}
+
+/// A pipeline with its log.
+struct WatchedPipeline {
+    name: String,
+    queue: Arc<dyn Queue>,
+    /// Items refused for want of room, and when that last grew.
+    refused: (u64, Option<Instant>),
+}
+
+struct WatchedExporter {
+    pipeline: String,
+    id: String,
+    counts: ExporterCounts,
+    progress: Progress,
 }
 
 /// How far an exporter was, when it last got on.
@@ -80,6 +91,13 @@ struct Progress {
     settled: u64,
     failed: u64,
     at: Instant,
+}
+
+/// A problem that stays until it is settled.
+struct Lasting {
+    problem: Problem,
+    /// Whether a part ended that should not have.
+    is_loss: bool,
 }
 
 #[derive(Serialize)]
@@ -95,42 +113,57 @@ struct Problem {
 }
 
 impl Health {
-    /// Of these pipelines with their logs, and these exporters: pipeline, id, what they count.
-    pub fn new(
-        queues: Vec<(String, Arc<dyn Queue>)>,
-        exporters: Vec<(String, String, ExporterCounts)>,
-    ) -> Self {
-        let begin = Progress { settled: 0, failed: 0, at: Instant::now() };
-        let seen = Seen {
-            refused: vec![(0, None); queues.len()],
-            exporters: vec![begin; exporters.len()],
-            lasting: Vec::new(),
-            lost: false,
-        };
-        Self { queues, exporters, plugins: None, drain: weir_net::Drain::new(), seen: Mutex::new(seen) }
-    }
-
-    /// The same, with a look at plugins.
-    pub(crate) fn with_plugins(mut self, plugins: Host) -> Self {
-        self.plugins = Some(plugins);
-        self
-    }
-
-    /// A problem that stays until the next start.
-    pub(crate) fn note(&self, part: String, what: String) {
+    /// Looks at these pipelines with their logs, and these exporters, from now on; what is known of those that were
+    /// looked at before stays known.
+    pub(crate) fn follow(&self, queues: &[NamedQueue], exporters: &[ExporterSource]) {
         let mut seen = self.seen();
-        if seen.lasting.len() < LASTING_MAX {
-            seen.lasting.push(Problem { part, what: shortened(&what) });
-        }
+        let before = std::mem::take(&mut seen.pipelines);
+        let pipeline = |NamedQueue { pipeline, queue }: &NamedQueue| {
+            let known = before.iter().find(|known| Arc::ptr_eq(&known.queue, queue));
+            let refused = known.map_or((0, None), |known| known.refused);
+            WatchedPipeline { name: pipeline.clone(), queue: Arc::clone(queue), refused }
+        };
+        seen.pipelines = queues.iter().map(pipeline).collect();
+        let before = std::mem::take(&mut seen.exporters);
+        let exporter = |source: &ExporterSource| {
+            let ExporterSource { exporter, pipeline, counts } = source.clone();
+            let known = before.iter().find(|known| known.id == exporter && known.pipeline == pipeline);
+            let begin = Progress { settled: 0, failed: 0, at: Instant::now() };
+            let progress = known.map_or(begin, |known| known.progress);
+            WatchedExporter { pipeline, id: exporter, counts, progress }
+        };
+        seen.exporters = exporters.iter().map(exporter).collect();
+    }
+
+    /// Looks at the plugins of this host from now on.
+    pub(crate) fn watch_plugins(&self, plugins: Host) {
+        // A process has one host of plugins.
+        drop(self.plugins.set(plugins));
+    }
+
+    /// A problem that stays until it is settled.
+    pub(crate) fn note(&self, part: String, what: String) {
+        self.last(Lasting { problem: Problem { part, what: shortened(&what) }, is_loss: false });
     }
 
     /// A part of the process is gone; a start mends it, so the page asks for one.
     pub(crate) fn lost(&self, part: String, what: String) {
-        self.note(part, what);
-        self.seen().lost = true;
+        self.last(Lasting { problem: Problem { part, what: shortened(&what) }, is_loss: true });
     }
 
-    /// How many problems stay until the next start.
+    fn last(&self, lasting: Lasting) {
+        let mut seen = self.seen();
+        if seen.lasting.len() < LASTING_MAX {
+            seen.lasting.push(lasting);
+        }
+    }
+
+    /// Nothing that was noted of this part holds any more.
+    pub(crate) fn settle(&self, part: &str) {
+        self.seen().lasting.retain(|lasting| lasting.problem.part != part);
+    }
+
+    /// How many problems stay until they are settled.
     #[cfg(test)]
     pub(crate) fn lasting(&self) -> usize {
         self.seen().lasting.len()
@@ -138,35 +171,7 @@ impl Health {
 
     /// Notes who has got on and who was refused. Called often, so that the page knows since when.
     pub(crate) fn look(&self, now: Instant) {
-        let stati: Vec<Status> = self.queues.iter().map(|(_, queue)| queue.status()).collect();
-        self.look_at(&stati, &mut self.seen(), now);
-    }
-
-    fn look_at(&self, stati: &[Status], seen: &mut Seen, now: Instant) {
-        for ((_, queue), (refused, since)) in self.queues.iter().zip(&mut seen.refused) {
-            let counts = queue.counts();
-            let of = |signal: &Signal| counts.refused.of(*signal, Reason::QueueFull).get();
-            let total = Signal::ALL.iter().map(of).sum();
-            if total > *refused {
-                *since = Some(now);
-            }
-            *refused = total;
-        }
-        for ((pipeline, id, counts), progress) in self.exporters.iter().zip(&mut seen.exporters) {
-            let sum = |of: &BySignal| Signal::ALL.iter().map(|signal| of.of(*signal).get()).sum::<u64>();
-            let settled = sum(&counts.sent) + sum(&counts.rejected) + sum(&counts.dead_lettered);
-            if settled != progress.settled || self.pending(stati, pipeline, id) == 0 {
-                *progress = Progress { settled, failed: sum(&counts.send_failed), at: now };
-            }
-        }
-    }
-
-    /// Records that the exporter has not settled.
-    fn pending(&self, stati: &[Status], pipeline: &str, exporter: &str) -> u64 {
-        let of = self.queues.iter().zip(stati).find(|((name, _), _)| name == pipeline);
-        let cursor =
-            of.and_then(|(_, status)| status.cursors.iter().find(|cursor| cursor.exporter == exporter));
-        cursor.map_or(0, |cursor| cursor.pending_records)
+        self.seen().look(now);
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -178,13 +183,13 @@ impl Health {
     /// A paused exporter, a queue that is full or degraded are told, but the process is healthy as long as it keeps
     /// what it has taken: a restart by a supervisor would mend none of them. It would mend a part that is gone.
     fn report(&self, now: Instant) -> (StatusCode, Report) {
-        let stati: Vec<Status> = self.queues.iter().map(|(_, queue)| queue.status()).collect();
         let mut seen = self.seen();
-        self.look_at(&stati, &mut seen, now);
-        let mut problems = seen.lasting.clone();
-        for (((pipeline, _), status), (_, refused)) in self.queues.iter().zip(&stati).zip(&seen.refused) {
+        let stati = seen.look(now);
+        let mut problems: Vec<Problem> = seen.lasting.iter().map(|lasting| lasting.problem.clone()).collect();
+        for (WatchedPipeline { name, refused: (_, refused), .. }, status) in seen.pipelines.iter().zip(&stati)
+        {
             let mut tell = |what: &str| {
-                problems.push(Problem { part: format!("pipeline {pipeline}"), what: shortened(what) });
+                problems.push(Problem { part: format!("pipeline {name}"), what: shortened(what) });
             };
             if let Some(why) = &status.degraded {
                 tell(why);
@@ -196,18 +201,18 @@ impl Health {
                 ));
             }
         }
-        for ((pipeline, id, counts), progress) in self.exporters.iter().zip(&seen.exporters) {
-            let pending = self.pending(&stati, pipeline, id);
+        for WatchedExporter { pipeline, id, counts, progress } in &seen.exporters {
+            let pending = pending(&seen.pipelines, &stati, pipeline, id);
             if let Some(what) = trouble(counts, *progress, pending, now) {
                 let part = format!("exporter {id} of pipeline {pipeline}");
                 problems.push(Problem { part, what: shortened(&what) });
             }
         }
-        problems.extend(self.plugins.iter().flat_map(Host::slots).filter_map(of_plugin));
+        problems.extend(self.plugins.get().into_iter().flat_map(Host::slots).filter_map(of_plugin));
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });
         }
-        if seen.lost {
+        if seen.lasting.iter().any(|lasting| lasting.is_loss) {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "broken", problems });
         }
         let status = if problems.is_empty() { "ok" } else { "degraded" };
@@ -232,6 +237,37 @@ fn of_plugin(slot: SlotView) -> Option<Problem> {
         }
     };
     Some(Problem { part: format!("{} {}", slot.wanted.noun(), slot.id), what: shortened(&what) })
+}
+
+impl Seen {
+    /// Notes who has got on and who was refused; what each pipeline's log says of itself.
+    fn look(&mut self, now: Instant) -> Vec<Status> {
+        let stati: Vec<Status> = self.pipelines.iter().map(|watched| watched.queue.status()).collect();
+        for WatchedPipeline { queue, refused: (refused, since), .. } in &mut self.pipelines {
+            let counts = queue.counts();
+            let of = |signal: &Signal| counts.refused.of(*signal, Reason::QueueFull).get();
+            let total = Signal::ALL.iter().map(of).sum();
+            if total > *refused {
+                *since = Some(now);
+            }
+            *refused = total;
+        }
+        for WatchedExporter { pipeline, id, counts, progress } in &mut self.exporters {
+            let sum = |of: &BySignal| Signal::ALL.iter().map(|signal| of.of(*signal).get()).sum::<u64>();
+            let settled = sum(&counts.sent) + sum(&counts.rejected) + sum(&counts.dead_lettered);
+            if settled != progress.settled || pending(&self.pipelines, &stati, pipeline, id) == 0 {
+                *progress = Progress { settled, failed: sum(&counts.send_failed), at: now };
+            }
+        }
+        stati
+    }
+}
+
+/// Records that the exporter has not settled.
+fn pending(pipelines: &[WatchedPipeline], stati: &[Status], pipeline: &str, exporter: &str) -> u64 {
+    let of = pipelines.iter().zip(stati).find(|(watched, _)| watched.name == pipeline);
+    let cursor = of.and_then(|(_, status)| status.cursors.iter().find(|cursor| cursor.exporter == exporter));
+    cursor.map_or(0, |cursor| cursor.pending_records)
 }
 
 /// What is wrong with an exporter.
@@ -302,10 +338,10 @@ mod tests {
         let queue = MemoryQueue::new(64 << 10);
         let counts = ExporterCounts::default();
         drop(queue.subscribe("otlp", WhenFull::Refuse).expect("room for one exporter"));
-        let health = Health::new(
-            vec![("traces".to_owned(), Arc::clone(&queue) as Arc<dyn Queue>)],
-            vec![("traces".to_owned(), "otlp".to_owned(), counts.clone())],
-        );
+        let health = Health::default();
+        let named = NamedQueue { pipeline: "traces".to_owned(), queue: Arc::clone(&queue) as Arc<dyn Queue> };
+        let (pipeline, exporter) = ("traces".to_owned(), "otlp".to_owned());
+        health.follow(&[named], &[ExporterSource { exporter, pipeline, counts: counts.clone() }]);
         Watched { queue, counts, health }
     }
 

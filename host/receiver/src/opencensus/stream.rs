@@ -339,12 +339,13 @@ async fn deliver(door: Arc<Door>, items: Items, waiting: Arc<AtomicUsize>) -> De
     let Items { arrival, left_out } = items;
     let counted =
         |result| Delivered { result, items: u64::from(arrival.items), left_out: u64::from(left_out) };
-    let Some(consumer) = door.settings.pipelines.of(arrival.signal) else {
-        return counted(Err(Refusal::permanent(Reason::NoPipeline, "no pipeline takes the signal")));
-    };
     let mut patience = Patience::default();
     let mut is_waiting = None;
     loop {
+        // Asked for each try: what refuses while it is taken out of the configuration may have a successor.
+        let Some(consumer) = door.settings.pipelines.of(arrival.signal) else {
+            return counted(Err(Refusal::permanent(Reason::NoPipeline, "no pipeline takes the signal")));
+        };
         let refusal = match consumer.consume(arrival.clone()).await {
             Ok(receipt) => return counted(Ok(receipt)),
             Err(refusal @ Refusal::Permanent { .. }) => return counted(Err(refusal)),

@@ -147,8 +147,12 @@ fn serve_with(config: Config, pipelines: Pipelines) -> Served {
 fn serve_paid(config: Config, pipelines: Pipelines, budget: u64) -> Served {
     let ledger = Ledger::new(budget);
     let (counts, losses, nodes) = (ReceiverCounts::default(), TranslationCounts::default(), Arc::default());
-    let settings =
-        Settings { id: "opencensus".into(), pipelines, ledger: Arc::clone(&ledger), counts: counts.clone() };
+    let settings = Settings {
+        id: "opencensus".into(),
+        pipelines: pipelines.into(),
+        ledger: Arc::clone(&ledger),
+        counts: counts.clone(),
+    };
     let bound = config.bind(settings, Arc::clone(&nodes), losses.clone()).unwrap();
     let addr = bound.local_addrs()[0].1;
     let drain = Drain::new();

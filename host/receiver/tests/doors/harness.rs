@@ -20,7 +20,7 @@ use weir_net::Drain;
 use weir_proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
 use weir_proto::opentelemetry::proto::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use weir_receiver::otlp::{Config, GrpcConfig, HttpConfig};
-use weir_receiver::{Bound, Pipelines, Settings};
+use weir_receiver::{Behind, Bound, Settings};
 
 /// No state of a test takes so long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -105,10 +105,10 @@ impl Served {
     }
 }
 
-pub(crate) fn settings(pipelines: Pipelines, ledger: &Arc<Ledger>) -> Settings {
+pub(crate) fn settings(pipelines: impl Into<Behind>, ledger: &Arc<Ledger>) -> Settings {
     Settings {
         id: "otlp/test".into(),
-        pipelines,
+        pipelines: pipelines.into(),
         ledger: Arc::clone(ledger),
         counts: ReceiverCounts::default(),
     }
@@ -133,7 +133,7 @@ pub(crate) fn config() -> Config {
 }
 
 /// Both OTLP doors in front of `consumer`, with a budget of `ledger_bytes`.
-pub(crate) fn serve_otlp(config: Config, pipelines: Pipelines, ledger_bytes: u64) -> Served {
+pub(crate) fn serve_otlp(config: Config, pipelines: impl Into<Behind>, ledger_bytes: u64) -> Served {
     let ledger = Ledger::new(ledger_bytes);
     let settings = settings(pipelines, &ledger);
     let counts = settings.counts.clone();

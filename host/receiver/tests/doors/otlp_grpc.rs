@@ -10,9 +10,9 @@ use tonic::{Code, Status};
 use weir_model::{Reason, Signal};
 use weir_proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
 use weir_proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
-use weir_receiver::Pipelines;
+use weir_receiver::{Behind, Pipelines};
 
-use crate::harness::{Scripted, Served, config, post, serve_otlp, traces};
+use crate::harness::{Say, Scripted, Served, config, eventually, post, serve_otlp, traces};
 
 const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
@@ -204,4 +204,33 @@ async fn requests_on_one_connection_do_not_disturb_each_other() {
     let mut items: Vec<u32> = consumer.taken().iter().map(|arrival| arrival.items).collect();
     items.sort_unstable();
     assert_eq!(items, (1..=100).collect::<Vec<u32>>());
+}
+
+/// Scenario: a request is under way when what is behind its door is exchanged; the next comes over the same connection;
+/// then nothing is behind the door any more.
+/// Guarantees: the first ends with what it was given, the second goes to the new pipeline, the third is refused for good,
+/// and the connection is one.
+#[tokio::test]
+async fn what_is_behind_an_open_door_can_be_exchanged() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let old = Scripted::saying([Say::Hold(std::sync::Arc::clone(&gate))]);
+    let new = Scripted::saying([]);
+    let behind = Behind::from(Pipelines::all(std::sync::Arc::clone(&old) as _));
+    let served = serve_otlp(config(), behind.clone(), 64 << 20);
+    let client = TraceServiceClient::new(channel(&served).await);
+    let first = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.export(traces(1, 0)).await }
+    });
+    eventually("the first request is under way", || old.arrivals_seen() == 1).await;
+    behind.exchange(Pipelines::all(std::sync::Arc::clone(&new) as _));
+    client.clone().export(traces(1, 0)).await.unwrap();
+    assert_eq!((old.arrivals_seen(), new.arrivals_seen()), (1, 1));
+    gate.add_permits(1);
+    first.await.unwrap().unwrap();
+    behind.exchange(Pipelines::default());
+    let refused = client.clone().export(traces(1, 0)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{}", refused.message());
+    assert_eq!(served.counts.streams.get(), 1, "one connection");
+    assert_eq!(served.counts.accepted.of(Signal::Traces).get(), 2);
 }

@@ -1,0 +1,229 @@
+//! The living parts: doors, pipelines with their logs, exporters on their cursors. Each can be ended alone.
+
+use std::collections::BTreeMap;
+
+use weir_net::Drain;
+
+use super::exporters::{self, Built, Post};
+use super::pipelines::{Line, Site};
+use super::receivers::{self, Door, Standing};
+use super::tasks::Tasks;
+use super::{Bench, Current, Foundation, NamedQueue};
+use crate::admin::QueueView;
+use crate::command::Failure;
+use crate::config::{Config, Id, Kind, PipelineId};
+use crate::telemetry::metrics::{ExporterSource, PipelineSource, Sources};
+use crate::telemetry::pages::Health;
+
+/// One exporter of one pipeline.
+pub(crate) type Route = (PipelineId, Id);
+
+/// All of them.
+pub(crate) struct Parts {
+    /// Pipelines with their logs.
+    pub(crate) pipelines: BTreeMap<PipelineId, Line>,
+    /// Exporters that some pipeline names.
+    pub(crate) exporters: BTreeMap<Id, Built>,
+    /// Exporters on their cursors.
+    pub(crate) deliveries: BTreeMap<Route, Post>,
+    /// Receivers that some pipeline names.
+    pub(crate) doors: BTreeMap<Id, Door>,
+    /// Doors that have started.
+    pub(crate) serving: Tasks,
+    /// Deliveries that have started.
+    pub(crate) exporting: Tasks,
+    /// Ends all doors.
+    pub(crate) doors_drain: Drain,
+    /// Ends all deliveries.
+    pub(crate) exports: weir_exporter::Stop,
+}
+
+/// What a receiver is called in the log and on the health page.
+pub(crate) fn name_of_door(id: &Id) -> String {
+    format!("receiver {id}")
+}
+
+/// What an exporter is called there.
+pub(crate) fn name_of_route((pipeline, id): &Route) -> String {
+    format!("exporter {id} of pipeline {pipeline}")
+}
+
+/// What a pipeline is called there.
+pub(crate) fn name_of_pipeline(id: &PipelineId) -> String {
+    format!("pipeline {id}")
+}
+
+impl Parts {
+    /// Opens logs, builds exporters, binds addresses; nobody is served yet.
+    ///
+    /// # Errors
+    /// What could not be had, with its name.
+    pub(crate) async fn assemble(config: &Config, foundation: &Foundation) -> Result<Self, Failure> {
+        let mut parts = Self {
+            pipelines: BTreeMap::new(),
+            exporters: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            doors: BTreeMap::new(),
+            serving: Tasks::default(),
+            exporting: Tasks::default(),
+            doors_drain: Drain::new(),
+            exports: weir_exporter::Stop::default(),
+        };
+        let mut bench = foundation.bench(config);
+        let site = Site::of(config, &foundation.ledger)?;
+        for id in config.pipelines.keys() {
+            let line = Line::new(config, foundation, id, site.open(id)?, Default::default());
+            parts.pipelines.insert(id.clone(), line);
+        }
+        for id in used(config, Kind::Exporter) {
+            parts.exporters.insert(id.clone(), exporters::build(&mut bench, id).await?);
+        }
+        for route in routes(config) {
+            parts.join(config, &route, Default::default())?;
+        }
+        config.pipelines.keys().for_each(|id| parts.configured(config, id));
+        for id in used(config, Kind::Receiver) {
+            parts.open(&mut bench, id).await?;
+        }
+        Ok(parts)
+    }
+
+    /// Joins an exporter to its cursor; it starts with the others.
+    ///
+    /// # Errors
+    /// Where the log has no room for another exporter.
+    pub(crate) fn join(
+        &mut self,
+        config: &Config,
+        route: &Route,
+        counts: weir_exporter::ExporterCounts,
+    ) -> Result<(), Failure> {
+        let (pipeline, id) = route;
+        let (named, built) = (&self.pipelines[pipeline].named, &self.exporters[id]);
+        let delivery = exporters::delivery(config, pipeline, id, built, named, &counts)?;
+        self.deliveries.insert(route.clone(), Post::new(delivery, counts, &self.exports));
+        Ok(())
+    }
+
+    /// Says to a pipeline's log which exporters it has.
+    pub(crate) fn configured(&self, config: &Config, id: &PipelineId) {
+        let names: Vec<String> =
+            config.pipelines[id].exporters.iter().map(|id| id.value.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.pipelines[id].named.queue.configured(&names, std::time::SystemTime::now());
+    }
+
+    /// Gives each log an equal part of the budget. Dead letters keep the part that their log was opened with: what an
+    /// exporter could not deliver is not taken away to make room.
+    pub(crate) fn share(&self, config: &Config) {
+        let part = config.service.queue.budget_bytes / config.pipelines.len().max(1) as u64;
+        let wanted = config.pipelines.keys().filter_map(|id| self.pipelines.get(id));
+        wanted.for_each(|line| line.named.queue.share(part));
+    }
+
+    async fn open(&mut self, bench: &mut Bench<'_>, id: &Id) -> Result<(), Failure> {
+        let standing = Standing::default();
+        standing.behind.exchange(receivers::fed(bench.config, &self.pipelines, id));
+        let door = receivers::open(bench, id, standing, self.doors_drain.child()).await?;
+        self.doors.insert(id.clone(), door);
+        Ok(())
+    }
+
+    /// Starts what has not been started. Exporters first, so that nothing comes in before somebody takes it out.
+    pub(crate) fn start(&mut self) {
+        for (route, post) in &mut self.deliveries {
+            post.start(name_of_route(route), &mut self.exporting);
+        }
+        for (id, door) in &mut self.doors {
+            door.start(name_of_door(id), &mut self.serving);
+        }
+    }
+
+    /// The logs, by the order of their pipelines.
+    pub(crate) fn queues(&self) -> Vec<NamedQueue> {
+        self.pipelines.values().map(|line| line.named.clone()).collect()
+    }
+
+    fn sources(&self) -> Sources {
+        let name = |id: &Id| id.to_string();
+        let translating = self.doors.iter().filter(|(_, door)| door.translates);
+        let pipeline = |Line { named, pipeline }: &Line| PipelineSource {
+            pipeline: named.pipeline.clone(),
+            counts: pipeline.counts.clone(),
+            queue: std::sync::Arc::clone(&named.queue),
+            queue_counts: named.queue.counts(),
+        };
+        let exporter = |((pipeline, id), post): (&Route, &Post)| ExporterSource {
+            exporter: name(id),
+            pipeline: pipeline.to_string(),
+            counts: post.counts.clone(),
+        };
+        let of_exporters = self.exporters.values().flat_map(|built| &built.figures);
+        let of_doors = self.doors.values().flat_map(|door| &door.figures);
+        Sources {
+            receivers: self.doors.iter().map(|(id, door)| (name(id), door.standing.counts.clone())).collect(),
+            translations: translating.map(|(id, door)| (name(id), door.standing.losses.clone())).collect(),
+            pipelines: self.pipelines.values().map(pipeline).collect(),
+            exporters: self.deliveries.iter().map(exporter).collect(),
+            plugins: of_exporters.chain(of_doors).cloned().collect(),
+        }
+    }
+}
+
+/// Ids of one kind that some pipeline names, in their order.
+pub(crate) fn used(config: &Config, kind: Kind) -> Vec<&Id> {
+    let ids: Vec<&Id> = match kind {
+        Kind::Receiver => config.receivers.keys().collect(),
+        Kind::Processor => config.processors.keys().collect(),
+        Kind::Exporter => config.exporters.keys().collect(),
+    };
+    ids.into_iter().filter(|id| config.uses(kind, id)).collect()
+}
+
+/// Every exporter of every pipeline.
+pub(crate) fn routes(config: &Config) -> Vec<Route> {
+    let of = |(id, pipeline): (&PipelineId, &crate::config::PipelineConfig)| {
+        let exporters = pipeline.exporters.iter();
+        exporters.map(|exporter| (id.clone(), exporter.value.clone())).collect::<Vec<_>>()
+    };
+    config.pipelines.iter().flat_map(of).collect()
+}
+
+/// Who looks at the parts from outside: lists that follow them.
+#[derive(Clone, Default)]
+pub(crate) struct Views {
+    /// For `/metrics`.
+    pub(crate) sources: Current<Sources>,
+    /// For whoever asks over the socket, and for the clock.
+    pub(crate) queues: Current<Vec<NamedQueue>>,
+    /// Logs whose pipelines are not configured, as far as they can be looked into.
+    pub(crate) waiting: Current<Vec<QueueView>>,
+    /// The names of all of these, which health has notes of.
+    strays: Current<Vec<String>>,
+    /// For `/health`.
+    pub(crate) health: std::sync::Arc<Health>,
+}
+
+impl Views {
+    /// Shows the parts as they are now.
+    pub(crate) fn follow(&self, parts: &Parts) {
+        let (sources, queues) = (parts.sources(), parts.queues());
+        self.health.follow(&queues, &sources.exporters);
+        self.sources.exchange(sources);
+        self.queues.exchange(queues);
+    }
+
+    /// Shows logs that nobody reads, instead of those that were shown before.
+    pub(crate) fn show_waiting(&self, waiting: Vec<super::pipelines::Waiting>) {
+        self.strays.now().iter().for_each(|name| self.health.settle(name));
+        let (mut views, mut names) = (Vec::new(), Vec::new());
+        for stray in waiting {
+            let name = format!("pipeline {}", stray.pipeline);
+            self.health.note(name.clone(), stray.what);
+            names.push(name);
+            views.extend(stray.view);
+        }
+        self.waiting.exchange(views);
+        self.strays.exchange(names);
+    }
+}
