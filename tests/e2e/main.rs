@@ -10,6 +10,7 @@
 //! | `drain.rs` | SIGTERM and Ctrl-C in the middle of work |
 //! | `disk.rs` | a full disk, a disk that fails |
 //! | `start.rs` | what is refused at start, and how |
+//! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //!
 //! | tool | what it is |
@@ -28,6 +29,7 @@
 //! WEIR_CUTS=30 cargo test --release -p weir-tests --test e2e -- --nocapture cut             (as root)
 //! WEIR_DOWN=60 WEIR_RATE=20000 cargo test --release -p weir-tests --test e2e -- --nocapture backend
 //! WEIR_OVERLOAD=60 cargo test --release -p weir-tests --test e2e -- --nocapture overload
+//! WEIR_HOSTILE_ROUNDS=5 cargo test --release -p weir-tests --test e2e -- --nocapture hostile   (as root)
 //! WEIR_SEED=…                                                                 the same random choices again
 //! ```
 
@@ -35,6 +37,7 @@ mod backend;
 mod cuts;
 mod disk;
 mod drain;
+mod hostile;
 mod kill;
 mod load;
 mod memory;
