@@ -7,12 +7,13 @@
 //! | `stage.rs` | guests, folders, names, backends, configurations |
 //! | `refused.rs` | plugins that do not get as far as running |
 //!
-//! A change runs all that say little at once in one daemon, then those that talk without end: the texts, the counters, that nothing is lost. A release gives each
-//! a daemon of its own and holds the neighbour's 99th percentile against that of a daemon without the plugin:
+//! A change runs all that say little at once in one daemon, then those that talk without end: the texts, the counters,
+//! that nothing is lost. A release gives each a daemon of its own and holds the neighbour's 99th percentile against that
+//! of a daemon without the plugin:
 //!
 //! ```text
 //! round   quiet daemon  ▕███▏            ▕███▏
-//!         hostile one          ▕███▏            ▕███▏     stopped (SIGSTOP) while the other is measured
+//!         hostile one          ▕███▏            ▕███▏   stopped (SIGSTOP) while the other is measured
 //! ```
 //!
 //! `WEIR_HOSTILE_ROUNDS` says how many rounds, `WEIR_HOSTILE_SECONDS` how long each is measured, `WEIR_HOSTILE_ONLY` which
@@ -40,7 +41,7 @@ use crate::run::{alone, deadline, figure};
 /// How soon the operator reads what a plugin did.
 const READS: Duration = Duration::from_secs(6);
 
-/// The most that a plugin may add to the time in which others are answered, as a factor and as a time: whichever is more.
+/// The most that a plugin may add to the time in which others are answered: a factor or a time, whichever is more.
 const SLOWER_MAX: u32 = 2;
 
 /// See [`SLOWER_MAX`].
@@ -58,9 +59,9 @@ fn counted(page: &Page, id: &str, figure: &str, kind: &str) -> f64 {
     page.value("weir_plugin", &labels).unwrap_or_default()
 }
 
-/// Scenario: every hostile plugin at once beside an innocent pipeline (`WEIR_HOSTILE_ROUNDS`: one after the other, so many rounds).
-/// Guarantees: each thing is told in words that name plugin, version, id, call and limit, and is counted; of the innocent
-/// pipeline nothing is lost, refused or (one after the other) slow; the daemon stops cleanly.
+/// Scenario: hostile plugins at once beside an innocent pipeline; with `WEIR_HOSTILE_ROUNDS` one after the other.
+/// Guarantees: each thing is told in words that name plugin, version, id, call and limit, and is counted; of the
+/// innocent pipeline nothing is lost, refused or (one after the other) slow; the daemon stops cleanly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_plugins_harm_nobody() {
     let _alone = alone().await;
