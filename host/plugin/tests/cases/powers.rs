@@ -16,10 +16,10 @@ use weir_plugin::{EndKind, Limits, Part};
 
 use super::{Fixture, ended, push, short};
 
-type Seen = Arc<Mutex<Vec<(http::request::Parts, Bytes)>>>;
+pub(super) type Seen = Arc<Mutex<Vec<(http::request::Parts, Bytes)>>>;
 
 /// A backend on loopback that remembers requests, and answers by path.
-async fn backend(tasks: &mut JoinSet<()>) -> (String, Seen) {
+pub(super) async fn backend(tasks: &mut JoinSet<()>) -> (String, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let seen = Seen::default();
