@@ -75,7 +75,9 @@ impl Exporter for Spans {
         match http_client::send(&request, None) {
             Ok(response) => outcome(&response),
             Err(Error::Denied(why)) => Outcome::Stopped(why),
-            Err(error) => Outcome::Retryable(Retry { message: format!("no answer: {error}"), after_ms: None }),
+            Err(error) => {
+                Outcome::Retryable(Retry { message: format!("no answer: {error}"), after_ms: None })
+            }
         }
     }
 }
