@@ -73,10 +73,12 @@ impl Tree {
         self.files.iter().filter(|file| file.is_rust())
     }
 
-    /// The packages, of both workspaces. Those below a `tests` folder are what a test builds: cases, not rooms.
+    /// The packages, of both workspaces. Others are cases, not rooms: what a test builds, what an author would write who
+    /// has the contract and nothing else of ours, and what was built once and is kept.
     fn manifests(&self) -> Vec<Manifest<'_>> {
-        let all =
-            self.files.iter().filter(|file| file.name() == "Cargo.toml" && !file.path.contains("/tests/"));
+        const CASES: [&str; 3] = ["/tests/", "plugins/examples/", "tests/frozen/"];
+        let is_room = |file: &&File| !CASES.iter().any(|case| file.path.contains(case));
+        let all = self.files.iter().filter(|file| file.name() == "Cargo.toml").filter(is_room);
         let read = |file| Manifest::new(file).unwrap_or_else(|broken| panic!("{broken}"));
         all.filter_map(read).collect()
     }

@@ -12,6 +12,7 @@
 //! | `start.rs` | what is refused at start, and how |
 //! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
 //! | `reload.rs` | a configuration that changes while data flows |
+//! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
@@ -32,6 +33,7 @@
 //! WEIR_DOWN=60 WEIR_RATE=20000 cargo test --release -p weir-tests --test e2e -- --nocapture backend
 //! WEIR_OVERLOAD=60 cargo test --release -p weir-tests --test e2e -- --nocapture overload
 //! WEIR_SWAPS=50 cargo test --release -p weir-tests --test e2e -- --nocapture swap
+//! WEIR_HOSTILE_ROUNDS=5 cargo test --release -p weir-tests --test e2e -- --nocapture hostile   (as root)
 //! WEIR_SEED=…                                                                 the same random choices again
 //! ```
 
@@ -39,6 +41,7 @@ mod backend;
 mod cuts;
 mod disk;
 mod drain;
+mod hostile;
 mod kill;
 mod load;
 mod memory;

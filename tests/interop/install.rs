@@ -1,7 +1,9 @@
-//! The clients of `tests/clients`, with what they need, installed by name into `target/interop`.
+//! The clients of `tests/clients` with what they need, installed by name into `target/interop`; and what the READMEs of
+//! `plugins/examples` build.
 //!
 //! ```text
-//! target/interop/<what>-<digest of its manifests>/   installed once; `ready` is written last
+//! target/interop/<what>-<digest of its manifests>/                 installed once; `ready` is written last
+//! target/interop/example-<language>-<digest of all that it is>/    the component, built once outside of this repository
 //! ```
 //!
 //! What cannot be installed fails each test that needs it, with all that the package manager said; nothing is left out.
@@ -111,6 +113,91 @@ pub(crate) fn java() -> String {
     format!("{}:{}", folder.join("classes").display(), folder.join("jars/*").display())
 }
 
+/// The component that an example becomes, by the commands under "Install" and "Build" of its README, in a folder outside
+/// of this repository that holds a copy of the example and the contract.
+#[track_caller]
+pub(crate) fn example(language: &'static str) -> PathBuf {
+    static COMPONENTS: [(&str, Installed); 5] = [
+        ("c", OnceLock::new()),
+        ("go", OnceLock::new()),
+        ("javascript", OnceLock::new()),
+        ("python", OnceLock::new()),
+        ("rust", OnceLock::new()),
+    ];
+    let named = COMPONENTS.iter().find(|(name, _)| *name == language);
+    let (_, cell) = named.expect("an example that is there");
+    let component = format!("spans-{language}.wasm");
+    let make = || {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let source = top.join("plugins/examples").join(language);
+        let contract = top.join("wit/plugin.wit");
+        let mut files = committed(&source)?;
+        files.push(contract.clone());
+        let manifests: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let folder = once(&format!("example-{language}"), &manifests, |folder| {
+            for (tool, packages) in [("python3", ["python3", "python3-venv"]), ("npm", ["nodejs", "npm"])] {
+                need(tool, &packages)?;
+            }
+            let away = tempfile::tempdir().map_err(|error| format!("a folder to build in: {error}"))?;
+            for file in &files {
+                // The contract is the one file that is from elsewhere.
+                let inside = file.strip_prefix(&source).unwrap_or(Path::new("wit/plugin.wit"));
+                let place = away.path().join(inside);
+                copy(file, made(place.parent().expect("a folder of ours"))?)?;
+            }
+            build(&source.join("README.md"), away.path())?;
+            copy(&away.path().join(&component), folder)
+        });
+        Ok(folder?.join(&component))
+    };
+    installed(cell, make)
+}
+
+/// The files of a folder, without what its READMEs' commands may have left there.
+fn committed(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut git = Command::new("git");
+    git.args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let output = git.current_dir(folder).output().map_err(|error| format!("{git:?}: {error}"))?;
+    let listed = String::from_utf8(output.stdout).map_err(|error| format!("{git:?}: {error}"))?;
+    let files: Vec<_> = listed.split_terminator('\0').map(|name| folder.join(name)).collect();
+    if files.is_empty() { Err(format!("{}: git lists no file there", folder.display())) } else { Ok(files) }
+}
+
+/// Does what a README says, where it says how to install and how to build.
+fn build(readme: &Path, folder: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(readme).map_err(|error| format!("{}: {error}", readme.display()))?;
+    let began = std::time::Instant::now();
+    for heading in ["Install", "Build"] {
+        let commands = commands(&text, heading);
+        if commands.is_empty() {
+            return Err(format!("{}: expected a block of `sh` under \"{heading}\"", readme.display()));
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-euxc", &commands]).current_dir(folder);
+        // What the outer cargo was told is not what a reader's was.
+        for variable in [
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_TARGET",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "RUSTFLAGS",
+            "RUSTC_WRAPPER",
+        ] {
+            shell.env_remove(variable);
+        }
+        run(&mut shell).map_err(|why| format!("{}, \"{heading}\": {why}", readme.display()))?;
+    }
+    eprintln!("{}: built in {} s", readme.display(), began.elapsed().as_secs());
+    Ok(())
+}
+
+/// The blocks of shell under a heading.
+fn commands(text: &str, heading: &str) -> String {
+    let mut sections = text.split("\n## ");
+    let section = sections.find(|section| section.lines().next() == Some(heading)).unwrap_or_default();
+    let blocks = section.split("```sh\n").skip(1);
+    blocks.filter_map(|block| block.split("```").next()).collect()
+}
+
 #[track_caller]
 fn installed(cell: &Installed, make: impl FnOnce() -> Result<PathBuf, String>) -> PathBuf {
     cell.get_or_init(make).clone().unwrap_or_else(|why| panic!("{why}"))
@@ -118,7 +205,13 @@ fn installed(cell: &Installed, make: impl FnOnce() -> Result<PathBuf, String>) -
 
 fn cache() -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop");
-    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    made(&folder)?;
+    Ok(folder)
+}
+
+/// The folder, made where it is not there.
+fn made(folder: &Path) -> Result<&Path, String> {
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(folder)
 }
 
@@ -177,4 +270,14 @@ fn run(command: &mut Command) -> Result<(), String> {
     }
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Err(format!("{command:?} ended with {}:\n{}\n{}", output.status, said[0], said[1]))
+}
+
+/// Scenario: a README with two blocks under a heading, and others elsewhere.
+/// Guarantees: the commands of that heading are found, all of them and no others.
+#[test]
+fn commands_stand_under_their_heading() {
+    let text = "# A\n```sh\nno\n```\n## Install\nYou need a.\n```sh\na\n```\nand b\n```sh\nb \\\n  c\n```\n## Build\n```sh\nd\n```\n";
+    assert_eq!(commands(text, "Install"), "a\nb \\\n  c\n");
+    assert_eq!(commands(text, "Build"), "d\n");
+    assert_eq!(commands(text, "Run"), "");
 }

@@ -7,10 +7,11 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `install.rs` | the clients of `tests/clients`, with what they need, installed by name into `target/interop` |
+//! | `install.rs` | the clients of `tests/clients`, with what they need, installed by name into `target/interop`; the examples' builds |
 //! | `client.rs` | one run of a client: what it says that it sent |
 //! | `stage.rs` | a daemon between two backends, and what must be true of it after every client |
 //! | `outline.rs` | OTLP as text, with what is random replaced by what the client said |
+//! | `examples.rs` | the exporters of `plugins/examples`, each in its language: not clients, but foreign as well |
 //! | `mapping.rs` | the Zipkin span that belongs to an OTLP span, by OpenTelemetry's rules and the plugin's own |
 //! | the others | a module for each family of clients |
 //!
@@ -18,6 +19,7 @@
 //! other: each is timed by what it sends, and the machine may have two cores.
 
 mod client;
+mod examples;
 mod install;
 mod mapping;
 mod opencensus;

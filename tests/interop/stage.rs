@@ -39,7 +39,7 @@ service:
 ";
 
 /// Clients run one after the other.
-static TURN: Mutex<()> = Mutex::const_new(());
+pub(crate) static TURN: Mutex<()> = Mutex::const_new(());
 
 pub(crate) struct Stage {
     pub(crate) weir: Weir,

@@ -33,6 +33,8 @@ const STARTS_MAX: usize = 5;
 #[derive(Debug)]
 pub struct Weir {
     binary: PathBuf,
+    /// What the binary is started by; empty: nothing.
+    around: Vec<String>,
     folder: TempDir,
     config: String,
     known: Vec<(String, SocketAddr)>,
@@ -66,9 +68,23 @@ impl Weir {
     /// # Panics
     /// As [`Weir::start`].
     pub async fn start_as(profile: Profile, config: &str, known: &[(&str, SocketAddr)]) -> Self {
+        Self::start_within(profile, &[], config, known).await
+    }
+
+    /// As [`Weir::start_as`], by a command that becomes the one that stands behind it (`unshare … weir run …`).
+    ///
+    /// # Panics
+    /// As [`Weir::start`].
+    pub async fn start_within(
+        profile: Profile,
+        around: &[String],
+        config: &str,
+        known: &[(&str, SocketAddr)],
+    ) -> Self {
         let binary = tokio::task::spawn_blocking(move || binary::weir(profile));
         let mut weir = Self {
             binary: binary.await.expect("the binary is built"),
+            around: around.to_vec(),
             folder: TempDir::with_prefix("weir-").expect("a folder for a daemon"),
             config: config.to_owned(),
             known: known.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect(),
@@ -258,7 +274,14 @@ impl Weir {
     }
 
     fn spawn(&mut self) {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.around.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         command.arg("run").arg("--config").arg(self.config_path());
         command.env("NO_COLOR", "1").env_remove("WEIR_LOG");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -2,10 +2,12 @@
 
 mod answer;
 mod backend;
+mod lines;
 mod otlp;
 mod zipkin;
 
 pub use answer::{Answer, Transport};
+pub use lines::{LineAnswer, LineArrival, LineSink};
 pub use otlp::{Arrival, OtlpSink, SeenLog, SeenMetric, SeenSpan, grpc_path};
 pub use zipkin::{ZipkinArrival, ZipkinSink};
 

@@ -9,6 +9,8 @@ mod guests;
 
 #[path = "cases/ends.rs"]
 mod ends;
+#[path = "cases/frozen.rs"]
+mod frozen;
 #[path = "cases/life.rs"]
 mod life;
 #[path = "cases/loading.rs"]

@@ -1,6 +1,8 @@
 //! A guest with a WASI that tries its doors and reports what was behind them.
 //!
-//! Invariant: does nothing that its settings do not ask for.
+//! Invariant: does nothing that its settings or a delivery's id do not ask for.
+
+use std::sync::{Mutex, PoisonError};
 
 use exports::weir::plugin::exporter::{Batch, Delivery, Guest as Exporter, Outcome};
 use exports::weir::plugin::plugin::{Descriptor, Encoding, Guest as Plugin, SettingsError, Signal};
@@ -13,6 +15,8 @@ wit_bindgen::generate!({
 
 struct Errand;
 export!(Errand);
+
+static SETTINGS: Mutex<String> = Mutex::new(String::new());
 
 impl Plugin for Errand {
     fn describe() -> Descriptor {
@@ -27,21 +31,26 @@ impl Plugin for Errand {
         }
     }
 
-    fn configure(_: String) -> Result<(), Vec<SettingsError>> {
+    fn configure(settings: String) -> Result<(), Vec<SettingsError>> {
+        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        std::panic::set_hook(Box::new(|info| say(&format!("{info}\n"))));
         Ok(())
     }
 }
 
 impl Exporter for Errand {
     fn push(batch: Batch, delivery: Delivery) -> Outcome {
-        if delivery.id == "exit" {
-            wasi::cli::stderr::get_stderr()
-                .blocking_write_and_flush(b"going home\n")
-                .ok();
+        let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asks = |what: &str| delivery.id == what || settings.contains(&format!(r#"{{"mode":"{what}"}}"#));
+        if asks("exit") {
+            say("going home\n");
             wasi::cli::exit::exit(Err(()));
             return Outcome::Accepted;
         }
-        if delivery.id == "sleep" {
+        if asks("panic") {
+            panic!("found {} colours where there must be none", delivery.items);
+        }
+        if asks("sleep") {
             wasi::clocks::monotonic_clock::subscribe_duration(3_600_000_000_000).block();
         }
         let environment = wasi::cli::environment::get_environment();
@@ -60,4 +69,9 @@ impl Exporter for Errand {
             socket.is_ok(),
         ))
     }
+}
+
+/// As a standard library with a WASI does.
+fn say(text: &str) {
+    wasi::cli::stderr::get_stderr().blocking_write_and_flush(text.as_bytes()).ok();
 }

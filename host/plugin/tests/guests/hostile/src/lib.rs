@@ -57,13 +57,18 @@ impl Plugin for Hostile {
 
     fn configure(settings: String) -> Result<(), Vec<SettingsError>> {
         let mode = setting(&settings, "mode");
-        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings);
         match mode.as_str() {
             "refuse" => Err(vec![SettingsError {
                 at: "/mode".into(),
                 message: "not in this mood".into(),
             }]),
             "trap-in-configure" => unreachable_by_design(),
+            "trap-at-work" if is_at_work(&settings) => unreachable_by_design(),
+            "bomb-at-work" if is_at_work(&settings) => Err(bomb(|at| SettingsError {
+                at,
+                message: String::new(),
+            })),
             _ => Ok(()),
         }
     }
@@ -85,6 +90,7 @@ impl Exporter for Hostile {
             "panic" => unreachable_by_design(),
             "trap-once" if delivery.attempt == 1 => unreachable_by_design(),
             "long-answer" => Outcome::Permanent("x".repeat(40 << 20)),
+            "not-utf8" => Outcome::Permanent(not_utf8()),
             "odd-answer" => Outcome::Permanent("\u{1b}[31mred\n".repeat(2000)),
             "log-flood" => {
                 for n in 0..10_000 {
@@ -96,6 +102,18 @@ impl Exporter for Hostile {
                 }
                 Outcome::Accepted
             }
+            // Each message alone is nearly as much as may cross in one call.
+            "log-bomb" => {
+                let message = "x".repeat(24 << 20);
+                (0..100).for_each(|_| log::write(log::Level::Error, &message, &[]));
+                Outcome::Accepted
+            }
+            "log-for-ever" => loop {
+                log::write(log::Level::Warn, "again", &[]);
+            },
+            "clock-for-ever" => loop {
+                black_box(clock::now());
+            },
             "label-flood" => {
                 (0..10_000).for_each(|n| meter::add("flood", 1, &[("n".into(), n.to_string())]));
                 Outcome::Accepted
@@ -106,6 +124,9 @@ impl Exporter for Hostile {
                 batch.body,
             ),
             "send-elsewhere" => send(&setting(&settings, "target"), "", batch.body),
+            "wait-for-ever" => loop {
+                black_box(send(&setting(&settings, "endpoint"), "", Vec::new()));
+            },
             "send-for-ever" => loop {
                 black_box(send(&setting(&settings, "target"), "", Vec::new()));
             },
@@ -143,6 +164,25 @@ impl HttpReceiver for Hostile {
                 body: vec![],
             }),
             "panic" => unreachable_by_design(),
+            "loop" => {
+                endless();
+                Answer::Reply(reply(200, "never"))
+            }
+            "grow" => {
+                grow();
+                Answer::Reply(reply(200, "never"))
+            }
+            "long-answer" => Answer::Reply(reply(200, &"x".repeat(40 << 20))),
+            "list-bomb" => Answer::Reply(Response {
+                status: 200,
+                headers: bomb(|text| (text, String::new())),
+                body: vec![],
+            }),
+            "not-utf8" => Answer::Reply(Response {
+                status: 200,
+                headers: vec![(not_utf8(), String::new())],
+                body: vec![],
+            }),
             _ if request.method == "GET" => Answer::Reply(reply(404, &request.target)),
             _ => Answer::Telemetry(Received {
                 batches: vec![Batch {
@@ -178,6 +218,32 @@ fn send(url: &str, key: &str, body: Vec<u8>) -> Outcome {
             after_ms: Some(1500),
         }),
     }
+}
+
+/// Whether this instance has powers: one that only checks settings has none, and is told so.
+fn is_at_work(settings: &str) -> bool {
+    let request = http_client::Request {
+        method: "GET".into(),
+        target: setting(settings, "endpoint"),
+        headers: vec![],
+        body: vec![],
+    };
+    !matches!(http_client::send(&request, Some(1000)), Err(http_client::Error::Denied(_)))
+}
+
+/// A list that is one mebibyte here and four gibibytes for whoever takes it at its word: its texts all lie at one place.
+fn bomb<T>(item: impl Fn(String) -> T) -> Vec<T> {
+    let text: &'static mut str = Box::leak("x".repeat(1 << 20).into_boxed_str());
+    let (start, bytes) = (text.as_mut_ptr(), text.len());
+    // SAFETY: not sound, and meant so: the first one that is freed takes the others with it. Only this guest is harmed.
+    let alias = || unsafe { String::from_raw_parts(start, bytes, bytes) };
+    (0..4096).map(|_| item(alias())).collect()
+}
+
+/// A text that is none.
+fn not_utf8() -> String {
+    // SAFETY: not sound, and meant so.
+    unsafe { String::from_utf8_unchecked(vec![b'a', 0xff, 0xfe, b'z']) }
 }
 
 #[inline(never)]

@@ -1,0 +1,3 @@
+module spans-go
+
+go 1.24
