@@ -20,8 +20,6 @@
 //! cases (`loop,grow`); without the first, all are in one daemon and the bar is not held against them.
 
 mod cases;
-#[path = "../../host/plugin/build/guests.rs"]
-mod guests;
 mod neighbour;
 mod refused;
 mod stage;
@@ -55,8 +53,16 @@ const TRICKLE: Duration = Duration::from_millis(500);
 
 /// What an id of a plugin counts; the one place that knows how its figures are called on the page.
 fn counted(page: &Page, id: &str, figure: &str, kind: &str) -> f64 {
-    let labels = [("plugin", id), ("figure", figure), ("kind", kind)];
-    page.value("weir_plugin", &labels).unwrap_or_default()
+    let (section, id) = id.split_once('/').unwrap_or(("exporters", id));
+    let of = match figure {
+        "ends" => "end",
+        "items" | "pushes" => "outcome",
+        _ => "",
+    };
+    let mut labels = vec![("kind", section.trim_end_matches('s')), ("id", id)];
+    labels.extend((!of.is_empty()).then_some((of, kind)));
+    let name = format!("weir_plugin_{figure}");
+    page.value(&format!("{name}_total"), &labels).or_else(|| page.value(&name, &labels)).unwrap_or_default()
 }
 
 /// Scenario: hostile plugins at once beside an innocent pipeline; with `WEIR_HOSTILE_ROUNDS` one after the other.

@@ -41,6 +41,8 @@ mod backend;
 mod cuts;
 mod disk;
 mod drain;
+#[path = "../../host/plugin/build/guests.rs"]
+mod guests;
 mod hostile;
 mod kill;
 mod load;

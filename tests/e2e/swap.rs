@@ -19,9 +19,6 @@ use weir_wire::Signal;
 
 use crate::run::{DELIVERY_DEADLINE, PENDING, alone, command, deadline, figure};
 
-#[path = "../../host/plugin/build/guests.rs"]
-mod guests;
-
 const SHAPE: Shape = Shape { spans: 5, attributes: 2, value_bytes: 10 };
 
 /// Nodes that send, each over one connection for the whole story.
@@ -42,7 +39,7 @@ const VERSION: &str = "zipkin-exporter0.1.0";
 /// The exporter as the daemon has it with it.
 fn built() -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
-    let workspace = guests::Workspace::new(folder.clone(), folder.join("target"));
+    let workspace = crate::guests::Workspace::new(folder.clone(), folder.join("target"));
     workspace.build("zipkin-exporter").unwrap_or_else(|why| panic!("{why}"))
 }
 

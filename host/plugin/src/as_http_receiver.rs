@@ -64,10 +64,14 @@ impl PluginHttpReceiver {
             Ok(Err(why)) => {
                 let identity = &generation.pool.mold().identity;
                 warn!(plugin = %identity.plugin, id = %identity.id, error = why, "answer of a plugin is not valid");
-                let cause = format!("the plugin gave an answer that is not valid: {why}");
-                Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), cause))
+                let why = "the plugin of this receiver gave an answer that is not valid";
+                Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), why))
             }
-            Err(end) => Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), end)),
+            // Frames, limits and what the guest said are in the log: a sender may be anybody.
+            Err(end) => {
+                let why = format!("the plugin of this receiver ended ({})", end.kind.name());
+                Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), why))
+            }
         }
     }
 }

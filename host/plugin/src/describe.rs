@@ -159,7 +159,8 @@ impl Schema {
         for pointer in hidden {
             let at_its_place = secrets.contains(&pointer);
             let token = matches!(settings.pointer(&pointer), Some(Value::String(_) | Value::Null) | None);
-            if !(at_its_place && token) && !found.iter().any(|error| error.pointer == pointer) {
+            let stands = at_its_place && token;
+            if !stands && !found.iter().any(|error| error.pointer == pointer) {
                 let message = if at_its_place {
                     "a secret is a text: put it in quotes"
                 } else {

@@ -245,7 +245,12 @@ pub(crate) const CASES: [Case; 37] = [
         company: Company::Loud,
         ..PLAIN
     },
-    Case { name: "label-flood", settings: "mode: label-flood", counts: &[("pushes", "accepted")], ..PLAIN },
+    Case {
+        name: "label-flood",
+        settings: "mode: label-flood",
+        counts: &[("meter_suppressed", ""), ("pushes", "accepted")],
+        ..PLAIN
+    },
     // === It reaches out ===
     Case {
         name: "host-by-name",

@@ -23,8 +23,8 @@ use weir_tests::client::HttpClient;
 use weir_tests::{Answer, BatchId, OtlpSink, Profile, Protocol, Sender, Shape, Weir};
 
 use super::cases::{Case, Role};
-use super::guests::Workspace;
 use super::neighbour::Neighbour;
+use crate::guests::Workspace;
 
 /// How long the slow backend takes: many answers in one call, and none is a timeout.
 const SLOW: Duration = Duration::from_millis(300);
@@ -41,9 +41,9 @@ const FED_FIRST: u32 = 500;
 /// Requests under way at the doors of plugins: more than any has instances.
 const UNDER_WAY_MAX: usize = 64;
 
-/// What else stands under each id of a plugin. Where ends lead to a quarantine, its limit belongs here, so that a plugin
-/// goes on doing harm while its neighbour is measured.
-const AT_WORK: &str = "";
+/// What else stands under each id of a plugin: no quarantine, so that it goes on doing harm while its neighbour is
+/// measured.
+const AT_WORK: &str = ", quarantine: {ends: 1000}";
 
 /// A guest, built at its first use.
 pub(crate) async fn wasm(package: &'static str) -> &'static [u8] {

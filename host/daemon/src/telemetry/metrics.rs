@@ -69,8 +69,11 @@ pub struct PluginSource {
     pub meter: Meter,
 }
 
-/// Counters of a plugin that have no further label: name without `_total`, help, and which it is. A line makes a family.
-const PLUGIN_COUNTERS: [(&str, &str, fn(&PluginCounts) -> &Counter); 9] = [
+/// A family of a plugin's counters without a further label: name without `_total`, help, and which it is.
+type PluginCounter = (&'static str, &'static str, fn(&PluginCounts) -> &Counter);
+
+/// Each line makes a family.
+const PLUGIN_COUNTERS: [PluginCounter; 9] = [
     ("weir_plugin_calls", "Calls into the plugin that returned or ended", |c| &c.calls),
     ("weir_plugin_instances", "Instances of the plugin that were made", |c| &c.instances),
     ("weir_plugin_requests", "HTTP requests that were sent for the plugin", |c| &c.requests),

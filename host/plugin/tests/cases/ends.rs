@@ -86,7 +86,7 @@ async fn host_calls_are_limited_in_each_call() {
     let limits = Limits { host_calls: 1000, ..Limits::default() };
     let words =
         ["exporter.push of delivery one: made more than 1000 host calls (limits.host_calls)", "; in "];
-    check_end("call-for-ever", limits, EndKind::HostCalls, &words).await;
+    check_end("clock-for-ever", limits, EndKind::HostCalls, &words).await;
     let fixture = Fixture::new();
     let counting = fixture.hostile(mode("count"), Limits { host_calls: 1, ..Limits::default() }).await;
     for _ in 0..3 {

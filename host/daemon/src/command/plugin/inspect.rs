@@ -51,11 +51,8 @@ pub(super) fn show(plugin: &Inspection, config: Option<&Config>, json: bool) -> 
     if let Some(details) = &plugin.details {
         asked(&mut page, details);
     }
-    match (&configured, config) {
-        (Some(ids), Some(config)) => {
-            ids_of(&mut page, ids, &plugin.name, &config.source.name);
-        }
-        (Some(_) | None, _) => {}
+    if let (Some(ids), Some(config)) = (&configured, config) {
+        ids_of(&mut page, ids, &plugin.name, &config.source.name);
     }
     if let Some(details) = &plugin.details {
         page.title("settings schema");

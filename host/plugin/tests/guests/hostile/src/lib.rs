@@ -130,9 +130,6 @@ impl Exporter for Hostile {
             "send-for-ever" => loop {
                 black_box(send(&setting(&settings, "target"), "", Vec::new()));
             },
-            "call-for-ever" => loop {
-                black_box(clock::now());
-            },
             "say" => {
                 let said = setting(&settings, "target");
                 log::write(log::Level::Info, &said, &[(said.clone(), said.clone())]);
