@@ -192,8 +192,12 @@ async fn live(tasks: [&mut Tasks; 3], health: &Health, stop: &Drain) {
             ended = watching.next() => ended,
         };
         let error = why.unwrap_or_else(|| "it ended by itself".to_owned());
-        error!(part, error, "a part is gone until weir is restarted");
-        health.lost(part, format!("gone until weir is restarted: {error}"));
+        error!(
+            part,
+            error,
+            "a part is gone until weir is restarted, or its section of the configuration changed and read again"
+        );
+        health.lost(part, format!("gone until weir is restarted or its section changed: {error}"));
     }
 }
 

@@ -13,7 +13,7 @@ use weir_net::client::Outlet;
 use weir_net::credential::Credential;
 
 use crate::describe::Marks;
-use crate::words::tame;
+use crate::words::{cut, tame};
 
 /// What the operator grants an id beside the URLs in its settings (`grants:`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,9 +160,21 @@ impl Secrets {
         redacted
     }
 
-    /// A guest's text without secrets, tamed and cut to `bytes_max`: in this order, for half a secret is one too.
+    /// A guest's text without secrets, tamed and cut to `bytes_max`: in this order, for half a secret is one too. Looks at
+    /// no more of the text than that takes.
     pub(crate) fn tame(&self, text: &str, bytes_max: usize) -> String {
-        tame(&self.redact(text), bytes_max)
+        let longest = self.longest();
+        let window = cut(text, bytes_max.saturating_add(longest).saturating_add(1));
+        let shown = self.redact(window);
+        if window.len() == text.len() {
+            return tame(&shown, bytes_max);
+        }
+        // What the window cuts in two is not known as a secret, and what was cut out before it has moved it forward.
+        let mut tamed = tame(cut(&shown, shown.len().saturating_sub(longest)), bytes_max);
+        if !tamed.ends_with('…') {
+            tamed.push('…');
+        }
+        tamed
     }
 
     /// Bytes of the longest text that is cut out.
@@ -267,6 +279,15 @@ mod tests {
         }
         assert!(matches!(secrets.redact("x marks the spot"), Cow::Borrowed("x marks the spot")));
         assert_eq!(secrets.tame("key hunter2\n", 8), "key [sec…");
+        let long = "hunter2-the-second".repeat(1_000);
+        for bytes_max in 0..100 {
+            let told = secrets.tame(&long, bytes_max);
+            assert!(told.len() <= bytes_max + "…".len() && !told.contains("hu"), "{told}");
+            assert!(
+                told.ends_with('…') && "[secret]".repeat(100).starts_with(told.trim_end_matches('…')),
+                "{told}"
+            );
+        }
         assert!(matches!(Secrets::default().redact("hunter2"), Cow::Borrowed("hunter2")));
     }
 }

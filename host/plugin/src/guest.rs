@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tracing::{debug, error, info, trace, warn};
+use tracing::warn;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use weir_model::Ledger;
@@ -21,17 +21,9 @@ use crate::grant::{Powers, Secrets};
 use crate::limits::{Limiter, Limits, Timer, TooManyCalls};
 use crate::meter::Meter;
 use crate::rate::Bucket;
+use crate::said;
 use crate::stderr::Tail;
-use crate::v1::weir::plugin::{clock, http_client, http_types, log, meter, outcomes, telemetry};
-
-/// Bytes of a log line.
-const LINE_BYTES_MAX: usize = 1024;
-
-/// Fields of a log line.
-const FIELDS_MAX: usize = 16;
-
-/// Bytes of a field's name or value.
-const FIELD_BYTES_MAX: usize = 256;
+use crate::v1::weir::plugin::{clock, http_client, http_types, outcomes, telemetry};
 
 /// Log lines that one instance may write at once.
 const LINES_BURST: u32 = 100;
@@ -64,15 +56,15 @@ pub(crate) struct Guest {
     pub(crate) limiter: Limiter,
     pub(crate) timer: Timer,
     pub(crate) stderr: Tail,
-    identity: Identity,
+    pub(crate) identity: Identity,
     engine: GuestEngine,
     ledger: Arc<Ledger>,
-    powers: Powers,
+    pub(crate) powers: Powers,
     response_bytes_max: usize,
     host_calls_max: u64,
     /// Of the call under way.
     host_calls_left: u64,
-    lines: Bucket,
+    pub(crate) lines: Bucket,
     /// Apart from `lines`, so that a guest cannot drown its denials in its own log.
     denials: Bucket,
     wasi: WasiCtx,
@@ -140,7 +132,7 @@ impl Guest {
     }
 
     /// One call of our interfaces; the one too many ends the instance.
-    fn charge(&mut self) -> wasmtime::Result<()> {
+    pub(crate) fn charge(&mut self) -> wasmtime::Result<()> {
         match self.host_calls_left.checked_sub(1) {
             Some(left) => {
                 self.host_calls_left = left;
@@ -169,9 +161,8 @@ impl Guest {
         telemetry::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
         outcomes::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
         http_client::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
-        log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
         clock::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
-        meter::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
+        said::link(linker)
     }
 
     async fn exchange(
@@ -337,58 +328,11 @@ impl http_client::Host for Guest {
     }
 }
 
-impl log::Host for Guest {
-    fn write(
-        &mut self,
-        level: log::Level,
-        message: String,
-        fields: Vec<(String, String)>,
-    ) -> wasmtime::Result<()> {
-        self.charge()?;
-        if !self.powers.log {
-            return Ok(());
-        }
-        if !self.lines.take(Instant::now()) {
-            self.identity.counts.log_lines_suppressed.add(1);
-            return Ok(());
-        }
-        let Identity { plugin, id, .. } = &self.identity;
-        let secrets = &self.powers.secrets;
-        let (message, said) = (secrets.tame(&message, LINE_BYTES_MAX), fields_of(&fields, secrets));
-        match level {
-            log::Level::Trace => trace!(%plugin, %id, said, "{message}"),
-            log::Level::Debug => debug!(%plugin, %id, said, "{message}"),
-            log::Level::Info => info!(%plugin, %id, said, "{message}"),
-            log::Level::Warn => warn!(%plugin, %id, said, "{message}"),
-            log::Level::Error => error!(%plugin, %id, said, "{message}"),
-        }
-        Ok(())
-    }
-}
-
-/// `a=1 b=2`, each part cut and tamed, without secrets.
-fn fields_of(fields: &[(String, String)], secrets: &Secrets) -> String {
-    let tame = |text: &str| secrets.tame(text, FIELD_BYTES_MAX);
-    let shown = fields.iter().take(FIELDS_MAX);
-    let shown = shown.map(|(name, value)| format!("{}={}", tame(name), tame(value)));
-    shown.collect::<Vec<_>>().join(" ")
-}
-
 impl clock::Host for Guest {
     fn now(&mut self) -> wasmtime::Result<u64> {
         self.charge()?;
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Ok(since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)))
-    }
-}
-
-impl meter::Host for Guest {
-    fn add(&mut self, counter: String, value: u64, labels: Vec<(String, String)>) -> wasmtime::Result<()> {
-        self.charge()?;
-        if !self.identity.meter.add_without(&self.powers.secrets, counter, value, labels) {
-            self.identity.counts.meter_suppressed.add(1);
-        }
-        Ok(())
     }
 }
 
@@ -406,15 +350,5 @@ mod tests {
         assert_eq!(head_fits("", &headers(2, HEADER_BYTES_MAX / 2)), Ok(()));
         assert!(head_fits("/", &headers(2, HEADER_BYTES_MAX / 2)).is_err());
         assert!(head_fits(&"x".repeat(HEADER_BYTES_MAX + 1), &[]).is_err());
-    }
-
-    /// Scenario: fields with line breaks and a secret, and more of them than fit.
-    /// Guarantees: one line, bounded, without the secret.
-    #[test]
-    fn fields_stay_in_their_line() {
-        let fields: Vec<_> = (0..100).map(|n| (format!("k{n}"), "a\nhunter2".to_owned())).collect();
-        let shown = fields_of(&fields, &Secrets::known(&["hunter2"]));
-        assert!(shown.starts_with("k0=a\\u{a}[secret] k1="), "{shown}");
-        assert_eq!(shown.matches('=').count(), FIELDS_MAX);
     }
 }

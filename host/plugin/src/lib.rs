@@ -41,6 +41,7 @@ pub mod meter;
 mod pool;
 pub mod quarantine;
 mod rate;
+mod said;
 pub mod scan;
 pub mod slot;
 mod stderr;

@@ -12,7 +12,7 @@ const COUNTERS_MAX: usize = 64;
 const SERIES_MAX: usize = 500;
 
 /// Labels of one series.
-const LABELS_MAX: usize = 8;
+pub(crate) const LABELS_MAX: usize = 8;
 
 /// Bytes of a counter's or label's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -41,29 +41,33 @@ impl Meter {
     }
 
     /// Adds to a counter. `false`: a name is not one, or there is no room for another series.
-    pub fn add(&self, counter: String, value: u64, labels: Vec<(String, String)>) -> bool {
+    pub fn add(&self, counter: &str, value: u64, labels: &[(&str, &str)]) -> bool {
         self.add_without(&Secrets::default(), counter, value, labels)
     }
 
-    /// The same of a guest's words: a name with a secret in it is none.
+    /// The same of a guest's words; copies of the texts what it keeps. `false`: a name is not one or has a secret in it, or there is
+    /// no room for another series.
     pub(crate) fn add_without(
         &self,
         secrets: &Secrets,
-        counter: String,
+        counter: &str,
         value: u64,
-        mut labels: Vec<(String, String)>,
+        labels: &[(impl AsRef<str>, impl AsRef<str>)],
     ) -> bool {
-        let is_name = |text: &str| is_name(&secrets.redact(text));
-        if !is_name(&counter) || labels.len() > LABELS_MAX || !labels.iter().all(|(name, _)| is_name(name)) {
+        let is_name = |text: &str| is_name(text) && secrets.redact(text) == text;
+        let names = || labels.iter().map(|(name, _)| name.as_ref());
+        if !is_name(counter) || labels.len() > LABELS_MAX || !names().all(is_name) {
             return false;
         }
+        let labels = labels
+            .iter()
+            .map(|(name, value)| (name.as_ref().to_owned(), secrets.tame(value.as_ref(), VALUE_BYTES_MAX)));
+        let mut labels: Vec<_> = labels.collect();
         labels.sort();
         if labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return false;
         }
-        for (_, value) in &mut labels {
-            *value = secrets.tame(value, VALUE_BYTES_MAX);
-        }
+        let counter = counter.to_owned();
         let key = Series { counter, labels };
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sum) = series.get_mut(&key) {
@@ -102,23 +106,21 @@ mod tests {
     #[test]
     fn a_flood_of_labels_is_bounded() {
         let meter = Meter::default();
-        let label = |value: String| vec![("b".to_owned(), value), ("a".to_owned(), "x".to_owned())];
-        let taken =
-            (0..2 * SERIES_MAX).filter(|n| meter.add("spans".into(), 1, label(n.to_string()))).count();
+        let add = |value: u64, label: &str| meter.add("spans", value, &[("b", label), ("a", "x")]);
+        let taken = (0..2 * SERIES_MAX).filter(|n| add(1, &n.to_string())).count();
         assert_eq!(taken, SERIES_MAX);
-        assert!(meter.add("spans".into(), 41, label("0".into())));
+        assert!(add(41, "0"));
         let read = meter.read();
         assert_eq!(read.len(), SERIES_MAX);
         assert_eq!(read[0].0.labels[0].0, "a");
         assert_eq!(read[0].1, 42);
         for name in ["", "1st", "with space", "ä", &"n".repeat(65)] {
-            assert!(!meter.add(name.into(), 1, Vec::new()), "{name} was taken");
+            assert!(!meter.add(name, 1, &[]), "{name} was taken");
         }
         let meter = Meter::default();
-        let taken = (0..100).filter(|n| meter.add(format!("counter_{n}"), 1, Vec::new())).count();
+        let taken = (0..100).filter(|n| meter.add(&format!("counter_{n}"), 1, &[])).count();
         assert_eq!(taken, COUNTERS_MAX);
-        let twice = vec![("a".into(), "1".into()), ("a".into(), "2".into())];
-        assert!(!meter.add("counter_1".into(), 1, twice));
+        assert!(!meter.add("counter_1", 1, &[("a", "1"), ("a", "2")]));
     }
 
     /// Scenario: a plugin that was told a secret uses it as a label's value, as a label's name and as a counter's name.
@@ -126,10 +128,9 @@ mod tests {
     #[test]
     fn a_secret_is_no_label() {
         let (meter, secrets) = (Meter::default(), Secrets::known(&["hunter2"]));
-        let label = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
-        assert!(meter.add_without(&secrets, "spans".into(), 1, label("key", "is hunter2")));
-        assert!(!meter.add_without(&secrets, "spans".into(), 1, label("hunter2", "x")));
-        assert!(!meter.add_without(&secrets, "hunter2_total".into(), 1, Vec::new()));
+        assert!(meter.add_without(&secrets, "spans", 1, &[("key", "is hunter2")]));
+        assert!(!meter.add_without(&secrets, "spans", 1, &[("hunter2", "x")]));
+        assert!(!meter.add_without(&secrets, "hunter2_total", 1, &[("key", "x")]));
         let read = meter.read();
         assert_eq!((read.len(), read[0].0.labels[0].1.as_str()), (1, "is [secret]"));
     }

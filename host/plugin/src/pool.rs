@@ -1,7 +1,8 @@
 //! The instances of one configured id: as many as may be under way at once, made when they are needed.
 //!
-//! An instance that has ended is dropped and the next call gets a fresh one; so is one that has grown old or large. A call that has begun is finished even if
-//! nobody waits for it any more, unless the call itself asks whether somebody does, as an exporter's push.
+//! An instance that has ended is dropped and the next call gets a fresh one; so is one that has grown old or large. A
+//! call that has begun is finished even if nobody waits for it any more, unless the call itself asks whether somebody
+//! does, as an exporter's push.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

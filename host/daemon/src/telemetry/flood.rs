@@ -1,16 +1,19 @@
 //! A limit on lines of one kind: a peer that is refused ten thousand times a second does not fill a disk with our log.
 //!
-//! A kind is a place in the code. Each may say [`BURST`] lines at once and [`LINES_A_SECOND`] for good; the line that
+//! A kind is a place in the code and the configured id of whom it speaks, so that one loud plugin hides no other. Each may say [`BURST`] lines at once and [`LINES_A_SECOND`] for good; the line that
 //! comes after some were held back is preceded by one that says how many. What an operator turned on by `debug` or
 //! `trace` is not limited.
 //!
 //! Invariant: a kind that was silent for [`BURST`] / [`LINES_A_SECOND`] seconds is heard at once.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -21,13 +24,31 @@ const BURST: u32 = 100;
 /// Lines of one kind for good: under 100 MB a day.
 const LINES_A_SECOND: u32 = 5;
 
-/// Kinds that are told apart; there are as many as places in the code that log, some hundred.
+/// Kinds that are told apart: some hundred places in the code, most of which speak of a few ids. Beyond, those of one
+/// place are one kind.
 const KINDS_MAX: usize = 4096;
+
+/// Fields that hold a configured id, never what a peer or a guest says.
+const ID_FIELDS: [&str; 4] = ["id", "exporter", "receiver", "pipeline"];
 
 /// The limit, as a layer over whatever writes the lines.
 #[derive(Debug, Default)]
 pub(super) struct Flood {
-    kinds: Mutex<HashMap<Identifier, Kind>>,
+    kinds: Mutex<HashMap<(Identifier, Whom), Kind>>,
+}
+
+/// Of whom a line speaks: a hash of the id, or 0 for nobody. Two that collide share a limit, no more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Whom(u64);
+
+impl Visit for Whom {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if ID_FIELDS.contains(&field.name()) {
+            let mut hasher = DefaultHasher::new();
+            (self.0, format!("{value:?}")).hash(&mut hasher);
+            self.0 = hasher.finish();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,12 +86,11 @@ impl Kind {
 }
 
 impl Flood {
-    fn pass(&self, kind: Identifier, now: Instant) -> Option<u64> {
+    fn pass(&self, place: Identifier, whom: Whom, now: Instant) -> Option<u64> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if kinds.len() >= KINDS_MAX && !kinds.contains_key(&kind) {
-            return Some(0);
-        }
-        kinds.entry(kind).or_insert_with(|| Kind::new(now)).pass(now)
+        let known = kinds.len() < KINDS_MAX || kinds.contains_key(&(place.clone(), whom));
+        let whom = if known { whom } else { Whom::default() };
+        kinds.entry((place, whom)).or_insert_with(|| Kind::new(now)).pass(now)
     }
 }
 
@@ -80,7 +100,9 @@ impl<S: Subscriber> Layer<S> for Flood {
         if *metadata.level() > Level::INFO {
             return true;
         }
-        match self.pass(metadata.callsite(), Instant::now()) {
+        let mut whom = Whom::default();
+        event.record(&mut whom);
+        match self.pass(metadata.callsite(), whom, Instant::now()) {
             None => false,
             Some(0) => true,
             Some(held) => {
@@ -114,7 +136,8 @@ mod tests {
         }
     }
 
-    /// Scenario: one place warns ten thousand times, another once, and debug lines were asked for.
+    /// Scenario: one place warns ten thousand times of one id and then once of another, another place warns once, and
+    /// debug lines were asked for.
     /// Guarantees: the first is cut after its burst (and what it earns meanwhile), the others are whole.
     #[test]
     fn one_kind_of_line_cannot_drown_another() {
@@ -127,8 +150,9 @@ mod tests {
             .finish()
             .with(Flood::default());
         tracing::subscriber::with_default(subscriber, || {
-            for _ in 0..10_000 {
-                warn!("flood");
+            for n in 0..=10_000 {
+                let id = if n < 10_000 { "loud" } else { "quiet" };
+                warn!(%id, n, "flood");
             }
             warn!("the other");
             for _ in 0..200 {
@@ -136,9 +160,9 @@ mod tests {
             }
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let count = |what: &str| text.lines().filter(|line| line.ends_with(what)).count();
-        assert!((BURST as usize..5_000).contains(&count("flood")), "{}", count("flood"));
-        assert_eq!((count("the other"), count("asked for")), (1, 200));
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert!((BURST as usize..5_000).contains(&count("flood id=loud")), "{}", count("flood id=loud"));
+        assert_eq!((count("flood id=quiet"), count("the other"), count("asked for")), (1, 1, 200));
     }
 
     /// Scenario: a burst and more, then a second, then a long silence.

@@ -654,15 +654,9 @@ mod tests {
         let zipkin = source("zipkin/eu");
         zipkin.counts.calls.add(3);
         zipkin.counts.ends.of(EndKind::Trap).add(2);
-        let text = |text: &str| text.to_owned();
-        let labels = vec![
-            (text("id"), text("a\"b")),
-            (text("exported_id"), text("c\\")),
-            (text("le"), text("1")),
-            (text("code"), text("x\ny")),
-        ];
-        assert!(zipkin.meter.add(text("spans"), 7, labels));
-        assert!(zipkin.meter.add(text("spans_total"), 8, Vec::new()));
+        let labels = [("id", "a\"b"), ("exported_id", "c\\"), ("le", "1"), ("code", "x\ny")];
+        assert!(zipkin.meter.add("spans", 7, &labels));
+        assert!(zipkin.meter.add("spans_total", 8, &[]));
         let page = page(vec![zipkin, source("b")]);
         for line in [
             r#"weir_plugin_calls_total{kind="exporter",id="zipkin/eu"} 3"#,

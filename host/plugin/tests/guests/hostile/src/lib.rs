@@ -59,16 +59,12 @@ impl Plugin for Hostile {
         let mode = setting(&settings, "mode");
         SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings);
         match mode.as_str() {
-            "refuse" => Err(vec![SettingsError {
-                at: "/mode".into(),
-                message: "not in this mood".into(),
-            }]),
+            "refuse" => Err(vec![SettingsError { at: "/mode".into(), message: "not in this mood".into() }]),
             "trap-in-configure" => unreachable_by_design(),
             "trap-at-work" if is_at_work(&settings) => unreachable_by_design(),
-            "bomb-at-work" if is_at_work(&settings) => Err(bomb(|at| SettingsError {
-                at,
-                message: String::new(),
-            })),
+            "bomb-at-work" if is_at_work(&settings) => {
+                Err(bomb(|at| SettingsError { at, message: String::new() }))
+            }
             _ => Ok(()),
         }
     }
@@ -118,11 +114,12 @@ impl Exporter for Hostile {
                 (0..10_000).for_each(|n| meter::add("flood", 1, &[("n".into(), n.to_string())]));
                 Outcome::Accepted
             }
-            "send" => send(
-                &setting(&settings, "endpoint"),
-                &setting(&settings, "key"),
-                batch.body,
-            ),
+            "send" => send(&setting(&settings, "endpoint"), &setting(&settings, "key"), batch.body),
+            // The backend decides whether the plugin works.
+            "send-or-panic" => match send(&setting(&settings, "endpoint"), "", batch.body) {
+                Outcome::Accepted => Outcome::Accepted,
+                _ => unreachable_by_design(),
+            },
             "send-elsewhere" => send(&setting(&settings, "target"), "", batch.body),
             "wait-for-ever" => loop {
                 black_box(send(&setting(&settings, "endpoint"), "", Vec::new()));
@@ -199,21 +196,14 @@ fn send(url: &str, key: &str, body: Vec<u8>) -> Outcome {
     let headers = vec![
         ("authorization".to_owned(), format!("Bearer {key}")),
         ("host".to_owned(), "evil.example".to_owned()),
+        ("content-type".to_owned(), "application/x-protobuf".to_owned()),
     ];
-    let request = http_client::Request {
-        method: "POST".into(),
-        target: url.into(),
-        headers,
-        body,
-    };
+    let request = http_client::Request { method: "POST".into(), target: url.into(), headers, body };
     match http_client::send(&request, None) {
         Ok(response) if response.status < 300 => Outcome::Accepted,
         Ok(response) => Outcome::Permanent(format!("status {}", response.status)),
         Err(http_client::Error::Denied(why)) => Outcome::Stopped(why),
-        Err(error) => Outcome::Retryable(Retry {
-            message: format!("{error:?}"),
-            after_ms: Some(1500),
-        }),
+        Err(error) => Outcome::Retryable(Retry { message: format!("{error:?}"), after_ms: Some(1500) }),
     }
 }
 
@@ -263,11 +253,7 @@ fn compute(nanoseconds: u64) {
 
 #[inline(never)]
 fn recurse(n: u64) -> u64 {
-    if black_box(n) == 0 {
-        0
-    } else {
-        recurse(n + 1) + black_box(n)
-    }
+    if black_box(n) == 0 { 0 } else { recurse(n + 1) + black_box(n) }
 }
 
 fn grow() -> Outcome {
