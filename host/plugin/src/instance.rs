@@ -14,6 +14,7 @@ use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
 use crate::limits::{ANSWER_GRACE, HANDLES_MAX, HANDOVER_BYTES_MAX, Limits};
+use crate::said;
 use crate::v1::exports::weir::plugin::{exporter, http_receiver, plugin};
 use crate::workers::Load;
 
@@ -256,6 +257,7 @@ impl<'a> Call<'a> {
             Ok(Ok(value)) => {
                 // A refused growth that the guest survived is its own business.
                 store.data_mut().limiter.take_refused();
+                said::tell_printed(store.data_mut());
                 return Ok(value);
             }
             Ok(Err(error)) => error,

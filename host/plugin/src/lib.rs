@@ -10,7 +10,7 @@
 //! | `engine.rs` | the engine, and the clock that interrupts guests |
 //! | `limits.rs` | memory, tables, deadlines |
 //! | `grant.rs` | all powers of a guest; secrets |
-//! | `guest.rs`, `meter.rs`, `stderr.rs` | the host side of an instance: its state and imports |
+//! | `guest.rs`, `said.rs`, `meter.rs`, `stderr.rs` | the host side of an instance: its state and imports |
 //! | `instance.rs`, `end.rs` | one instance, the calls into it, how it ended |
 //! | `workers.rs` | threads for guests that compute for long |
 //! | `pool.rs`, `quarantine.rs` | the instances of one id; an id that is kept from work |

@@ -1,6 +1,6 @@
-//! What a guest says of itself: log lines and counts.
+//! What a guest says of itself: log lines, counts, and what it prints.
 //!
-//! Their texts stay in the guest's memory, which is paid for; they are read there once it is known that they will be
+//! The texts of lines and counts stay in the guest's memory, which is paid for; they are read there once it is known that they will be
 //! shown, and copied only as far. So a flood costs the guest its calls and its time, and the host nothing.
 
 use std::borrow::Cow;
@@ -34,6 +34,22 @@ type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 pub(crate) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.instance("weir:plugin/log@1.0.0")?.func_wrap("write", write)?;
     linker.instance("weir:plugin/meter@1.0.0")?.func_wrap("add", add)
+}
+
+/// Logs what a guest has printed in a call that went well: its log, for those that know no other.
+pub(crate) fn tell_printed(guest: &mut Guest) {
+    if !guest.powers.log {
+        return;
+    }
+    let lines = guest.stderr.lines(&guest.powers.secrets);
+    let now = Instant::now();
+    let (count, passed) = (lines.len(), lines.iter().take_while(|_| guest.lines.take(now)).count());
+    guest.identity.counts.log_lines_suppressed.add((count - passed) as u64);
+    let Identity { plugin, id, .. } = &guest.identity;
+    // The last ones: what was printed before them may be forgotten anyway.
+    for line in &lines[count - passed..] {
+        info!(%plugin, %id, "printed: {line}");
+    }
 }
 
 fn write(

@@ -77,7 +77,7 @@ const PATIENT: &str = "memory_mib: 16, cpu_deadline: 20s, call_deadline: 60s";
 const PUSH: &str = "plugin hostile 6.6.6 (hostile/";
 
 /// Every case.
-pub(crate) const CASES: [Case; 37] = [
+pub(crate) const CASES: [Case; 39] = [
     // === It computes, recurses, grows ===
     Case {
         name: "loop",
@@ -231,6 +231,22 @@ pub(crate) const CASES: [Case; 37] = [
         settings: "mode: log-bomb",
         limits: ROOMY,
         reads: &[&["plugin=hostile", "xxxxxxxx", "…"]],
+        ..PLAIN
+    },
+    Case {
+        name: "print",
+        role: Role::Errand,
+        settings: "mode: print",
+        reads: &[&["plugin=errand", r"the first \u{1b}[2Jline"], &["plugin=errand", "the second"]],
+        counts: &[("pushes", "accepted")],
+        ..PLAIN
+    },
+    Case {
+        name: "print-flood",
+        role: Role::Errand,
+        settings: "mode: print-flood",
+        reads: &[&["plugin=errand", "printed", "line 9999"]],
+        counts: &[("log_lines_suppressed", ""), ("pushes", "accepted")],
         ..PLAIN
     },
     Case {

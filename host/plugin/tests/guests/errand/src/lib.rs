@@ -47,6 +47,14 @@ impl Exporter for Errand {
             wasi::cli::exit::exit(Err(()));
             return Outcome::Accepted;
         }
+        if asks("print") {
+            say("the first \u{1b}[2Jline\n\nthe second");
+            return Outcome::Accepted;
+        }
+        if asks("print-flood") {
+            (0..10_000).for_each(|n| say(&format!("line {n}\n")));
+            return Outcome::Accepted;
+        }
         if asks("panic") {
             panic!("found {} colours where there must be none", delivery.items);
         }
