@@ -9,7 +9,6 @@ use weir_model::{BoxFuture, Exporter, Outcome, Push};
 
 use crate::counts::PluginCounts;
 use crate::describe::Encoding;
-use crate::end::End;
 use crate::meter::Meter;
 use crate::quarantine::Quarantined;
 use crate::slot::{Away, Slot};
@@ -86,7 +85,10 @@ impl PluginExporter {
         });
         match pushed.await {
             Ok(outcome) => outcome,
-            Err(End { kind, message, .. }) => Outcome::Ended { kind: kind.name(), message },
+            Err(end) => {
+                let blames_records = end.blames_records();
+                Outcome::Ended { kind: end.kind.name(), message: end.message, blames_records }
+            }
         }
     }
 }
@@ -118,5 +120,11 @@ impl Exporter for PluginExporter {
 
     fn generation(&self) -> u64 {
         self.slot.generation()
+    }
+
+    fn found_at_fault(&self) {
+        if let Ok(generation) = self.slot.serving() {
+            generation.pool.try_now();
+        }
     }
 }
