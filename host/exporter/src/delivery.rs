@@ -437,14 +437,16 @@ mod tests {
         stop: CancellationToken,
         stop_after: u64,
         taken: weir_model::Counter,
+        /// Records that were found at fault.
+        found: weir_model::Counter,
         /// The ends so far: the body, and whether it was part of a search.
         ends: Mutex<Vec<(Bytes, bool)>>,
     }
 
     impl Ending {
         fn new(stop: &Stop, stop_after: u64) -> Self {
-            let (taken, ends) = (weir_model::Counter::default(), Mutex::default());
-            Self { stop: stop.drain.clone(), stop_after, taken, ends }
+            let (taken, found, ends) = Default::default();
+            Self { stop: stop.drain.clone(), stop_after, taken, found, ends }
         }
     }
 
@@ -465,6 +467,10 @@ mod tests {
 
         fn in_flight_max(&self) -> usize {
             1
+        }
+
+        fn found_at_fault(&self) {
+            self.found.add(1);
         }
     }
 
@@ -504,7 +510,7 @@ mod tests {
 
     /// Scenario: of three records in a lane the second ends the plugin's instance whenever it is in a push.
     /// Guarantees: it becomes a dead letter with the end's kind as reason, the other two are delivered; the pushes that
-    /// search for it say so, and the one that gave reason to search does not.
+    /// search for it say so, and the one that gave reason to search does not; the plugin is told that it was found.
     #[tokio::test]
     async fn a_record_that_ends_instances_becomes_a_dead_letter() {
         let (queue, cursor) = lane_of(&[b"one", b"bad", b"two"]).await;
@@ -519,6 +525,7 @@ mod tests {
         assert_eq!(queue.dead_body(letters[0].id).unwrap(), b"bad"[..]);
         assert_eq!(counts.sent.of(Signal::Traces).get(), 2);
         assert_eq!(counts.dead_lettered.of(Signal::Traces).get(), 1);
+        assert_eq!(ending.found.get(), 1);
         let ends = ending.ends.lock().unwrap();
         let searches = ends.iter().map(|(_, searching)| *searching);
         assert!(searches.eq((0..ends.len()).map(|number| number > 0)), "{ends:?}");
