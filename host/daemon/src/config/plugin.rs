@@ -109,7 +109,7 @@ pub struct PoolConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuarantineConfig {
     /// `ends` within `window` that are enough, where fewer calls were answered in that time: an id that answers is not
-    /// shut for what one sender or record does to it. 5; 0 for never.
+    /// shut for what one sender or record does to it. 5.
     pub ends: u32,
     /// `window`. 1 min.
     pub window: Duration,
