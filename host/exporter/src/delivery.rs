@@ -253,12 +253,13 @@ impl Shared {
                     until = self.failed(signal, items, &message, after);
                     break;
                 }
-                Outcome::Ended { kind, message } => {
+                Outcome::Ended { kind, message, blames_records } => {
                     self.counts.ends.add(1);
                     self.counts.note_error(&message);
                     // Replaced in the middle: which of the two ended is not known, and nothing follows for the new one.
                     let replaced = self.exporter.generation() != generation;
-                    if replaced || !self.ends.ended(lane, first_of(&lease), kind, generation) {
+                    let searches = blames_records && !replaced;
+                    if !searches || !self.ends.ended(lane, first_of(&lease), kind, generation) {
                         until = self.failed(signal, items, &message, None);
                         break;
                     }
@@ -290,6 +291,7 @@ impl Shared {
             let replaced = self.exporter.generation() != generation;
             if !replaced && self.ends.judge(lane, generation) {
                 work.condemn();
+                self.exporter.found_at_fault();
                 // The backend had no say, so a probe decided nothing.
                 self.breaker().unprobe(Instant::now());
             } else {
@@ -435,14 +437,16 @@ mod tests {
         stop: CancellationToken,
         stop_after: u64,
         taken: weir_model::Counter,
+        /// Records that were found at fault.
+        found: weir_model::Counter,
         /// The ends so far: the body, and whether it was part of a search.
         ends: Mutex<Vec<(Bytes, bool)>>,
     }
 
     impl Ending {
         fn new(stop: &Stop, stop_after: u64) -> Self {
-            let (taken, ends) = (weir_model::Counter::default(), Mutex::default());
-            Self { stop: stop.drain.clone(), stop_after, taken, ends }
+            let (taken, found, ends) = Default::default();
+            Self { stop: stop.drain.clone(), stop_after, taken, found, ends }
         }
     }
 
@@ -451,7 +455,7 @@ mod tests {
             Box::pin(async move {
                 if push.body.windows(3).any(|window| window == b"bad") {
                     self.ends.lock().unwrap().push((push.body, push.searching));
-                    return Outcome::Ended { kind: "memory_limit", message: "64 MiB reached".to_owned() };
+                    return of_memory_limit();
                 }
                 self.taken.add(1);
                 if self.taken.get() == self.stop_after {
@@ -464,6 +468,15 @@ mod tests {
         fn in_flight_max(&self) -> usize {
             1
         }
+
+        fn found_at_fault(&self) {
+            self.found.add(1);
+        }
+    }
+
+    fn of_memory_limit() -> Outcome {
+        let message = "64 MiB reached".to_owned();
+        Outcome::Ended { kind: "memory_limit", message, blames_records: true }
     }
 
     fn settings() -> Settings {
@@ -497,7 +510,7 @@ mod tests {
 
     /// Scenario: of three records in a lane the second ends the plugin's instance whenever it is in a push.
     /// Guarantees: it becomes a dead letter with the end's kind as reason, the other two are delivered; the pushes that
-    /// search for it say so, and the one that gave reason to search does not.
+    /// search for it say so, and the one that gave reason to search does not; the plugin is told that it was found.
     #[tokio::test]
     async fn a_record_that_ends_instances_becomes_a_dead_letter() {
         let (queue, cursor) = lane_of(&[b"one", b"bad", b"two"]).await;
@@ -512,6 +525,7 @@ mod tests {
         assert_eq!(queue.dead_body(letters[0].id).unwrap(), b"bad"[..]);
         assert_eq!(counts.sent.of(Signal::Traces).get(), 2);
         assert_eq!(counts.dead_lettered.of(Signal::Traces).get(), 1);
+        assert_eq!(ending.found.get(), 1);
         let ends = ending.ends.lock().unwrap();
         let searches = ends.iter().map(|(_, searching)| *searching);
         assert!(searches.eq((0..ends.len()).map(|number| number > 0)), "{ends:?}");
@@ -535,7 +549,7 @@ mod tests {
                 if self.pushes.get() > self.stop_after {
                     self.stop.cancel();
                 }
-                Outcome::Ended { kind: "memory_limit", message: "64 MiB reached".to_owned() }
+                of_memory_limit()
             })
         }
 
@@ -563,6 +577,53 @@ mod tests {
             Delivery::new(Settings { wish, ..settings() }, cursor, Arc::new(plugin)).run(stop).await;
             assert_eq!(queue.dead_letters(0, 10).unwrap().len(), letters, "replaced after {replaced_after}");
         }
+    }
+
+    /// A plugin whose instances end at a record with `bad` in it, through no fault of it, so many times.
+    struct Short {
+        stop: CancellationToken,
+        ends: u64,
+        ended: weir_model::Counter,
+        searches: weir_model::Counter,
+    }
+
+    impl Exporter for Short {
+        fn push(&self, push: Push) -> BoxFuture<'_, Outcome> {
+            Box::pin(async move {
+                self.searches.add(u64::from(push.searching));
+                if push.body.windows(3).all(|window| window != b"bad") {
+                    return Outcome::Accepted;
+                }
+                if self.ended.get() < self.ends {
+                    self.ended.add(1);
+                    let message = "memory budget of the process used up".to_owned();
+                    return Outcome::Ended { kind: "memory_budget", message, blames_records: false };
+                }
+                self.stop.cancel();
+                Outcome::Accepted
+            })
+        }
+
+        fn in_flight_max(&self) -> usize {
+            1
+        }
+    }
+
+    /// Scenario: the process is short of memory for a while: a plugin delivers a record, then its instances end thirty
+    /// times at the next one because others have the memory.
+    /// Guarantees: the record is neither searched nor a dead letter, but tried again until it is delivered.
+    #[tokio::test]
+    async fn a_shortage_of_memory_makes_no_dead_letters() {
+        let (queue, cursor) = lane_of(&[b"one", b"bad", b"two"]).await;
+        let (stop, settings) = (Stop::default(), settings());
+        let (ended, searches) = Default::default();
+        let short = Arc::new(Short { stop: stop.drain.clone(), ends: 30, ended, searches });
+        let counts = settings.counts.clone();
+        let wish = Wish { items_max: 1, ..settings.wish };
+        Delivery::new(Settings { wish, ..settings }, cursor, Arc::clone(&short) as _).run(stop).await;
+        assert_eq!(queue.dead_letters(0, 10).unwrap().len(), 0);
+        assert_eq!((short.searches.get(), counts.ends.get()), (0, 30));
+        assert_eq!(counts.sent.of(Signal::Traces).get(), 2);
     }
 
     /// Scenario: one push gets 401, one that was under way 503, the next 200.

@@ -1,8 +1,10 @@
 //! What the ends of a plugin's instances say about records.
 //!
-//! An end counts as transient. Only when the same records end instances again and again are they searched for the one at
-//! fault, and that one is refused only if the plugin is known to work: it has delivered another since. A plugin that
-//! ends at everything loses nothing, it waits in back-off (DESIGN 1.4).
+//! An end counts as transient, and only one that may be the records' doing (`Outcome::Ended::blames_records`) is counted
+//! here: none for want of memory in the process, none of an instance that was never shown them. Only when the same
+//! records end instances again and again are they searched for the one at fault, and that one is refused only if the
+//! plugin is known to work: it has delivered another since. A plugin that ends at everything loses nothing, it waits in
+//! back-off (DESIGN 1.4).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -63,7 +65,7 @@ impl Ends {
         self.state(generation).delivered += 1;
     }
 
-    /// An instance ended at records of a lane, of which `first` is the first. True: search them for the one at fault.
+    /// An instance ended at records of a lane, of which `first` is the first, maybe through them. True: search them for the one at fault.
     pub(crate) fn ended(&self, lane: usize, first: Seq, kind: &str, generation: u64) -> bool {
         let mut state = self.state(generation);
         let delivered = state.delivered;

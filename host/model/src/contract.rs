@@ -72,6 +72,10 @@ pub trait Exporter: Send + Sync {
     fn generation(&self) -> u64 {
         0
     }
+
+    /// A record was found that ended the instances of a plugin, and is refused: worth trying at once whether it works
+    /// without that one.
+    fn found_at_fault(&self) {}
 }
 
 /// A plugin seen as a receiver of HTTP requests. The door owns the socket, the limits and the answer.

@@ -56,5 +56,8 @@ pub enum Outcome {
         kind: &'static str,
         /// Plugin, version, configured id, call, delivery, limit that was hit, guest frames, tail of its output.
         message: String,
+        /// Whether it may be the records' doing: they were shown to the guest, and it was not the process that was short
+        /// of memory. Else the end says nothing about them, and they are only tried again.
+        blames_records: bool,
     },
 }

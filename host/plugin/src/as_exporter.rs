@@ -5,17 +5,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use weir_model::{BoxFuture, Exporter, Outcome, Push};
+use weir_model::{BoxFuture, Claim, Exhausted, Exporter, Ledger, Outcome, Push};
+use weir_wire::json::{Unwritten, to_json_within};
 
 use crate::counts::PluginCounts;
 use crate::describe::Encoding;
-use crate::end::End;
+use crate::instance::Mold;
 use crate::meter::Meter;
 use crate::quarantine::Quarantined;
 use crate::slot::{Away, Slot};
 
 /// When to try again where the plugin's file is away: somebody may be copying it, and it is looked for each second.
 const LOOKED_FOR: Duration = Duration::from_secs(2);
+
+/// What is claimed for JSON at first, for each byte of protobuf: common telemetry becomes two to three times as long, and
+/// the buffer that it is written to doubles.
+const JSON_BYTES_FOR_ONE: u64 = 8;
+
+/// What is claimed at least: a buffer's first sizes.
+const JSON_BYTES_MIN: u64 = 16 * 1024;
+
+/// The part of the memory budget that one push may have for its JSON: as many pushes as the pool has instances by default
+/// fit beside each other, and with the usual 192 MiB the JSON may have 24 MiB.
+const JSON_LEDGER_SHARE: u64 = 4;
 
 /// One configured id whose exporter is a plugin.
 pub struct PluginExporter {
@@ -60,17 +72,13 @@ impl PluginExporter {
             }
         };
         let encoding = generation.loaded.descriptor.encoding;
-        let body = match encode(encoding, &push) {
-            Ok(body) => body,
-            Err(why) => return Outcome::Permanent(why),
-        };
-        // The batch is paid for; what it was converted to is not yet.
-        let more = if encoding == Encoding::Json { body.len() as u64 } else { 0 };
-        let claim = match generation.pool.mold().ledger.claim(more) {
-            Ok(claim) => claim,
-            Err(exhausted) => {
-                return Outcome::Retryable { message: exhausted.to_string(), after: None };
-            }
+        let Mold { ledger, limits, .. } = generation.pool.mold();
+        let (body, claim) = match encoding {
+            Encoding::Protobuf => (push.body.clone(), None),
+            Encoding::Json => match json(&push, ledger, limits.memory_bytes) {
+                Ok((body, claim)) => (body, Some(claim)),
+                Err(outcome) => return outcome,
+            },
         };
         // A push that nobody waits for any more was deferred by its owner: it ends with its instance, so that a backend
         // that hangs does not hold up a stop for the rest of the call's deadline.
@@ -86,18 +94,38 @@ impl PluginExporter {
         });
         match pushed.await {
             Ok(outcome) => outcome,
-            Err(End { kind, message, .. }) => Outcome::Ended { kind: kind.name(), message },
+            Err(end) => {
+                let blames_records = end.blames_records();
+                Outcome::Ended { kind: end.kind.name(), message: end.message, blames_records }
+            }
         }
     }
 }
 
-fn encode(encoding: Encoding, push: &Push) -> Result<Bytes, String> {
-    match encoding {
-        Encoding::Protobuf => Ok(push.body.clone()),
-        Encoding::Json => {
-            let mut json = Vec::new();
-            let encoded = weir_wire::json::to_json(push.signal, &push.body, &mut json);
-            encoded.map(|()| Bytes::from(json)).map_err(|error| format!("not OTLP: {error}"))
+/// The batch is paid for; the JSON that it is converted to is paid for here, before it is written: first as it is with
+/// common telemetry, then up to what one push may have. What is longer than that has to come in halves.
+fn json(push: &Push, ledger: &Arc<Ledger>, memory_bytes: usize) -> Result<(Bytes, Claim), Outcome> {
+    let exhausted = |exhausted: Exhausted| Outcome::Retryable { message: exhausted.to_string(), after: None };
+    let most = (2 * memory_bytes as u64).min(ledger.limit() / JSON_LEDGER_SHARE);
+    let common = push.body.len() as u64 * JSON_BYTES_FOR_ONE + JSON_BYTES_MIN;
+    let mut claim = ledger.claim(common.min(most)).map_err(exhausted)?;
+    loop {
+        let mut json = Vec::new();
+        // The buffer doubles when it grows.
+        let bytes_max = usize::try_from(claim.bytes() / 2).unwrap_or(usize::MAX);
+        match to_json_within(push.signal, &push.body, bytes_max, &mut json) {
+            Ok(()) => {
+                claim.shrink_to(json.capacity() as u64);
+                return Ok((json.into(), claim));
+            }
+            Err(Unwritten::Malformed(error)) => {
+                return Err(Outcome::Permanent(format!("not OTLP: {error}")));
+            }
+            Err(Unwritten::TooLong) if claim.bytes() < most => {
+                drop(json);
+                claim.grow(most - claim.bytes()).map_err(exhausted)?;
+            }
+            Err(Unwritten::TooLong) => return Err(Outcome::TooLarge),
         }
     }
 }
@@ -118,5 +146,67 @@ impl Exporter for PluginExporter {
 
     fn generation(&self) -> u64 {
         self.slot.generation()
+    }
+
+    fn found_at_fault(&self) {
+        if let Ok(generation) = self.slot.serving() {
+            generation.pool.try_now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_model::Signal;
+    use weir_wire::Encoder;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// A request with so many empty attributes: each has 2 bytes, and 3 as JSON.
+    fn tiny_attributes(count: usize) -> Push {
+        let mut body = Encoder::new();
+        body.message(1, |group| {
+            group.message(1, |resource| (0..count).for_each(|_| resource.message(1, |_| ())));
+        });
+        let (body, id) = (body.into_bytes().into(), "one".to_owned());
+        Push { signal: Signal::Traces, body, id, attempt: 1, items: 1, searching: false }
+    }
+
+    /// A request with a text of control characters: each becomes six.
+    fn control_characters(count: usize) -> Push {
+        let mut body = Encoder::new();
+        body.message(1, |group| group.bytes(3, vec![1; count]));
+        Push { body: body.into_bytes().into(), ..tiny_attributes(0) }
+    }
+
+    /// Scenario: requests whose JSON is short, longer than usual, longer than an instance's memory, longer than its share
+    /// of the budget; and one that finds the budget in use.
+    /// Guarantees: it is paid for before it is written, and what was claimed too much comes back; what can never fit is to
+    /// be halved and not tried for ever; only what may fit later waits.
+    #[test]
+    fn json_is_paid_for_before_it_is_written() {
+        let ledger = Ledger::new(16 * MIB as u64);
+        for (push, memory_bytes, fits) in [
+            (tiny_attributes(10), 64 * MIB, true),
+            (tiny_attributes(600_000), 64 * MIB, true),
+            (control_characters(300_000), 64 * MIB, true),
+            (control_characters(300_000), MIB, false),
+            (tiny_attributes(1_000_000), 64 * MIB, false),
+            (control_characters(4_000_000), 64 * MIB, false),
+        ] {
+            match json(&push, &ledger, memory_bytes) {
+                Ok((json, claim)) => {
+                    assert!(fits && json.len() as u64 <= claim.bytes(), "{} bytes", json.len());
+                    assert!(claim.bytes() <= 2 * json.len() as u64 + JSON_BYTES_MIN);
+                }
+                Err(outcome) => assert_eq!((outcome, fits), (Outcome::TooLarge, false)),
+            }
+            assert_eq!(ledger.used(), 0);
+            assert!(ledger.peak() <= ledger.limit() / JSON_LEDGER_SHARE);
+        }
+        let _others = ledger.claim(ledger.limit() - 1000).unwrap();
+        let waits = json(&tiny_attributes(10), &ledger, 64 * MIB);
+        assert!(matches!(waits, Err(Outcome::Retryable { .. })), "{waits:?}");
     }
 }

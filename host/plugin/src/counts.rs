@@ -46,6 +46,11 @@ impl PluginCounts {
         self.calls.add(1);
         self.durations.add(took);
     }
+
+    /// Calls that were answered, as far as can be told while others count.
+    pub(crate) fn answered(&self) -> u64 {
+        self.calls.get().saturating_sub(self.ends.sum())
+    }
 }
 
 /// Upper bounds of the histogram of calls, in microseconds.
@@ -161,6 +166,10 @@ impl ByEnd {
     /// The counter of one kind.
     pub fn of(&self, kind: EndKind) -> &Counter {
         &self.0[kind as usize]
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
     }
 }
 

@@ -28,6 +28,9 @@ const RENDER_INTERVAL: Duration = Duration::from_secs(6);
 /// Bytes of a delivery's id that a message shows: ours are some forty.
 const DELIVERY_BYTES_MAX: usize = 120;
 
+/// The call in which a guest is shown records.
+pub(crate) const PUSH: &str = "exporter.push";
+
 /// How the names of functions begin that stand between a guest's panic and the trap.
 const PANICKING: [&str; 5] = ["__rust", "std::", "std[", "core::panicking", "core["];
 
@@ -80,6 +83,34 @@ impl EndKind {
             Self::Exit => "exit",
             Self::Configure => "configure",
             Self::Cut => "cut",
+        }
+    }
+
+    /// Whether what the guest was given can bring it about.
+    fn may_be_the_inputs(self) -> bool {
+        match self {
+            Self::Trap
+            | Self::CpuDeadline
+            | Self::CallDeadline
+            | Self::MemoryLimit
+            | Self::HostCalls
+            | Self::Exit => true,
+            Self::MemoryBudget | Self::Configure | Self::Cut => false,
+        }
+    }
+
+    /// Whether it says something about the plugin: not where nobody waited any more, and not where the process had no
+    /// memory left to lend, which any plugin would meet.
+    pub(crate) fn is_the_plugins(self) -> bool {
+        match self {
+            Self::Trap
+            | Self::CpuDeadline
+            | Self::CallDeadline
+            | Self::MemoryLimit
+            | Self::HostCalls
+            | Self::Exit
+            | Self::Configure => true,
+            Self::MemoryBudget | Self::Cut => false,
         }
     }
 }
@@ -145,6 +176,12 @@ impl End {
         let delivery = delivery.map_or_else(String::new, |id| tame(id, DELIVERY_BYTES_MAX));
         let of = if delivery.is_empty() { "" } else { " of delivery " };
         Self { kind, call, message: format!("{about}, {call}{of}{delivery}: {cause}"), delivery }
+    }
+
+    /// Whether it may be the doing of the records that were pushed: they were shown to the guest, and it was neither cut
+    /// nor refused memory because the process had none left. An instance that never came so far says nothing about them.
+    pub fn blames_records(&self) -> bool {
+        self.call == PUSH && self.kind.may_be_the_inputs()
     }
 
     fn add(&mut self, what: &str, text: &str) {

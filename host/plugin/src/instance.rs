@@ -9,7 +9,7 @@ use weir_model::{Ledger, Outcome, Push, http};
 
 use crate::convert;
 use crate::describe::{Descriptor, DescriptorError, Encoding, SettingsError};
-use crate::end::{End, EndKind, Named};
+use crate::end::{End, EndKind, Named, PUSH};
 use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
@@ -145,7 +145,7 @@ impl Instance {
 
     /// The end of a call of `exporter.push` that was dropped half done.
     pub(crate) fn cut(&self, push: &Push) -> End {
-        let named = Named { call: "exporter.push", delivery: Some(&push.id) };
+        let named = Named { call: PUSH, delivery: Some(&push.id) };
         End::told(&self.store.data().about, named, EndKind::Cut, "cut, nobody waits for it any more")
     }
 
@@ -182,7 +182,7 @@ impl Instance {
         encoding: Encoding,
         body: &[u8],
     ) -> Result<Outcome, End> {
-        let call = Call::begin("exporter.push", &self.engine, &mut self.store).of(&push.id);
+        let call = Call::begin(PUSH, &self.engine, &mut self.store).of(&push.id);
         let Some(exporter) = &self.exporter else {
             return Err(absent(self.store.data(), call.named));
         };

@@ -92,6 +92,15 @@ pub(crate) struct Turn {
     admission: Admission,
 }
 
+/// Why there is no turn.
+#[derive(Debug)]
+pub(crate) enum NoTurn {
+    /// The id is in quarantine.
+    Kept(Quarantined),
+    /// Another pool has taken over.
+    Retired,
+}
+
 impl Tasks {
     /// Waits for calls under way; nothing else is waited for.
     pub(crate) async fn drain(&self) {
@@ -140,11 +149,10 @@ impl Pool {
     /// Waits until one more call may be under way; `searching` as [`weir_model::Push::searching`].
     ///
     /// # Errors
-    /// The id is in quarantine.
-    pub(crate) async fn turn(&self, searching: bool) -> Result<Turn, Quarantined> {
-        let permit =
-            Arc::clone(&self.permits).acquire_owned().await.expect("the pool never closes its semaphore");
-        let admission = self.quarantine.admit(searching, Instant::now())?;
+    /// [`NoTurn`].
+    pub(crate) async fn turn(&self, searching: bool) -> Result<Turn, NoTurn> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_closed| NoTurn::Retired)?;
+        let admission = self.quarantine.admit(searching, Instant::now()).map_err(NoTurn::Kept)?;
         Ok(Turn { _permit: permit, admission })
     }
 
@@ -153,9 +161,16 @@ impl Pool {
         self.quarantine.kept(Instant::now())
     }
 
-    /// Ends the quarantine, if there is one, and forgets what led to it.
-    pub(crate) fn forget_ends(&self) {
-        self.quarantine.release();
+    /// The record was found that ended instances: a call that comes now may try whether the quarantine is over.
+    pub(crate) fn try_now(&self) {
+        self.quarantine.try_now(Instant::now());
+    }
+
+    /// Another pool has taken over: whoever waits for a turn looks again and finds that one, calls under way finish, and
+    /// how they end is held against nobody. For a pool that serves no more: else those that wait would look for ever.
+    pub(crate) fn retire(&self) {
+        self.permits.close();
+        self.quarantine.retire();
     }
 
     /// What a caller is told who comes in quarantine.
@@ -314,8 +329,7 @@ impl Pool {
             let kind = kind.name();
             warn!(%plugin, %version, %id, kind, call, delivery, error = message, "plugin instance ended");
         }
-        // A call that was cut says nothing about the plugin.
-        let admission = admission.filter(|_| *kind != EndKind::Cut);
+        let admission = admission.filter(|_| kind.is_the_plugins());
         if let Some(kept) = admission.and_then(|admission| admission.ended(message, now)) {
             let (plugin, version, id) = (&identity.plugin, &identity.version, &identity.id);
             let cure = format!("replace the plugin's file, or try it at once: weir plugin release {id}");

@@ -27,7 +27,7 @@ use crate::host::{Part, PartError};
 use crate::inspect::chain;
 use crate::load::{Digest, LoadError, Loaded, Source};
 use crate::meter::Meter;
-use crate::pool::{Pool, Turn};
+use crate::pool::{NoTurn, Pool, Turn};
 use crate::quarantine::Quarantined;
 use crate::watch::{Look, Trust};
 
@@ -288,7 +288,8 @@ impl Slot {
             }
             return match turn {
                 Ok(turn) => Ok((generation, turn)),
-                Err(kept) => {
+                Err(NoTurn::Retired) => continue,
+                Err(NoTurn::Kept(kept)) => {
                     Err(Away::Kept { why: generation.pool.refusal(&kept), after: kept.retry_after() })
                 }
             };
@@ -393,7 +394,7 @@ impl Slot {
         drop(now);
         // What was held against the old code says nothing about the new.
         if let Ok(before) = &before {
-            before.pool.forget_ends();
+            before.pool.retire();
         }
         // Idle instances end here; those in calls end with their calls. Nobody waits for the lock meanwhile.
         drop(before);
@@ -467,7 +468,7 @@ impl Slot {
             );
         }
         if let Ok(before) = &before {
-            before.pool.forget_ends();
+            before.pool.retire();
         }
         drop(before);
     }
@@ -490,7 +491,7 @@ impl Slot {
             now.serving = Ok(fresh);
         }
         drop(now);
-        before.pool.forget_ends();
+        before.pool.retire();
         info!(plugin = self.plugin, id = self.part.id, "plugin released: it goes on with fresh instances");
         true
     }

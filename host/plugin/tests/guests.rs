@@ -129,7 +129,7 @@ fn short() -> Limits {
 
 fn ended(outcome: Outcome) -> (&'static str, String) {
     match outcome {
-        Outcome::Ended { kind, message } => (kind, message),
+        Outcome::Ended { kind, message, .. } => (kind, message),
         other => panic!("expected an end, found {other:?}"),
     }
 }

@@ -105,10 +105,11 @@ pub struct PoolConfig {
     pub age: Option<Duration>,
 }
 
-/// `quarantine`: when an id is kept from work because its instances end too often.
+/// `quarantine`: when an id is kept from work because its instances end too often, and more often than it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuarantineConfig {
-    /// `ends` within `window` that are enough. 5.
+    /// `ends` within `window` that are enough, where fewer calls were answered in that time: an id that answers is not
+    /// shut for what one sender or record does to it. 5.
     pub ends: u32,
     /// `window`. 1 min.
     pub window: Duration,

@@ -71,6 +71,44 @@ async fn memory_ends_at_the_limit() {
         .await;
 }
 
+/// Whether an outcome is an end of this kind that may be the records' doing.
+fn blames(outcome: &Outcome, expected: EndKind) -> bool {
+    match outcome {
+        Outcome::Ended { kind, blames_records, .. } if *kind == expected.name() => *blames_records,
+        other => panic!("expected {}, found {other:?}", expected.name()),
+    }
+}
+
+/// Scenario: a push panics; an instance traps while it is configured; the process has no memory left, for a new instance
+/// or for one that grows.
+/// Guarantees: only the first may be the records' doing; a shortage of the process puts no id into quarantine, and is
+/// counted.
+#[tokio::test]
+async fn an_end_says_whether_it_may_be_the_records_doing() {
+    let fixture = Fixture::new();
+    let panics = fixture.hostile(mode("panic"), short()).await;
+    assert!(blames(&panics.push(push("one")).await, EndKind::Trap));
+    let settings = serde_json::json!({"mode": "trap-at-work", "endpoint": "http://127.0.0.1:9/"});
+    let never_works = fixture.hostile(settings, short()).await;
+    assert!(!blames(&never_works.push(push("one")).await, EndKind::Trap));
+
+    let accepts = fixture.hostile_part(mode("accept"), |part| part.quarantine.ends_max = 1).await;
+    let limits = Limits { memory_bytes: 1 << 30, ..Limits::default() };
+    let grow = |part: &mut weir_plugin::Part| (part.limits, part.quarantine.ends_max) = (limits, 1);
+    let grows = fixture.hostile_part(mode("grow"), grow).await;
+    assert!(!blames(&grows.push(push("one")).await, EndKind::MemoryBudget));
+    let others = fixture.ledger.claim(fixture.ledger.limit() - fixture.ledger.used()).unwrap();
+    for _ in 0..3 {
+        assert!(!blames(&accepts.push(push("one")).await, EndKind::MemoryBudget));
+    }
+    drop(others);
+    assert_eq!(accepts.push(push("one")).await, Outcome::Accepted);
+    for (id, ends) in [(accepts, 3), (grows, 1)] {
+        assert_eq!((id.quarantine(), id.counts().quarantines.get()), (None, 0));
+        assert_eq!(id.counts().ends.of(EndKind::MemoryBudget).get(), ends);
+    }
+}
+
 /// Scenario: a guest that loops through host calls which are denied at once.
 /// Guarantees: waiting in the host is not charged, but working between the calls is: it ends at the CPU deadline.
 #[tokio::test]

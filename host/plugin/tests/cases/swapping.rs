@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -108,6 +109,38 @@ async fn a_running_call_finishes_on_the_old_code_while_new_ones_go_to_the_new() 
     fixture.host.drain().await;
     assert_eq!((fixture.ledger.used(), fixture.host.codes_in_memory()), (0, 0));
     assert!(fixture.host.slots().is_empty());
+}
+
+/// Scenario: an exporter with one instance is in a call that hangs, and a second push waits for the instance; its file is
+/// replaced, or it is released.
+/// Guarantees: the one that waits goes to the new instances at once, while the first is still under way.
+#[tokio::test]
+async fn a_call_that_waits_goes_to_the_new_code() {
+    for is_release in [false, true] {
+        let fixture = Fixture::new();
+        let (gate, url) = Gate::open().await;
+        let exporter = fixture.hostile(json!({"mode": "send", "endpoint": url}), Limits::default()).await;
+        let hangs = tokio::spawn({
+            let exporter = Arc::clone(&exporter);
+            async move { exporter.push(push("hangs")).await }
+        });
+        let held = gate.request().await;
+        let mut waits = exporter.push(push("waits"));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waits).await.is_err(), "there is one instance");
+
+        if is_release {
+            assert!(fixture.host.release(Wanted::Exporter, "hostile/test"));
+        } else {
+            fixture.replace(&version("6.6.7"));
+            fixture.host.rescan().await;
+        }
+        let served = async { tokio::join!(waits, async { Gate::answer(gate.request().await).await }).0 };
+        let served = tokio::time::timeout(Duration::from_secs(30), served).await;
+        assert_eq!(served.expect("it waits behind the old call"), Outcome::Accepted);
+        assert!(!hangs.is_finished(), "the first call was not cut");
+        Gate::answer(held).await;
+        assert_eq!(hangs.await.unwrap(), Outcome::Accepted);
+    }
 }
 
 /// Scenario: files that are noise, truncated, for another contract, that do not take the settings, that cannot be read;

@@ -18,7 +18,34 @@ use crate::signal::Signal;
 /// [`Malformed`] where the body is no such request or its messages are nested too deep; `out` is as it was
 /// then.
 pub fn to_json(signal: Signal, body: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let mut transcoder = Transcoder { out: Writer::append_to(core::mem::take(out)), orderly: true };
+    to_json_within(signal, body, usize::MAX, out).map_err(|unwritten| match unwritten {
+        Unwritten::Malformed(malformed) => malformed,
+        Unwritten::TooLong => Malformed { at: 0, what: "its JSON is longer than memory" },
+    })
+}
+
+/// Why a request was not written as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    /// The body is no such request, or its messages are nested too deep.
+    Malformed(Malformed),
+    /// Its JSON is longer than it may be.
+    TooLong,
+}
+
+/// As [`to_json`], but stops where `out` would become longer than `bytes_max`: looked at before each value, so it may
+/// hold 4 KiB more by keys and brackets. As the buffer doubles when it grows, its capacity stays below twice that.
+///
+/// # Errors
+/// [`Unwritten`]; `out` is as it was then, but for its capacity.
+pub fn to_json_within(
+    signal: Signal,
+    body: &[u8],
+    bytes_max: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), Unwritten> {
+    let out_before = Writer::append_to(core::mem::take(out));
+    let mut transcoder = Transcoder { out: out_before, orderly: true, bytes_max, too_long: false };
     let start = transcoder.out.len();
     let mut written = transcoder.object(root(signal), body, 1);
     if written.is_ok() && !transcoder.orderly {
@@ -28,9 +55,13 @@ pub fn to_json(signal: Signal, body: &[u8], out: &mut Vec<u8>) -> Result<(), Mal
     if written.is_err() {
         transcoder.out.truncate(start);
     }
+    let too_long = transcoder.too_long;
     *out = transcoder.out.into_bytes();
-    written
+    written.map_err(|malformed| if too_long { Unwritten::TooLong } else { Unwritten::Malformed(malformed) })
 }
+
+/// Bytes of the longest number in quotes.
+const NUMBER_BYTES_MAX: usize = 32;
 
 struct Transcoder {
     out: Writer,
@@ -38,6 +69,9 @@ struct Transcoder {
     /// encoders write them, so that it could be written while it was read. At the first that does not,
     /// everything is begun again the other way: once, whatever a hostile body holds.
     orderly: bool,
+    bytes_max: usize,
+    /// It stopped because of `bytes_max`.
+    too_long: bool,
 }
 
 /// Where a field stands in its message.
@@ -221,6 +255,7 @@ impl Transcoder {
     }
 
     fn value(&mut self, field: &'static Field, value: Value<'_>, depth: usize) -> Result<(), Malformed> {
+        self.look_at_length(field.kind, value)?;
         let out = &mut self.out;
         match (field.kind, value) {
             (Kind::Message(message), Value::Bytes(bytes)) => self.object(message, bytes, depth + 1)?,
@@ -244,6 +279,45 @@ impl Transcoder {
             _ => out.literal(b"null"),
         }
         Ok(())
+    }
+}
+
+impl Transcoder {
+    /// Whether there is room for one more value; a message's own values are looked at one by one.
+    #[inline]
+    fn look_at_length(&mut self, kind: Kind, value: Value<'_>) -> Result<(), Malformed> {
+        // Bytes of a string may become six, and there are quotes.
+        let most = match (kind, value) {
+            (Kind::Message(_), _) => 2,
+            (_, Value::Bytes(bytes)) => bytes.len().saturating_mul(6).saturating_add(2),
+            _ => NUMBER_BYTES_MAX,
+        };
+        if self.out.len().saturating_add(most) <= self.bytes_max {
+            return Ok(());
+        }
+        self.look_closer(kind, value)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_closer(&mut self, kind: Kind, value: Value<'_>) -> Result<(), Malformed> {
+        let needed = match (kind, value) {
+            (Kind::String, Value::Bytes(text)) => {
+                let wide = if core::str::from_utf8(text).is_ok() { 1 } else { 3 };
+                let escaped = |byte: &u8| match byte {
+                    b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+                    0..0x20 => 6,
+                    0x20..0x80 => 1,
+                    0x80.. => wide,
+                };
+                text.iter().map(escaped).fold(2, usize::saturating_add)
+            }
+            (Kind::Id, Value::Bytes(id)) => 2 + 2 * id.len(),
+            (Kind::Bytes, Value::Bytes(bytes)) => 2 + 4 * bytes.len().div_ceil(3),
+            _ => 2,
+        };
+        self.too_long = self.out.len().saturating_add(needed) > self.bytes_max;
+        if self.too_long { Err(Malformed { at: 0, what: "its JSON is too long" }) } else { Ok(()) }
     }
 }
 

@@ -15,7 +15,7 @@ mod writer;
 use core::fmt;
 
 pub use decode::to_protobuf;
-pub use encode::to_json;
+pub use encode::{Unwritten, to_json, to_json_within};
 pub use lexer::{Lexer, NESTING_MAX, Text, Token};
 pub use number::Number;
 pub use writer::Writer;

@@ -1,7 +1,7 @@
 //! OTLP/JSON by the rules of its specification, case by case.
 
 use expect_test::{Expect, expect};
-use weir_wire::json::{JsonLimits, to_json, to_protobuf};
+use weir_wire::json::{JsonLimits, Unwritten, to_json, to_json_within, to_protobuf};
 use weir_wire::{Encoder, Signal};
 
 const LIMITS: JsonLimits = JsonLimits { string_bytes_max: 100 };
@@ -390,6 +390,61 @@ fn what_json_cannot_say_is_left_out() {
     to_json(Signal::Metrics, body.as_bytes(), &mut out).expect("a request");
     let text = String::from_utf8(out).expect("JSON is UTF-8");
     assert!(text.contains(r#""dataPoints":[{"bucketCounts":["1","2"]}]"#), "{text}");
+}
+
+/// Scenario: strings that grow sixfold, threefold or not at all, bytes, packed numbers, half a million empty attributes;
+/// each as JSON within its own length, a quarter of it, and nothing.
+/// Guarantees: what fits is written whole; else the buffer is as before, and had no more than twice the bytes that were
+/// allowed.
+#[test]
+fn json_that_would_be_too_long_is_not_written() {
+    const ALLOWED_MORE: usize = 16 * 1024;
+    let attribute = |value: &dyn Fn(&mut Encoder)| {
+        let mut body = Encoder::new();
+        body.message(1, |group| {
+            group
+                .message(1, |resource| resource.message(1, |attribute| attribute.message(2, |it| value(it))));
+        });
+        body.into_bytes()
+    };
+    let text = |text: String| attribute(&|value| value.bytes(1, text.as_bytes()));
+    let mut empty = Encoder::new();
+    empty.message(1, |group| {
+        group.message(1, |resource| (0..500_000).for_each(|_| resource.message(1, |_| ())));
+    });
+    let mut counts = Encoder::new();
+    counts.message(1, |group| {
+        group.message(2, |scope| {
+            scope.message(2, |metric| {
+                metric.message(9, |histogram| {
+                    histogram.message(1, |point| point.packed_fixed64(6, (0..100_000).map(|_| u64::MAX)));
+                });
+            });
+        });
+    });
+    let bodies = [
+        (Signal::Traces, text("\u{1}".repeat(400_000))),
+        (Signal::Traces, text("\n\"".repeat(400_000))),
+        (Signal::Traces, text("\u{6c34}".repeat(400_000))),
+        (Signal::Traces, attribute(&|value| value.bytes(1, vec![0xff; 400_000]))),
+        (Signal::Traces, attribute(&|value| value.bytes(7, vec![7; 400_000]))),
+        (Signal::Traces, empty.into_bytes()),
+        (Signal::Metrics, counts.into_bytes()),
+    ];
+    for (number, (signal, body)) in bodies.iter().enumerate() {
+        let mut whole = Vec::new();
+        to_json(*signal, body, &mut whole).expect("a request");
+        assert!(whole.len() > 500_000, "{number}: {} bytes", whole.len());
+        let mut out = Vec::new();
+        assert_eq!(to_json_within(*signal, body, whole.len(), &mut out), Ok(()), "{number}");
+        assert!(out == whole, "{number}");
+        for bytes_max in [whole.len() / 4, 0] {
+            let mut out = Vec::new();
+            let written = to_json_within(*signal, body, bytes_max, &mut out);
+            assert_eq!((written, out.len()), (Err(Unwritten::TooLong), 0), "{number}");
+            assert!(out.capacity() <= 2 * bytes_max + ALLOWED_MORE, "{number}: {} bytes", out.capacity());
+        }
+    }
 }
 
 /// Scenario: values nested too deep, a broken frame, a packed row that ends inside a number.
