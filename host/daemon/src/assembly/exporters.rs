@@ -26,7 +26,7 @@ use crate::telemetry::metrics::PluginSource;
 pub(crate) struct Built {
     exporter: Arc<dyn Exporter>,
     /// What its plugin counts.
-    pub(crate) figures: Vec<PluginSource>,
+    pub(crate) figures: Option<PluginSource>,
 }
 
 /// One exporter of one pipeline at work on its cursor.
@@ -100,33 +100,29 @@ pub(crate) fn delivery(
 ///
 /// # Errors
 /// What it needs and is not there: a file, a plugin.
-pub(crate) async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Built, Failure> {
-    let exporter = of_kind(bench, id).await?;
-    Ok(Built { exporter, figures: std::mem::take(&mut bench.sources.plugins) })
-}
-
-async fn of_kind(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Failure> {
+pub(crate) async fn build(bench: &Bench<'_>, id: &Id) -> Result<Built, Failure> {
     let config = bench.config;
     let ExporterConfig { delivery, kind } = &config.exporters[id].value;
     match kind {
         ExporterKind::Otlp(otlp) => {
             let config = otlp_config(id, otlp, delivery.timeout)?;
             let built = Otlp::new(config, &bench.client).with_context(|| format!("build exporter {id}"))?;
-            Ok(Arc::new(built))
+            Ok(Built { exporter: Arc::new(built), figures: None })
         }
         ExporterKind::Debug(debug) => {
             let verbosity = match debug.verbosity {
                 Verbosity::Basic => DebugVerbosity::Basic,
                 Verbosity::Detailed => DebugVerbosity::Detailed,
             };
-            Ok(Arc::new(Debug { id: id.to_string(), verbosity }))
+            Ok(Built { exporter: Arc::new(Debug { id: id.to_string(), verbosity }), figures: None })
         }
         ExporterKind::Plugin(plugin) => {
             // The guest's requests end with its call, so one deadline is enough for both.
             let mut plugin = plugin.clone();
             let deadline = &mut plugin.plugin.limits.call_deadline;
             *deadline = delivery.timeout.min(*deadline);
-            plugins::exporter(bench, id, &plugin, delivery.pool).await
+            let (exporter, figures) = plugins::exporter(bench, id, &plugin, delivery.pool).await?;
+            Ok(Built { exporter, figures: Some(figures) })
         }
     }
 }
