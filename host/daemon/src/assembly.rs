@@ -29,6 +29,9 @@ mod staging;
 mod tasks;
 mod triggers;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

@@ -138,6 +138,9 @@ impl Daemon {
         let mut plan = Plan::between(&self.config, &config);
         let parts = &self.parts;
         let runs = |running: Option<&Running>| running.is_some_and(|running| !running.has_ended());
+        plan.rebuild(|id| {
+            parts.exporters.get(id).is_some_and(|built| built.is_outdated(&config.exporters[id].value))
+        });
         plan.receivers.mend(
             |id| parts.doors.contains_key(id),
             |id| runs(parts.doors.get(id).and_then(|door| door.running.as_ref())),
