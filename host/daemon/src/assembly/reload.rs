@@ -281,6 +281,9 @@ impl Daemon {
             let is_last = in_memory && plan.deliveries.removed.contains(&route);
             let owed = if is_last { self.parts.owed(|of| *of == route) } else { Vec::new() };
             owed.iter().for_each(Owed::is_all);
+            if !is_last {
+                stop.drain.cancel();
+            }
             ending.spawn(async move {
                 // What is left at the deadline is told when the exporter has ended.
                 drop(timeout_at(deadline, emptied(&owed)).await);
