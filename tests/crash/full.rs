@@ -288,6 +288,52 @@ fn only_who_may_skip_skips_and_it_is_counted() {
     assert!(disk.files(&folder()).len() < 20, "segments that were skipped are deleted");
 }
 
+/// Scenario: in memory one of two exporters is about to be taken out, with a backlog; more is appended; it delivers a
+/// part of what it had, and is taken out.
+/// Guarantees: what was appended since is not for it, so that it can come to an end; what it did not deliver is counted;
+/// the other one gets everything, and then nothing is kept.
+#[test]
+fn an_exporter_that_leaves_memory_has_an_end() {
+    let queue = MemoryQueue::new(1 << 20);
+    let (leaving, staying) =
+        (queue.subscribe("leaving", WhenFull::Refuse), queue.subscribe("staying", WhenFull::Refuse));
+    let (leaving, staying) = (leaving.unwrap(), staying.unwrap());
+    queue.configured(&["leaving", "staying"], SystemTime::UNIX_EPOCH);
+    let add = |id: u64, lane: u8| {
+        let admission = queue.admit(vec![batch(id, lane, 100)]).unwrap();
+        admission.commit().now_or_never().expect("memory does not wait").unwrap();
+    };
+    add(1, 0);
+    add(2, 5);
+    queue.leaves("leaving");
+    add(3, 0);
+    add(4, 5);
+    let take = |cursor: &dyn Cursor| {
+        let now = Instant::now();
+        let lease = lease(cursor, wish(), now)?;
+        let ids: Vec<u64> = lease.records().iter().filter_map(|record| id_of(&record.body)).collect();
+        lease.settle_all(Settlement::Delivered, now).now_or_never().expect("memory does not wait").unwrap();
+        Some(ids)
+    };
+    assert_eq!(leaving.status().pending_records, 2);
+    let first = take(leaving.as_ref()).expect("there is more");
+    assert!(first == [1] || first == [2], "{first:?}");
+    assert_eq!(leaving.status().pending_records, 1);
+    queue.configured(&["staying"], SystemTime::UNIX_EPOCH);
+    assert_eq!(queue.counts().removed.of(Signal::Traces).get(), 1);
+    assert_eq!(take(leaving.as_ref()), None);
+
+    let mut came = Vec::new();
+    while let Some(ids) = take(staying.as_ref()) {
+        came.extend(ids);
+    }
+    came.sort_unstable();
+    assert_eq!(came, [1, 2, 3, 4]);
+    let status = queue.status();
+    assert_eq!((status.records, status.bytes), (0, 0), "nothing is kept");
+    assert_eq!(queue.counts().removed.of(Signal::Traces).get(), 1);
+}
+
 fn taken_newest(all: &[Vec<u64>], count: usize) -> impl Iterator<Item = u64> {
     let flat: Vec<u64> = all.concat();
     let from = flat.len() - count;

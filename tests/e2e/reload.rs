@@ -1,5 +1,6 @@
 //! A configuration that changes while data flows.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use weir_tests::sink::{Arrival, grpc_path};
 use weir_tests::{
     Answer, BatchId, Harvest, Ledger, OtlpSink, Profile, Protocol, Shape, Weir, ZipkinSink, wait_until,
 };
+
+mod exporters;
 
 use crate::load::{Book, DOORS, Load, Worker, crew};
 use crate::run::{DELIVERY_DEADLINE, PENDING, alone, deadline};
@@ -352,8 +355,8 @@ async fn a_term_in_the_middle_of_a_reload_ends_cleanly() {
 
 /// Scenario: a receiver gets another limit on its address, while its sender and another one send; then one gets the
 /// address that a stranger has, while the first changes again; the stranger leaves.
-/// Guarantees: the address is open again at once, and only its own sender connects anew. What cannot be bound is told in
-/// log and health, the others run, and the next reload mends it.
+/// Guarantees: the address is open again at once, and only its own sender connects anew. A file with an address that is
+/// not to be had is refused and told in log and health, all three run as before, and the next reload takes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_receiver_is_back_on_its_address() {
     let sink = OtlpSink::start().await;
@@ -361,7 +364,8 @@ async fn a_changed_receiver_is_back_on_its_address() {
     let taken = stranger.local_addr().expect("it is bound");
     let known = ["sink-a", "sink-b", "sink-c"].map(|name| (name, sink.address()));
     let mut weir = Weir::start(THREE, &[&known[..], &[("taken", taken)]].concat()).await;
-    weir.log().announce("a part was not started");
+    weir.log().announce("reload refused");
+    let own = BTreeMap::from(["b", "c"].map(|name| (name, weir.address(name))));
     let (book_a, book_b) = (Ledger::default(), Book::default());
     let others = Faithful::start(&[(weir.address("a"), 1, book_a.clone())]);
     let load = Load::start(vec![worker(2, weir.address("b"), 0)], SHAPE, None, &book_b);
@@ -376,12 +380,18 @@ async fn a_changed_receiver_is_back_on_its_address() {
     load.stop().await;
 
     let clashing = THREE.replace("endpoint: <c>}", "endpoint: <taken>}");
-    becomes(&mut weir, &clashing, true).await;
-    let told = weir.log().find(&["a part was not started", "receiver otlp/c", "in use"]);
-    assert!(told.is_some_and(|line| line.contains(&taken.to_string())), "{}", weir.log().tail());
+    let reloads = count(&weir, "configuration reloaded");
+    weir.reconfigure(&clashing);
+    tell(&weir, Signal::HUP);
+    let refused = || weir.log().find(&["reload refused", "receiver otlp/c", "in use", &taken.to_string()]);
+    wait_until(deadline(RELOADED), "it is refused", refused).await;
+    assert_eq!(count(&weir, "configuration reloaded"), reloads, "{}", weir.log().tail());
     let (status, health) = weir.health().await;
     assert_eq!((status, &health["status"]), (200, &serde_json::json!("degraded")));
-    assert_eq!(health["problems"][0]["part"], "receiver otlp/c", "{health}");
+    assert_eq!(health["problems"][0]["part"], "configuration", "{health}");
+    for name in ["b", "c"] {
+        assert!(Grpc::connect(own[name]).await.is_ok(), "{name} is where it was");
+    }
     others.go_on(&[&book_a]).await;
     drop(stranger);
     becomes(&mut weir, &clashing, true).await;
@@ -430,7 +440,7 @@ async fn what_is_lost_with_a_pipeline_in_memory_is_told() {
 /// Scenario: a door of each kind, and a plugin's exporter; the limits of the streams' door and of the plugin's door
 /// change, and so does the endpoint of the plugin's exporter.
 /// Guarantees: these are made anew on their addresses, all four protocols go on, nothing acknowledged is lost, and the
-/// sender at the door that did not change keeps its connection.
+/// sender at the door that did not change keeps its connection. No sample of the metrics is there twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_part_can_be_made_anew() {
     let (sink, old, new) = (OtlpSink::start().await, ZipkinSink::start().await, ZipkinSink::start().await);
@@ -465,6 +475,11 @@ service:
     arrives(&sink, &mut harvest, &faithful_book).await;
     weir.metric_becomes(DELIVERY_DEADLINE, PENDING, &[], 0.0).await;
     assert!(!new.drain().is_empty(), "the new endpoint has its part");
+    let page = weir.metrics().await;
+    let mut told = BTreeSet::new();
+    for sample in page.samples() {
+        assert!(told.insert((&sample.name, &sample.labels)), "{sample:?} is there twice");
+    }
     weir.stop().await;
 }
 

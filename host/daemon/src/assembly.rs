@@ -11,7 +11,7 @@
 //! | `parts.rs` | the living parts: started together, ended together or one by one |
 //! | `pipelines.rs`, `exporters.rs`, `receivers.rs`, `plugins.rs` | how each kind is made from the configuration |
 //! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
-//! | `triggers.rs`, `diff.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is done |
+//! | `triggers.rs`, `diff.rs`, `staging.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is ready before anything is touched, what is done |
 //! | `current.rs` | lists that follow the parts |
 //!
 //! Everything that can fail at a start happens here, before the first sender is let in.
@@ -19,13 +19,18 @@
 mod current;
 mod diff;
 mod exporters;
+mod owed;
 mod parts;
 mod pipelines;
 mod plugins;
 mod receivers;
 mod reload;
+mod staging;
 mod tasks;
 mod triggers;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,10 +48,11 @@ use crate::admin::Admin;
 use crate::command::Failure;
 use crate::config::{Config, Storage};
 use crate::shutdown::{self, Ended, Stop};
-use crate::telemetry::metrics::{Metrics, Sources};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::pages::{Health, MetricsPage};
 
 pub use current::Current;
+pub(crate) use owed::emptied;
 pub(crate) use parts::{Parts, Views};
 pub(crate) use pipelines::queue_folders;
 pub use plugins::{CompiledCode, Plugins};
@@ -62,8 +68,6 @@ pub(crate) struct Bench<'a> {
     pub(crate) nodes: Arc<NodeRegistry>,
     pub(crate) client: Client,
     pub(crate) plugins: Plugins,
-    /// What is shown of the part that is being made.
-    pub(crate) sources: Sources,
 }
 
 /// A page of our own, bound.
@@ -126,7 +130,7 @@ impl Foundation {
     /// What parts of this configuration are made with.
     pub(crate) fn bench<'a>(&self, config: &'a Config) -> Bench<'a> {
         let Self { ledger, nodes, client, plugins } = self.clone();
-        Bench { config, ledger, nodes, client, plugins, sources: Sources::default() }
+        Bench { config, ledger, nodes, client, plugins }
     }
 }
 

@@ -11,15 +11,12 @@ use tokio::time::{Instant as Deadline, MissedTickBehavior, interval, sleep_until
 use tracing::{error, warn};
 use weir_net::Drain;
 
-use crate::assembly::{Daemon, NamedQueue, Parts, Tasks, Triggers, Views, reload};
+use crate::assembly::{Daemon, NamedQueue, Parts, Tasks, Triggers, Views, emptied, reload};
 use crate::config::Storage;
 use crate::telemetry::pages::Health;
 
 /// How often queues hear the time, for the dates of dead letters and the age of removed exporters.
 const TICK: Duration = Duration::from_secs(10);
-
-/// How often a draining process looks whether its queues in memory are empty.
-const EMPTY_LOOK: Duration = Duration::from_millis(20);
 
 /// What is left of the deadline for closing files when everything else has used its part.
 const CLOSE_RESERVE: Duration = Duration::from_secs(2);
@@ -150,9 +147,12 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
     // What is dropped here was not answered: its senders will send again.
     parts.serving.shutdown().await;
     queues.iter().for_each(|named| named.queue.drain());
-    if in_memory && !stop.gives(work_deadline, emptied(&queues)).await {
+    if in_memory {
+        stop.gives(work_deadline, emptied(&parts.owed(|_| true))).await;
         let items: u64 = queues.iter().map(pending_items).sum();
-        cut.push(format!("{items} items in memory were not delivered and are lost"));
+        if items > 0 {
+            cut.push(format!("{items} items in memory were not delivered and are lost"));
+        }
     }
     parts.exports.drain.cancel();
     if !stop.gives(work_deadline, parts.exporting.join()).await {
@@ -213,16 +213,6 @@ async fn tick(views: Views, drain: Drain) -> io::Result<()> {
         let wall = std::time::SystemTime::now();
         views.queues.now().iter().for_each(|named| named.queue.tick(wall));
         views.health.look(Instant::now());
-    }
-}
-
-/// Returns when every exporter has settled everything.
-pub(crate) async fn emptied(queues: &[NamedQueue]) {
-    let mut looks = interval(EMPTY_LOOK);
-    let pending =
-        |named: &NamedQueue| named.queue.status().cursors.iter().any(|cursor| cursor.pending_records > 0);
-    while queues.iter().any(pending) {
-        looks.tick().await;
     }
 }
 

@@ -21,8 +21,8 @@ use crate::config::receiver::NATIVE as RECEIVERS;
 use crate::config::scalar::{ShownBytes, ShownDuration, listen_address};
 use crate::config::{
     Auth, BatchConfig, Config, Diagnostic, Digest, Draft, ExporterKind, Id, Kind, Listen, Located,
-    PipelineConfig, PipelineId, PluginConfig, Problems, ProcessorConfig, ReceiverConfig, Report,
-    ResourceConfig, Storage, Warning,
+    PipelineConfig, PipelineId, PluginConfig, Problems, ProcessorConfig, QueueConfig, ReceiverConfig, Report,
+    ResourceConfig, ServiceConfig, Storage, Warning,
 };
 
 /// What a configuration asks of plugins. Whoever can load them answers.
@@ -127,6 +127,19 @@ pub struct Checked {
 /// # Errors
 /// [`Report`] with everything that is wrong, from the first reading and from this one.
 pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report> {
+    check_beside(draft, plugins, None)
+}
+
+/// As [`check`], for a process that runs with another service section: its memory and its queues hold until the next
+/// start, so what the file says of sizes must fit them as well as its own.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_beside(
+    draft: Draft,
+    plugins: &dyn PluginCheck,
+    running: Option<&ServiceConfig>,
+) -> Result<Checked, Report> {
     let Draft { mut config, found, hidden } = draft;
     let problems = Problems::after(found, hidden);
     let mut facts = BTreeMap::new();
@@ -140,8 +153,8 @@ pub fn check(draft: Draft, plugins: &dyn PluginCheck) -> Result<Checked, Report>
     ports(&bindings, &problems);
     loops(&config, &bindings, &problems);
     files(&config, &problems);
-    requests(&mut config, &problems);
-    budget(&config, &problems);
+    requests(&mut config, running, &problems);
+    budget(&config, running, &problems);
     let warnings = Report::conclude(&config.source, problems)?;
     Ok(Checked { config, warnings, plugins: facts })
 }
@@ -460,7 +473,7 @@ fn ports(bindings: &[Binding], problems: &Problems) {
 }
 
 /// Whether two listeners cannot be bound side by side. Port 0 is any free one.
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+pub(crate) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |one: IpAddr, other: IpAddr| match one {
         IpAddr::V4(one) => one.is_unspecified() && other.is_ipv4(),
         // A listener on [::] takes what comes over IPv4 as well, unless the system is told otherwise.
@@ -522,19 +535,21 @@ fn reaches(to: &Uri, listener: SocketAddr) -> bool {
 // === sizes ===
 
 /// Senders of a request that can never be paid for would be told to come again for ever.
-fn requests(config: &mut Config, problems: &Problems) {
-    let memory = config.service.memory.limit_bytes;
-    let most = large_bytes_max(memory);
+fn requests(config: &mut Config, running: Option<&ServiceConfig>, problems: &Problems) {
+    let wanted = config.service.memory.limit_bytes;
+    let now = running.map_or(wanted, |running| running.memory.limit_bytes);
+    let (memory, until) = if now < wanted { (now, UNTIL_START) } else { (wanted, "") };
     for (id, receiver) in &mut config.receivers {
         for (protocol, limits) in receiver.value.limits_mut() {
+            let Some(at) = limits.request_at else {
+                // Nobody asked for the default; whoever sends more is told so for good.
+                limits.request_bytes_max = limits.request_bytes_max.min(large_bytes_max(now));
+                continue;
+            };
+            let most = large_bytes_max(memory);
             if limits.request_bytes_max <= most {
                 continue;
             }
-            let Some(at) = limits.request_at else {
-                // Nobody asked for the default; whoever sends more is told so for good.
-                limits.request_bytes_max = most;
-                continue;
-            };
             let path = match protocol {
                 "" => format!("receivers.{id}.limits.request_mib"),
                 protocol => format!("receivers.{id}.protocols.{protocol}.limits.request_mib"),
@@ -543,23 +558,29 @@ fn requests(config: &mut Config, problems: &Problems) {
                 (ShownBytes(limits.request_bytes_max), ShownBytes(most), ShownBytes(memory));
             let error = Diagnostic::error(at, path, format!("a request of {asked} can never be paid for"));
             problems.push(error.label(format!("expected at most {most}")).note(format!(
-                "one request gets at most three eighths of `service.memory.limit_mib`, which is {memory}"
+                "one request gets at most three eighths of `service.memory.limit_mib`, which is {memory}{until}"
             )));
         }
     }
 }
 
+/// What is said of a size that a process has, where its file says another.
+const UNTIL_START: &str = " until the next start";
+
 /// A budget that is not kept is no budget.
-fn budget(config: &Config, problems: &Problems) {
-    let queue = config.service.queue;
+fn budget(config: &Config, running: Option<&ServiceConfig>, problems: &Problems) {
+    let wanted = config.service.queue;
     let pipelines = config.pipelines.len().max(1) as u64;
-    if queue.storage == Storage::Memory || queue.budget_bytes / pipelines >= BUDGET_BYTES_MIN {
-        return;
-    }
+    let is_short = |queue: &QueueConfig| {
+        queue.storage == Storage::Disk && queue.budget_bytes / pipelines < BUDGET_BYTES_MIN
+    };
+    let held = running.map(|running| (running.queue, UNTIL_START));
+    let mut queues = [(wanted, "")].into_iter().chain(held);
+    let Some((queue, until)) = queues.find(|(queue, _)| is_short(queue)) else { return };
     let (asked, least) = (ShownBytes(queue.budget_bytes), ShownBytes(BUDGET_BYTES_MIN));
     let all = BUDGET_BYTES_MIN.saturating_mul(pipelines);
-    let message = format!("the queues of {pipelines} pipelines cannot keep to {asked} together");
-    let error = Diagnostic::error(queue.budget_at, "service.queue.budget_mib", message);
+    let message = format!("the queues of {pipelines} pipelines cannot keep to {asked} together{until}");
+    let error = Diagnostic::error(wanted.budget_at, "service.queue.budget_mib", message);
     problems.push(
         error
             .label(format!("expected at least {}", all >> 20))

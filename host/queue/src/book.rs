@@ -280,6 +280,8 @@ pub(crate) struct CursorBook {
     pub(crate) when_full: WhenFull,
     pub(crate) removed_for: Option<u64>,
     pub(crate) subscribed: bool,
+    /// It will be gone: what is appended from now on is not for it.
+    pub(crate) is_leaving: bool,
     requeued: BTreeMap<u64, Requeued>,
     pub(crate) dead_letters: u64,
     /// Set by every change that is worth keeping.
@@ -381,7 +383,8 @@ impl Book {
         }
     }
 
-    /// Records that were just written to the end of segment `first`: every cursor has them to come.
+    /// Records that were just written to the end of segment `first`: every cursor has them to come, but those that are
+    /// leaving.
     pub(crate) fn append(&mut self, first: u64, heads: &[Head]) {
         let Some(segment) = self.segments.get_mut(&first) else { return };
         for head in heads {
@@ -392,8 +395,12 @@ impl Book {
             self.next = self.next.max(head.seq + 1);
             for cursor in self.cursors.values_mut() {
                 let lane = &mut cursor.lanes[head.lane.index()];
-                if head.seq >= lane.floor {
-                    lane.pending.add(head_totals(head));
+                if head.seq < lane.floor {
+                    continue;
+                }
+                match cursor.is_leaving {
+                    true => drop(lane.ahead.insert(head.seq)),
+                    false => lane.pending.add(head_totals(head)),
                 }
             }
         }
@@ -476,6 +483,7 @@ impl Book {
                 when_full: WhenFull::Refuse,
                 removed_for: saved.removed_for,
                 subscribed: false,
+                is_leaving: false,
                 requeued: BTreeMap::new(),
                 dead_letters: 0,
                 dirty: true,

@@ -486,6 +486,7 @@ impl Queue for MemoryQueue {
         if let Some(cursor) = state.book.cursor_mut(id) {
             cursor.when_full = when_full;
             cursor.subscribed = true;
+            cursor.is_leaving = false;
             cursor.removed_for = None;
         }
         let seen = state.watches.entry(id).or_insert_with(|| watch::channel(0).0).subscribe();
@@ -494,7 +495,8 @@ impl Queue for MemoryQueue {
         Ok(Arc::new(MemoryCursor { core, id, name: exporter.to_owned(), watch: Watch(seen) }))
     }
 
-    /// In memory a cursor that is not configured any more goes at once: its records would be gone with the process.
+    /// In memory a cursor that is not configured any more goes at once: its records would be gone with the process. What
+    /// it had to come is counted.
     fn configured(&self, exporters: &[&str], wall: SystemTime) {
         let mut state = self.core.state();
         state.wall = unix_seconds(wall);
@@ -505,7 +507,15 @@ impl Queue for MemoryQueue {
             .map(|(id, _)| id)
             .collect();
         for id in gone {
-            state.remove_cursor(id);
+            state.remove_cursor(id, &self.core.counts);
+        }
+    }
+
+    fn leaves(&self, exporter: &str) {
+        let mut state = self.core.state();
+        let id = state.book.find(exporter);
+        if let Some(cursor) = id.and_then(|id| state.book.cursor_mut(id)) {
+            cursor.is_leaving = true;
         }
     }
 
@@ -615,7 +625,12 @@ impl State {
         Ok(())
     }
 
-    fn remove_cursor(&mut self, id: u32) {
+    fn remove_cursor(&mut self, id: u32, counts: &QueueCounts) {
+        for first in self.book.segments_from(0) {
+            for (signal, lost) in self.book.skip_segment(id, first) {
+                counts.removed.of(signal).add(lost.items);
+            }
+        }
         self.book.remove_cursor(id);
         self.watches.remove(&id);
         let settled = self.book.settled_by_all();

@@ -64,6 +64,12 @@ pub trait Queue: Log {
     /// [`Queue::forget`].
     fn configured(&self, exporters: &[&str], wall: SystemTime);
 
+    /// This exporter will not be configured any more: what was appended before is its to deliver, what comes from now
+    /// on is not, until it subscribes again. So its cursor becomes empty under load, and can be waited for.
+    ///
+    /// On disk this does nothing: there the cursor is kept for a day, and has all of it to come.
+    fn leaves(&self, _exporter: &str) {}
+
     /// Tells the wall time: dates dead letters and lets cursors of removed exporters expire. Call it each 10 s or so.
     fn tick(&self, wall: SystemTime);
 

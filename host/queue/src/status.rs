@@ -114,6 +114,9 @@ pub struct QueueCounts {
     pub deferred: BySignal,
     /// Items that an exporter skipped because it may (`skip_oldest`): lost for it.
     pub skipped: BySignal,
+    /// Items that an exporter had to come when it was taken out of the configuration, with the queue in memory: lost for
+    /// it.
+    pub removed: BySignal,
     /// Items that could not be read back (checksum, damaged segment), for each exporter that had them to come: lost.
     pub damaged: BySignal,
     /// Records of the last round before a crash whose bytes are not what the round wrote, dropped at the start. A record

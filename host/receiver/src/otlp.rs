@@ -108,19 +108,22 @@ impl Config {
         if grpc.is_none() && http.is_none() {
             return Err(BindError::Nothing("otlp has no protocols; write `protocols: {grpc: {}, http: {}}`"));
         }
+        // Files are read before any address is taken: an address that is in use may be free later, and must not hide
+        // what will still be wrong then.
+        let of_grpc = load("otlp/grpc", grpc.as_ref().and_then(|grpc| grpc.tls.clone()))?;
+        let of_http = load("otlp/http", http.as_ref().and_then(|http| http.tls.clone()))?;
         let mut bound = Bound::new();
         let connections = settings.counts.streams.clone();
         let intake = Arc::new(Intake::new(settings, counts));
-        if let Some(GrpcConfig { endpoint, max_recv_msg_size_mib, tls, limits }) = grpc {
+        if let Some(GrpcConfig { endpoint, max_recv_msg_size_mib, tls: _, limits }) = grpc {
             let body = limits.of_body(max_recv_msg_size_mib.saturating_mul(MIB));
-            let listen =
-                listen::Settings { tls: load("otlp/grpc", tls)?, limits, connections: connections.clone() };
+            let listen = listen::Settings { tls: of_grpc, limits, connections: connections.clone() };
             let door = GrpcDoor::new(Arc::clone(&intake), body);
             bound.add("otlp/grpc", &endpoint, listen, Arc::new(door))?;
         }
-        if let Some(HttpConfig { endpoint, max_request_body_size, tls, cors, limits }) = http {
+        if let Some(HttpConfig { endpoint, max_request_body_size, tls: _, cors, limits }) = http {
             let body = limits.of_body(max_request_body_size);
-            let listen = listen::Settings { tls: load("otlp/http", tls)?, limits, connections };
+            let listen = listen::Settings { tls: of_http, limits, connections };
             let door = HttpDoor::new(intake, body, Cors::new(cors));
             bound.add("otlp/http", &endpoint, listen, Arc::new(door))?;
         }

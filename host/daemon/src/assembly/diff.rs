@@ -95,6 +95,18 @@ impl Plan {
         }
     }
 
+    /// What an unchanged exporter was built with is another: it is built anew, and goes on where it was.
+    pub(crate) fn rebuild(&mut self, is_outdated: impl Fn(&Id) -> bool) {
+        let (outdated, kept): (BTreeSet<Id>, _) =
+            std::mem::take(&mut self.exporters.kept).into_iter().partition(is_outdated);
+        self.exporters.kept = kept;
+        let (changed, kept): (BTreeSet<Route>, _) =
+            std::mem::take(&mut self.deliveries.kept).into_iter().partition(|(_, id)| outdated.contains(id));
+        self.deliveries.kept = kept;
+        self.exporters.changed.extend(outdated);
+        self.deliveries.changed.extend(changed);
+    }
+
     /// The parts by their names in the log.
     pub(crate) fn told(&self) -> Changes<String> {
         let mut told = Changes::default();

@@ -13,11 +13,12 @@ use weir_net::roots::Trust;
 use weir_queue::{WhenFull, Wish};
 
 use super::tasks::{Running, Tasks};
+use super::triggers::Print;
 use super::{Bench, NamedQueue, plugins};
 use crate::command::Failure;
 use crate::config::{
-    self, Auth, Compression, Config, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter, OtlpProtocol,
-    PipelineId, Verbosity,
+    self, Auth, ClientTls, Compression, Config, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter,
+    OtlpProtocol, PipelineId, Verbosity,
 };
 use crate::telemetry::metrics::PluginSource;
 
@@ -26,7 +27,22 @@ use crate::telemetry::metrics::PluginSource;
 pub(crate) struct Built {
     exporter: Arc<dyn Exporter>,
     /// What its plugin counts.
-    pub(crate) figures: Vec<PluginSource>,
+    pub(crate) figures: Option<PluginSource>,
+    /// Its TLS files as they were before they were read.
+    files: Vec<Option<Print>>,
+}
+
+impl Built {
+    /// Whether its TLS files are others than those that it was built with.
+    pub(crate) fn is_outdated(&self, config: &ExporterConfig) -> bool {
+        self.files != prints(config)
+    }
+}
+
+/// The states of an exporter's TLS files.
+fn prints(config: &ExporterConfig) -> Vec<Option<Print>> {
+    let files = config.tls().into_iter().flat_map(ClientTls::files);
+    files.map(|file| Print::of(&file.value)).collect()
 }
 
 /// One exporter of one pipeline at work on its cursor.
@@ -100,35 +116,33 @@ pub(crate) fn delivery(
 ///
 /// # Errors
 /// What it needs and is not there: a file, a plugin.
-pub(crate) async fn build(bench: &mut Bench<'_>, id: &Id) -> Result<Built, Failure> {
-    let exporter = of_kind(bench, id).await?;
-    Ok(Built { exporter, figures: std::mem::take(&mut bench.sources.plugins) })
-}
-
-async fn of_kind(bench: &mut Bench<'_>, id: &Id) -> Result<Arc<dyn Exporter>, Failure> {
-    let config = bench.config;
-    let ExporterConfig { delivery, kind } = &config.exporters[id].value;
-    match kind {
+pub(crate) async fn build(bench: &Bench<'_>, id: &Id) -> Result<Built, Failure> {
+    let config = &bench.config.exporters[id].value;
+    let files = prints(config);
+    let ExporterConfig { delivery, kind } = config;
+    let (exporter, figures): (Arc<dyn Exporter>, _) = match kind {
         ExporterKind::Otlp(otlp) => {
             let config = otlp_config(id, otlp, delivery.timeout)?;
             let built = Otlp::new(config, &bench.client).with_context(|| format!("build exporter {id}"))?;
-            Ok(Arc::new(built))
+            (Arc::new(built), None)
         }
         ExporterKind::Debug(debug) => {
             let verbosity = match debug.verbosity {
                 Verbosity::Basic => DebugVerbosity::Basic,
                 Verbosity::Detailed => DebugVerbosity::Detailed,
             };
-            Ok(Arc::new(Debug { id: id.to_string(), verbosity }))
+            (Arc::new(Debug { id: id.to_string(), verbosity }), None)
         }
         ExporterKind::Plugin(plugin) => {
             // The guest's requests end with its call, so one deadline is enough for both.
             let mut plugin = plugin.clone();
             let deadline = &mut plugin.plugin.limits.call_deadline;
             *deadline = delivery.timeout.min(*deadline);
-            plugins::exporter(bench, id, &plugin, delivery.pool).await
+            let (exporter, figures) = plugins::exporter(bench, id, &plugin, delivery.pool).await?;
+            (exporter, Some(figures))
         }
-    }
+    };
+    Ok(Built { exporter, figures, files })
 }
 
 fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> anyhow::Result<OtlpConfig> {
@@ -153,7 +167,7 @@ fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> an
 }
 
 /// Whom an exporter's requests trust, and what they show.
-pub(crate) fn trust(tls: &config::ClientTls) -> Trust {
+pub(crate) fn trust(tls: &ClientTls) -> Trust {
     let path =
         |file: &Option<config::Located<std::path::PathBuf>>| file.as_ref().map(|file| file.value.clone());
     Trust { ca_file: path(&tls.ca_file), identity: path(&tls.cert_file).zip(path(&tls.key_file)) }

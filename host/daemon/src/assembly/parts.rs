@@ -1,10 +1,12 @@
 //! The living parts: doors, pipelines with their logs, exporters on their cursors. Each can be ended alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use weir_net::Drain;
 
 use super::exporters::{self, Built, Post};
+use super::owed::Owed;
 use super::pipelines::{Line, Site};
 use super::receivers::{self, Door, Standing};
 use super::tasks::Tasks;
@@ -28,6 +30,8 @@ pub(crate) struct Parts {
     pub(crate) deliveries: BTreeMap<Route, Post>,
     /// Receivers that some pipeline names.
     pub(crate) doors: BTreeMap<Id, Door>,
+    /// What is kept of receivers that should have a door and have none, because it could not be opened.
+    pub(crate) shut: BTreeMap<Id, Standing>,
     /// Doors that have started.
     pub(crate) serving: Tasks,
     /// Deliveries that have started.
@@ -64,26 +68,27 @@ impl Parts {
             exporters: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             doors: BTreeMap::new(),
+            shut: BTreeMap::new(),
             serving: Tasks::default(),
             exporting: Tasks::default(),
             doors_drain: Drain::new(),
             exports: weir_exporter::Stop::default(),
         };
-        let mut bench = foundation.bench(config);
+        let bench = foundation.bench(config);
         let site = Site::of(config, &foundation.ledger)?;
         for id in config.pipelines.keys() {
             let line = Line::new(config, foundation, id, site.open(id)?, Default::default());
             parts.pipelines.insert(id.clone(), line);
         }
         for id in used(config, Kind::Exporter) {
-            parts.exporters.insert(id.clone(), exporters::build(&mut bench, id).await?);
+            parts.exporters.insert(id.clone(), exporters::build(&bench, id).await?);
         }
         for route in routes(config) {
             parts.join(config, &route, Default::default())?;
         }
         config.pipelines.keys().for_each(|id| parts.configured(config, id));
         for id in used(config, Kind::Receiver) {
-            parts.open(&mut bench, id).await?;
+            parts.open(&bench, id).await?;
         }
         Ok(parts)
     }
@@ -105,12 +110,30 @@ impl Parts {
         Ok(())
     }
 
-    /// Says to a pipeline's log which exporters it has.
+    /// Says to a pipeline's log which exporters it has: those that are wanted, and those that have not ended yet.
     pub(crate) fn configured(&self, config: &Config, id: &PipelineId) {
-        let names: Vec<String> =
-            config.pipelines[id].exporters.iter().map(|id| id.value.to_string()).collect();
+        let wanted = config.pipelines[id].exporters.iter().map(|exporter| &exporter.value);
+        let ending = self.deliveries.keys().filter(|(pipeline, _)| pipeline == id).map(|(_, id)| id);
+        let names: BTreeSet<String> = wanted.chain(ending).map(Id::to_string).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.pipelines[id].named.queue.configured(&names, std::time::SystemTime::now());
+    }
+
+    /// What exporters at work on these routes have to come.
+    pub(crate) fn owed(&self, is_asked: impl Fn(&Route) -> bool) -> Vec<Owed> {
+        let owed = |(route, post): (&Route, &Post)| {
+            let (pipeline, exporter) = route;
+            let (line, running) = (self.pipelines.get(pipeline)?, post.running.clone()?);
+            Some(Owed { queue: Arc::clone(&line.named.queue), exporter: exporter.to_string(), running })
+        };
+        self.deliveries.iter().filter(|(route, _)| is_asked(route)).filter_map(owed).collect()
+    }
+
+    /// Items that the cursor of this route has not settled, whether somebody serves it or not.
+    pub(crate) fn pending_items(&self, (pipeline, exporter): &Route) -> u64 {
+        let (line, exporter) = (self.pipelines.get(pipeline), exporter.to_string());
+        let cursors = line.map(|line| line.named.queue.status().cursors).unwrap_or_default();
+        cursors.iter().filter(|cursor| cursor.exporter == exporter).map(|cursor| cursor.pending_items).sum()
     }
 
     /// Gives each log an equal part of the budget. Dead letters keep the part that their log was opened with: what an
@@ -121,7 +144,7 @@ impl Parts {
         wanted.for_each(|line| line.named.queue.share(part));
     }
 
-    async fn open(&mut self, bench: &mut Bench<'_>, id: &Id) -> Result<(), Failure> {
+    async fn open(&mut self, bench: &Bench<'_>, id: &Id) -> Result<(), Failure> {
         let standing = Standing::default();
         standing.behind.exchange(receivers::fed(bench.config, &self.pipelines, id));
         let door = receivers::open(bench, id, standing, self.doors_drain.child()).await?;
@@ -150,7 +173,7 @@ impl Parts {
         let pipeline = |Line { named, pipeline }: &Line| PipelineSource {
             pipeline: named.pipeline.clone(),
             counts: pipeline.counts.clone(),
-            queue: std::sync::Arc::clone(&named.queue),
+            queue: Arc::clone(&named.queue),
             queue_counts: named.queue.counts(),
         };
         let exporter = |((pipeline, id), post): (&Route, &Post)| ExporterSource {
@@ -158,10 +181,11 @@ impl Parts {
             pipeline: pipeline.to_string(),
             counts: post.counts.clone(),
         };
+        let open = self.doors.iter().map(|(id, door)| (id, &door.standing));
         let of_exporters = self.exporters.values().flat_map(|built| &built.figures);
         let of_doors = self.doors.values().flat_map(|door| &door.figures);
         Sources {
-            receivers: self.doors.iter().map(|(id, door)| (name(id), door.standing.counts.clone())).collect(),
+            receivers: open.chain(&self.shut).map(|(id, it)| (name(id), it.counts.clone())).collect(),
             translations: translating.map(|(id, door)| (name(id), door.standing.losses.clone())).collect(),
             pipelines: self.pipelines.values().map(pipeline).collect(),
             exporters: self.deliveries.iter().map(exporter).collect(),
@@ -201,7 +225,7 @@ pub(crate) struct Views {
     /// The names of all of these, which health has notes of.
     strays: Current<Vec<String>>,
     /// For `/health`.
-    pub(crate) health: std::sync::Arc<Health>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Views {

@@ -219,34 +219,43 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Builds an exporter out of a plugin.
+/// Builds an exporter out of a plugin, with what is shown of it.
 pub(crate) async fn exporter(
-    bench: &mut Bench<'_>,
+    bench: &Bench<'_>,
     id: &Id,
     exporter: &PluginExporter,
     pool: PoolConfig,
-) -> Result<Arc<dyn Exporter>, Failure> {
+) -> Result<(Arc<dyn Exporter>, PluginSource), Failure> {
     let loaded = load(bench, id, &exporter.plugin).await?;
     let mut part = part(id, &exporter.plugin, pool);
     let trust = trust(&exporter.tls);
     part.trust = (trust != Trust::default()).then_some(trust);
     part.authorization = exporter.auth.as_ref().map(|auth| credential(id, auth)).transpose()?;
     let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
-    show(bench, id, Kind::Exporter, built.counts(), built.meter());
-    Ok(built)
+    let shown = shown(id, Kind::Exporter, built.counts(), built.meter());
+    Ok((built, shown))
 }
 
-/// Builds a receiver out of a plugin, with the addresses that it wants bound.
-pub(crate) async fn http_receiver(
-    bench: &mut Bench<'_>,
+/// The addresses that a receiver's plugin wants bound.
+pub(crate) async fn listeners(
+    bench: &Bench<'_>,
     id: &Id,
-    receiver: &PluginReceiver,
-) -> Result<(Arc<dyn HttpReceiver>, Vec<Listener>), Failure> {
-    let plugin = &receiver.plugin;
+    plugin: &PluginConfig,
+) -> Result<Vec<Listener>, Failure> {
     let loaded = load(bench, id, plugin).await?;
     let listeners = loaded.listeners(&plugin.settings.value);
-    let listeners: Vec<Listener> =
-        listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect();
+    Ok(listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect())
+}
+
+/// Builds a receiver out of a plugin, with the addresses that it wants bound, and what is shown of it.
+pub(crate) async fn http_receiver(
+    bench: &Bench<'_>,
+    id: &Id,
+    receiver: &PluginReceiver,
+) -> Result<(Arc<dyn HttpReceiver>, Vec<Listener>, PluginSource), Failure> {
+    let plugin = &receiver.plugin;
+    let loaded = load(bench, id, plugin).await?;
+    let listeners = listeners(bench, id, plugin).await?;
     if listeners.is_empty() {
         let name = &plugin.plugin.value;
         return Err(anyhow::anyhow!(
@@ -256,8 +265,8 @@ pub(crate) async fn http_receiver(
     }
     let part = part(id, plugin, receiver.pool);
     let built = loaded.http_receiver(part).with_context(|| format!("build receiver {id}"))?;
-    show(bench, id, Kind::Receiver, built.counts(), built.meter());
-    Ok((built, listeners))
+    let shown = shown(id, Kind::Receiver, built.counts(), built.meter());
+    Ok((built, listeners, shown))
 }
 
 async fn load(bench: &Bench<'_>, id: &Id, plugin: &PluginConfig) -> Result<Arc<Loaded>, Failure> {
@@ -304,11 +313,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn show(bench: &mut Bench<'_>, id: &Id, kind: Kind, counts: &PluginCounts, meter: &Meter) {
-    bench.sources.plugins.push(PluginSource {
-        kind: kind.noun(),
-        id: id.to_string(),
-        counts: counts.clone(),
-        meter: meter.clone(),
-    });
+/// The figures of a part, which go where it goes: what was built and not taken shows none.
+fn shown(id: &Id, kind: Kind, counts: &PluginCounts, meter: &Meter) -> PluginSource {
+    PluginSource { kind: kind.noun(), id: id.to_string(), counts: counts.clone(), meter: meter.clone() }
 }

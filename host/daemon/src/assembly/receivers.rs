@@ -22,6 +22,7 @@ use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
 use super::{Bench, plugins};
 use crate::command::Failure;
+use crate::config::scalar::listen_address;
 use crate::config::{
     Config, Cors, Id, Listen, ListenLimits, OpenCensusReceiver, OtlpReceiver, PipelineId, PluginReceiver,
     ReceiverConfig, ServerTls,
@@ -82,7 +83,7 @@ pub(crate) struct Door {
     /// Whether it translates, so that `losses` are worth showing.
     pub(crate) translates: bool,
     /// What its plugin counts.
-    pub(crate) figures: Vec<PluginSource>,
+    pub(crate) figures: Option<PluginSource>,
     /// Each protocol with its address.
     pub(crate) addresses: Vec<(&'static str, SocketAddr)>,
     /// Ends it alone, or with all others.
@@ -112,7 +113,7 @@ impl Door {
 /// # Errors
 /// An address or a file that cannot be used, a plugin that cannot be built.
 pub(crate) async fn open(
-    bench: &mut Bench<'_>,
+    bench: &Bench<'_>,
     id: &Id,
     standing: Standing,
     drain: Drain,
@@ -125,6 +126,7 @@ pub(crate) async fn open(
     };
     let config = bench.config;
     let receiver = &config.receivers[id].value;
+    let mut figures = None;
     let started = match receiver {
         ReceiverConfig::Otlp(otlp) => otlp_config(otlp).bind(settings).map(Entrance::Requests),
         ReceiverConfig::OpenCensus(opencensus) => {
@@ -132,14 +134,16 @@ pub(crate) async fn open(
             config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
         }
         ReceiverConfig::Plugin(plugin) => {
-            Ok(Entrance::Requests(of_plugin(bench, id, plugin, settings).await?))
+            let (bound, shown) = of_plugin(bench, id, plugin, settings).await?;
+            figures = Some(shown);
+            Ok(Entrance::Requests(bound))
         }
     };
     let entrance = started.with_context(|| format!("start receiver {id}"))?;
     Ok(Door {
         standing,
         translates: matches!(receiver, ReceiverConfig::OpenCensus(_)),
-        figures: std::mem::take(&mut bench.sources.plugins),
+        figures,
         addresses: entrance.local_addrs(),
         drain,
         certificates: entrance.certificates(),
@@ -161,13 +165,30 @@ pub(crate) fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) 
     }
 }
 
+/// The addresses that a receiver wants.
+///
+/// # Errors
+/// A plugin that cannot be loaded, an address that it was not given as `host:port` (which the check of the file has told).
+pub(crate) async fn wanted(bench: &Bench<'_>, id: &Id) -> Result<Vec<SocketAddr>, Failure> {
+    let receiver = &bench.config.receivers[id].value;
+    let ReceiverConfig::Plugin(plugin) = receiver else {
+        return Ok(receiver.listens().into_iter().map(|(_, listen)| listen.endpoint.value).collect());
+    };
+    let listeners = plugins::listeners(bench, id, &plugin.plugin).await?;
+    let parse = |listener: weir_plugin::Listener| {
+        let address = listen_address(&listener.address).ok();
+        address.with_context(|| format!("start receiver {id}: listen on {}", listener.address))
+    };
+    Ok(listeners.into_iter().map(parse).collect::<Result<_, _>>()?)
+}
+
 async fn of_plugin(
-    bench: &mut Bench<'_>,
+    bench: &Bench<'_>,
     id: &Id,
     receiver: &PluginReceiver,
     settings: Settings,
-) -> Result<Bound, Failure> {
-    let (plugin, listeners) = plugins::http_receiver(bench, id, receiver).await?;
+) -> Result<(Bound, PluginSource), Failure> {
+    let (plugin, listeners, shown) = plugins::http_receiver(bench, id, receiver).await?;
     let mut bound = Bound::new();
     for listener in listeners {
         let config = plugin_http::Config {
@@ -182,7 +203,7 @@ async fn of_plugin(
             .bind(&mut bound, &listener.name, Arc::clone(&plugin), settings.clone())
             .with_context(|| format!("start receiver {id}"))?;
     }
-    Ok(bound)
+    Ok((bound, shown))
 }
 
 fn otlp_config(receiver: &OtlpReceiver) -> otlp::Config {

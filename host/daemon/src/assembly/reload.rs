@@ -8,8 +8,6 @@
 //! Invariant: what comes before "add" has changed nothing. Where the process is told to end meanwhile, every part is in
 //! its place, and the shutdown ends it.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,16 +17,17 @@ use tracing::{error, info, warn};
 use weir_net::Drain;
 
 use super::diff::{self, Plan};
-use super::exporters::{self, Built, Post};
-use super::parts::{name_of_door, name_of_route};
-use super::pipelines::{self, Line, Site};
-use super::receivers::{self, Door, Standing};
+use super::exporters::Post;
+use super::owed::{Owed, emptied};
+use super::parts::{Parts, Route, name_of_door, name_of_route};
+use super::pipelines::{self, Line};
+use super::receivers;
+use super::staging::{Refused, Staged, close, heeding, is_in_use, text_of};
 use super::tasks::Running;
 use super::triggers::{Cause, Triggers};
-use super::{Daemon, NamedQueue, Plugins};
-use crate::command::Failure;
-use crate::config::{self, Config, Id, PipelineId, Storage};
-use crate::shutdown::{emptied, pending_items};
+use super::{Daemon, Plugins};
+use crate::config::{self, Config, Id, Kind, ServiceConfig, Storage};
+use crate::shutdown::pending_items;
 use crate::telemetry::logs;
 use crate::validate;
 
@@ -44,26 +43,14 @@ const FREED_LOOK: Duration = Duration::from_millis(10);
 /// How long what was cut may take to note it: dropped pushes give their leases back.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why a reload did not come to its end.
-enum Refused {
-    /// The process was told to end.
-    Stopped,
-    /// The running configuration goes on; what is wrong with the new one, a line each.
-    Wrong(Vec<String>),
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self::Wrong(vec![text_of(failure)])
-    }
-}
-
 /// Reads the configuration again, and makes of the running one what it says.
 pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: Cause, stop: &Drain) {
     let began = Instant::now();
     if cause == Cause::Hangup {
         // The file that is read next may name what lies in the folder now.
-        daemon.foundation.plugins.rescan().await;
+        if heeding(stop, daemon.foundation.plugins.rescan()).await.is_err() {
+            return;
+        }
     }
     triggers.reads();
     let Some(file) = triggers.file() else {
@@ -72,10 +59,7 @@ pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: 
     };
     info!(%cause, file = %file.display(), "reload begins");
     let read = async {
-        let wanted = tokio::select! {
-            wanted = read(file, &daemon.foundation.plugins) => wanted?,
-            () = stop.signaled() => return Err(Refused::Stopped),
-        };
+        let wanted = heeding(stop, read(file, &daemon.foundation.plugins, &daemon.config.service)).await??;
         daemon.turn_into(wanted, stop).await
     };
     let done = read.await;
@@ -100,12 +84,12 @@ pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: 
     }
 }
 
-/// Reads and checks a file as a start does. Plugins that it names newly are compiled, so this takes a thread of its own.
-async fn read(file: &Path, plugins: &Plugins) -> Result<Config, Refused> {
-    let (file, plugins) = (file.to_owned(), plugins.clone());
+/// Reads and checks a file as a start does, and that it fits what `running` holds until the next one. Plugins that it names newly are compiled, so this takes a thread of its own.
+async fn read(file: &Path, plugins: &Plugins, running: &ServiceConfig) -> Result<Config, Refused> {
+    let (file, plugins, running) = (file.to_owned(), plugins.clone(), running.clone());
     let read = tokio::task::spawn_blocking(move || {
         let draft = config::load(&file)?;
-        validate::check(draft, &plugins)
+        validate::check_beside(draft, &plugins, Some(&running))
     });
     let checked = match read.await {
         Ok(checked) => checked.map_err(|report| Refused::Wrong(report.lines()))?,
@@ -115,15 +99,6 @@ async fn read(file: &Path, plugins: &Plugins) -> Result<Config, Refused> {
         warn!("{}", warning.line());
     }
     Ok(checked.config)
-}
-
-/// What is ready before anything is touched.
-struct Staged {
-    exporters: BTreeMap<Id, Built>,
-    queues: Vec<(PipelineId, NamedQueue)>,
-    doors: BTreeMap<Id, Door>,
-    /// Doors whose address is another's that will end.
-    waiting: Vec<Id>,
 }
 
 /// What a reload did.
@@ -163,6 +138,9 @@ impl Daemon {
         let mut plan = Plan::between(&self.config, &config);
         let parts = &self.parts;
         let runs = |running: Option<&Running>| running.is_some_and(|running| !running.has_ended());
+        plan.rebuild(|id| {
+            parts.exporters.get(id).is_some_and(|built| built.is_outdated(&config.exporters[id].value))
+        });
         plan.receivers.mend(
             |id| parts.doors.contains_key(id),
             |id| runs(parts.doors.get(id).and_then(|door| door.running.as_ref())),
@@ -171,14 +149,14 @@ impl Daemon {
             |route| parts.deliveries.contains_key(route),
             |route| runs(parts.deliveries.get(route).and_then(|post| post.running.as_ref())),
         );
-        let staged = self.stage(&config, &plan).await?;
+        let staged = self.stage(&config, &plan, stop).await?;
         let level = config.service.telemetry.logs.level;
         if level != self.config.service.telemetry.logs.level {
             logs::set_level(level.name());
         }
         self.config = config;
         let mut failed = Vec::new();
-        let leaving = self.bring_in(&plan, staged, &mut failed).await;
+        let leaving = self.bring_in(&plan, staged, stop, &mut failed).await;
         self.views.follow(&self.parts);
         let deadline = Deadline::now() + self.config.service.drain_timeout;
         let ended = self.renew(&plan, deadline, stop, &mut failed).await
@@ -192,61 +170,16 @@ impl Daemon {
         Ok(Done { plan, later, failed })
     }
 
-    /// Builds what can be built beside what runs.
-    async fn stage(&self, config: &Config, plan: &Plan) -> Result<Staged, Refused> {
-        let mut bench = self.foundation.bench(config);
-        let (mut built, mut doors, mut waiting) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        for id in plan.exporters.starting() {
-            built.insert(id.clone(), exporters::build(&mut bench, id).await?);
-        }
-        for id in plan.receivers.starting() {
-            let standing = self.parts.doors.get(id).map(|door| door.standing.clone()).unwrap_or_default();
-            match receivers::open(&mut bench, id, standing, self.parts.doors_drain.child()).await {
-                Ok(door) => drop(doors.insert(id.clone(), door)),
-                Err(failure) if is_in_use(&failure) && plan.receivers.ending().next().is_some() => {
-                    waiting.push(id.clone());
-                }
-                Err(failure) => return Err(failure.into()),
-            }
-        }
-        let queues = self.open_logs(config, plan).await?;
-        Ok(Staged { exporters: built, queues, doors, waiting })
-    }
-
-    /// Opens the logs of pipelines that are new.
-    async fn open_logs(
-        &self,
-        config: &Config,
-        plan: &Plan,
-    ) -> Result<Vec<(PipelineId, NamedQueue)>, Refused> {
-        let mut queues: Vec<(PipelineId, NamedQueue)> = Vec::new();
-        if plan.pipelines.added.is_empty() {
-            return Ok(queues);
-        }
-        let site = Site::of(config, &self.foundation.ledger)?;
-        for id in plan.pipelines.added.iter().cloned() {
-            let (site, of) = (site.clone(), id.clone());
-            let opened = tokio::task::spawn_blocking(move || site.open(&of)).await;
-            let wrong = match opened {
-                Ok(Ok(named)) => {
-                    queues.push((id, named));
-                    continue;
-                }
-                Ok(Err(failure)) => text_of(failure),
-                Err(panic) => format!("open the queue of pipeline {id}: {panic}"),
-            };
-            for (id, named) in queues {
-                close(&id, &named).await;
-            }
-            return Err(Refused::Wrong(vec![wrong]));
-        }
-        Ok(queues)
-    }
-
     /// Adds what is new, has doors hand to it, and ends doors that changed or are not wanted; these are given back.
     ///
     /// Exporters join a log before its first record: a new cursor begins at the end.
-    async fn bring_in(&mut self, plan: &Plan, staged: Staged, failed: &mut Vec<String>) -> Vec<Running> {
+    async fn bring_in(
+        &mut self,
+        plan: &Plan,
+        staged: Staged,
+        stop: &Drain,
+        failed: &mut Vec<String>,
+    ) -> Vec<Running> {
         let Staged { exporters, queues, doors, waiting } = staged;
         let Self { config, foundation, parts, .. } = self;
         parts.exporters.extend(exporters);
@@ -274,7 +207,6 @@ impl Daemon {
         }
         parts.start();
         let mut leaving = Vec::new();
-        let mut standings = BTreeMap::new();
         for id in plan.receivers.ending() {
             let Some(door) = parts.doors.remove(id) else { continue };
             if let Some(running) = door.running {
@@ -284,15 +216,16 @@ impl Daemon {
             door.drain.signal();
             // What it was feeding goes on: what it has under way is taken by those that it was read for.
             if plan.receivers.changed.contains(id) {
-                standings.insert(id.clone(), door.standing);
+                parts.shut.insert(id.clone(), door.standing);
             }
         }
         parts.doors.extend(doors);
         for id in waiting {
-            let standing = standings.remove(&id).unwrap_or_default();
-            self.open_when_free(id, standing, failed).await;
+            self.open_when_free(id, stop, failed).await;
         }
         let Self { config, parts, .. } = self;
+        let Parts { doors, shut, .. } = &mut *parts;
+        shut.retain(|id, _| !doors.contains_key(id) && config.uses(Kind::Receiver, id));
         for (id, door) in &parts.doors {
             door.standing.behind.exchange(receivers::fed(config, &parts.pipelines, id));
         }
@@ -300,18 +233,25 @@ impl Daemon {
         leaving
     }
 
-    /// Binds a door as soon as another has let its address go.
-    async fn open_when_free(&mut self, id: Id, standing: Standing, failed: &mut Vec<String>) {
+    /// Binds a door as soon as another has let its address go, or not at all where the process is told to end before.
+    async fn open_when_free(&mut self, id: Id, stop: &Drain, failed: &mut Vec<String>) {
         let name = name_of_door(&id);
         self.views.health.settle(&name);
+        let standing = self.parts.shut.get(&id).cloned().unwrap_or_default();
         let deadline = Instant::now() + FREED_WITHIN;
-        let mut bench = self.foundation.bench(&self.config);
+        let bench = self.foundation.bench(&self.config);
         loop {
             let drain = self.parts.doors_drain.child();
-            match receivers::open(&mut bench, &id, standing.clone(), drain).await {
+            match receivers::open(&bench, &id, standing.clone(), drain).await {
                 Ok(door) => return drop(self.parts.doors.insert(id, door)),
-                Err(failure) if is_in_use(&failure) && Instant::now() < deadline => sleep(FREED_LOOK).await,
+                Err(failure) if is_in_use(&failure) && Instant::now() < deadline => {
+                    if heeding(stop, sleep(FREED_LOOK)).await.is_err() {
+                        return;
+                    }
+                }
                 Err(failure) => {
+                    // What it has counted goes on with its next door.
+                    self.parts.shut.insert(id, standing);
                     return not_started(&self.views.health, name, &text_of(failure), failed);
                 }
             }
@@ -327,6 +267,7 @@ impl Daemon {
         stop: &Drain,
         failed: &mut Vec<String>,
     ) -> bool {
+        let in_memory = self.config.service.queue.storage == Storage::Memory;
         let mut ending = JoinSet::new();
         for route in
             plan.deliveries.ending().filter(|(pipeline, _)| !plan.pipelines.removed.contains(pipeline))
@@ -336,7 +277,16 @@ impl Daemon {
             };
             self.parts.exporting.leaves(running);
             let (route, stop, running) = (route.clone(), stop.clone(), running.clone());
+            // In memory its backlog ends with its place in the log, so it may first deliver that.
+            let is_last = in_memory && plan.deliveries.removed.contains(&route);
+            let owed = if is_last { self.parts.owed(|of| *of == route) } else { Vec::new() };
+            owed.iter().for_each(Owed::is_all);
+            if !is_last {
+                stop.drain.cancel();
+            }
             ending.spawn(async move {
+                // What is left at the deadline is told when the exporter has ended.
+                drop(timeout_at(deadline, emptied(&owed)).await);
                 wind_down(&running, &stop, deadline).await;
                 route
             });
@@ -351,20 +301,54 @@ impl Daemon {
                     }
                     None => return true,
                 },
-                () = stop.signaled() => return false,
+                () = stop.signaled() => break,
             };
-            let Some(Post { counts, .. }) = self.parts.deliveries.remove(&route) else { continue };
-            let name = name_of_route(&route);
-            self.views.health.settle(&name);
-            if !plan.deliveries.changed.contains(&route) {
-                continue;
+            self.replace(plan, &route, failed);
+        }
+        ending.shutdown().await;
+        if in_memory {
+            self.resume(plan, failed).await;
+        }
+        false
+    }
+
+    /// Has an exporter that has ended leave its place, or the changed one take it.
+    fn replace(&mut self, plan: &Plan, route: &Route, failed: &mut Vec<String>) {
+        let Some(Post { counts, .. }) = self.parts.deliveries.remove(route) else { return };
+        let (name, (pipeline, exporter)) = (name_of_route(route), route);
+        self.views.health.settle(&name);
+        if !plan.deliveries.changed.contains(route) {
+            let items = self.parts.pending_items(route);
+            if items > 0 && self.config.service.queue.storage == Storage::Memory {
+                let lost = "exporter removed with items in memory that were not delivered: lost";
+                warn!(%pipeline, %exporter, items, "{lost}");
             }
-            // Why the one before had stopped may not hold for this one.
-            counts.note_paused(None);
-            if let Err(failure) = self.parts.join(&self.config, &route, counts) {
-                not_started(&self.views.health, name, &text_of(failure), failed);
+            self.parts.configured(&self.config, pipeline);
+            return;
+        }
+        // Why the one before had stopped may not hold for this one.
+        counts.note_paused(None);
+        if let Err(failure) = self.parts.join(&self.config, route, counts) {
+            not_started(&self.views.health, name, &text_of(failure), failed);
+        }
+        self.parts.start();
+    }
+
+    /// Starts changed exporters whose end was waited for when the process was told to end: what is in memory can be
+    /// delivered only now. A push that is cut for it is made again.
+    async fn resume(&mut self, plan: &Plan, failed: &mut Vec<String>) {
+        let is_ending = |route: &&Route| {
+            self.parts.deliveries.get(*route).is_some_and(|post| post.stop.drain.is_cancelled())
+        };
+        let ending: Vec<Route> = plan.deliveries.changed.iter().filter(is_ending).cloned().collect();
+        for post in ending.iter().filter_map(|route| self.parts.deliveries.get(route)) {
+            post.stop.cut.cancel();
+        }
+        for route in ending {
+            if let Some(Post { stop, running: Some(running), .. }) = self.parts.deliveries.get(&route) {
+                wind_down(running, stop, Deadline::now()).await;
             }
-            self.parts.start();
+            self.replace(plan, &route, failed);
         }
     }
 
@@ -378,12 +362,13 @@ impl Daemon {
             // Requests that were under way when doors were told of others are refused for now, and come again.
             named.queue.drain();
             if self.config.service.queue.storage == Storage::Memory {
-                tokio::select! {
-                    emptied = timeout_at(deadline, emptied(std::slice::from_ref(&named))) => if emptied.is_err() {
-                        let items = pending_items(&named);
-                        warn!(pipeline = %id, items, "pipeline removed with items in memory that were not delivered: lost");
-                    },
-                    () = stop.signaled() => return false,
+                let owed = self.parts.owed(|(pipeline, _)| pipeline == id);
+                if heeding(stop, timeout_at(deadline, emptied(&owed))).await.is_err() {
+                    return false;
+                }
+                let items = pending_items(&named);
+                if items > 0 {
+                    warn!(pipeline = %id, items, "pipeline removed with items in memory that were not delivered: lost");
                 }
             }
             let routes: Vec<_> =
@@ -460,12 +445,6 @@ async fn wind_down(running: &Running, end: &weir_exporter::Stop, deadline: Deadl
     }
 }
 
-async fn close(id: &PipelineId, named: &NamedQueue) {
-    if let Err(error) = named.queue.close().await {
-        warn!(pipeline = %id, %error, "queue not closed cleanly, the next start repairs it");
-    }
-}
-
 /// A part that should run and does not: the others go on.
 fn not_started(
     health: &crate::telemetry::pages::Health,
@@ -476,22 +455,4 @@ fn not_started(
     error!(part = name, error, "a part was not started, the next reload tries again");
     health.note(name.clone(), format!("not started: {error}"));
     failed.push(name);
-}
-
-/// Whether an address was somebody else's.
-fn is_in_use(failure: &Failure) -> bool {
-    let is = |error: &(dyn std::error::Error + 'static)| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-    };
-    match failure {
-        Failure::Config(_) => false,
-        Failure::Other(error) => error.chain().any(is),
-    }
-}
-
-fn text_of(failure: Failure) -> String {
-    match failure {
-        Failure::Config(text) => text,
-        Failure::Other(error) => format!("{error:#}"),
-    }
 }

@@ -51,7 +51,7 @@ struct Watch {
 
 /// What tells one state of a file from another. A file that was written and has its old time again has another `changed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Print {
+pub(super) struct Print {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -135,7 +135,7 @@ impl Watch {
 
 impl Print {
     /// One `stat`; none where the file is not there.
-    fn of(path: &Path) -> Option<Self> {
+    pub(super) fn of(path: &Path) -> Option<Self> {
         let found = std::fs::metadata(path).ok()?;
         Some(Self {
             device: found.dev(),

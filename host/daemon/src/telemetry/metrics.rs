@@ -398,6 +398,8 @@ impl Page {
         };
         let help = "Items lost because an exporter may skip the oldest";
         counter(encoder, "weir_queue_skipped_items", help, lost(|counts| &counts.skipped))?;
+        let help = "Items lost from memory because their exporter was taken out of the configuration";
+        counter(encoder, "weir_queue_removed_items", help, lost(|counts| &counts.removed))?;
         let help = "Items lost because they could not be read back";
         counter(encoder, "weir_queue_damaged_items", help, lost(|counts| &counts.damaged))
     }

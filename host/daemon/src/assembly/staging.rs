@@ -1,0 +1,182 @@
+//! What a reload makes ready beside what runs, before anything is touched.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use tracing::warn;
+use weir_net::{Drain, listen};
+
+use super::diff::Plan;
+use super::exporters::{self, Built};
+use super::pipelines::Site;
+use super::receivers::{self, Door};
+use super::{Bench, Daemon, NamedQueue};
+use crate::command::Failure;
+use crate::config::{Config, Id, PipelineId};
+use crate::validate::clash;
+
+/// Why a reload did not come to its end.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The process was told to end.
+    Stopped,
+    /// The running configuration goes on; what is wrong with the new one, a line each.
+    Wrong(Vec<String>),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Wrong(vec![text_of(failure)])
+    }
+}
+
+/// What `work` comes to, which is dropped where the process is told to end before.
+///
+/// # Errors
+/// [`Refused::Stopped`].
+pub(super) async fn heeding<T>(stop: &Drain, work: impl Future<Output = T>) -> Result<T, Refused> {
+    tokio::select! {
+        biased;
+        () = stop.signaled() => Err(Refused::Stopped),
+        done = work => Ok(done),
+    }
+}
+
+/// What is ready before anything is touched.
+pub(super) struct Staged {
+    pub(super) exporters: BTreeMap<Id, Built>,
+    pub(super) queues: Vec<(PipelineId, NamedQueue)>,
+    pub(super) doors: BTreeMap<Id, Door>,
+    /// Doors whose address is another's that will end.
+    pub(super) waiting: Vec<Id>,
+}
+
+impl Daemon {
+    /// Builds what can be built beside what runs.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing of what was made is left.
+    pub(super) async fn stage(&self, config: &Config, plan: &Plan, stop: &Drain) -> Result<Staged, Refused> {
+        let mut staged = heeding(stop, self.build(config, plan)).await??;
+        staged.queues = self.open_logs(config, plan, stop).await?;
+        Ok(staged)
+    }
+
+    async fn build(&self, config: &Config, plan: &Plan) -> Result<Staged, Refused> {
+        let bench = self.foundation.bench(config);
+        let (mut built, mut doors, mut waiting) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for id in plan.exporters.starting() {
+            built.insert(id.clone(), exporters::build(&bench, id).await?);
+        }
+        let let_go = self.let_go(plan);
+        for id in plan.receivers.starting() {
+            let standing = self.parts.doors.get(id).map(|door| &door.standing).or(self.parts.shut.get(id));
+            let (standing, drain) = (standing.cloned().unwrap_or_default(), self.parts.doors_drain.child());
+            match receivers::open(&bench, id, standing, drain).await {
+                Ok(door) => drop(doors.insert(id.clone(), door)),
+                Err(failure) if is_in_use(&failure) => {
+                    will_be_free(&bench, id, &let_go, failure).await?;
+                    waiting.push(id.clone());
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(Staged { exporters: built, queues: Vec::new(), doors, waiting })
+    }
+
+    /// The addresses of doors that will end.
+    fn let_go(&self, plan: &Plan) -> Vec<SocketAddr> {
+        let ending = plan.receivers.ending().filter_map(|id| self.parts.doors.get(id));
+        let ending = ending.filter(|door| door.running.as_ref().is_none_or(|running| !running.has_ended()));
+        ending.flat_map(|door| door.addresses.iter().map(|(_, address)| *address)).collect()
+    }
+
+    /// Opens the logs of pipelines that are new.
+    async fn open_logs(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        stop: &Drain,
+    ) -> Result<Vec<(PipelineId, NamedQueue)>, Refused> {
+        let mut queues: Vec<(PipelineId, NamedQueue)> = Vec::new();
+        if plan.pipelines.added.is_empty() {
+            return Ok(queues);
+        }
+        let site = Site::of(config, &self.foundation.ledger)?;
+        let mut refused = None;
+        for id in plan.pipelines.added.iter().cloned() {
+            let (site, of) = (site.clone(), id.clone());
+            // A log that is half open is waited for, so that it is closed and not left to be repaired.
+            let opened = tokio::task::spawn_blocking(move || site.open(&of)).await;
+            match opened {
+                Ok(Ok(named)) => queues.push((id, named)),
+                Ok(Err(failure)) => refused = Some(Refused::from(failure)),
+                Err(panic) => {
+                    refused = Some(Refused::Wrong(vec![format!("open the queue of pipeline {id}: {panic}")]));
+                }
+            }
+            if stop.is_signaled() {
+                refused = Some(Refused::Stopped);
+            }
+            if refused.is_some() {
+                break;
+            }
+        }
+        let Some(refused) = refused else { return Ok(queues) };
+        for (id, named) in queues {
+            close(&id, &named).await;
+        }
+        Err(refused)
+    }
+}
+
+/// Whether a receiver that found an address in use can be bound once our own doors have let theirs go: what it wants
+/// beside these must be free now, and an address that a stranger has is refused before anything is touched.
+///
+/// # Errors
+/// Why not.
+async fn will_be_free(
+    bench: &Bench<'_>,
+    id: &Id,
+    let_go: &[SocketAddr],
+    failure: Failure,
+) -> Result<(), Failure> {
+    let is_ours = |wanted: &SocketAddr| let_go.iter().any(|had| clash(*had, *wanted));
+    let (ours, others): (Vec<_>, Vec<_>) = receivers::wanted(bench, id).await?.into_iter().partition(is_ours);
+    if ours.is_empty() {
+        return Err(failure);
+    }
+    for address in others {
+        let bound = listen::Bound::bind(&address.to_string(), listen::Settings::default());
+        drop(bound.with_context(|| format!("start receiver {id}"))?);
+    }
+    Ok(())
+}
+
+/// Closes a log that is not wanted.
+pub(super) async fn close(id: &PipelineId, named: &NamedQueue) {
+    if let Err(error) = named.queue.close().await {
+        warn!(pipeline = %id, %error, "queue not closed cleanly, the next start repairs it");
+    }
+}
+
+/// Whether an address was somebody else's.
+pub(super) fn is_in_use(failure: &Failure) -> bool {
+    let is = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    match failure {
+        Failure::Config(_) => false,
+        Failure::Other(error) => error.chain().any(is),
+    }
+}
+
+/// A failure with its causes, in one line.
+pub(super) fn text_of(failure: Failure) -> String {
+    match failure {
+        Failure::Config(text) => text,
+        Failure::Other(error) => format!("{error:#}"),
+    }
+}
