@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use weir_model::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 
 /// The reserve is so many eighths of the budget.
@@ -49,6 +50,23 @@ pub fn grow_to(ledger: &Arc<Ledger>, claim: &mut Claim, bytes: u64, limit: u64) 
     }
     let target = bytes.max(claim.bytes().saturating_mul(2)).min(limit.max(bytes));
     grow(ledger, claim, target - claim.bytes())
+}
+
+/// `bytes`, which from now on hold `claim` themselves: it comes back when the last clone of them is dropped, wherever that
+/// is (a peer that reads slowly, a call that nobody waits for any more).
+pub fn paid(bytes: Bytes, claim: Claim) -> Bytes {
+    Bytes::from_owner(Paid { bytes, _claim: claim })
+}
+
+struct Paid {
+    bytes: Bytes,
+    _claim: Claim,
+}
+
+impl AsRef<[u8]> for Paid {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What large claims may use of a budget of `limit` bytes: no request of more can ever be paid for.

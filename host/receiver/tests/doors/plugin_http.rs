@@ -44,6 +44,10 @@ impl HttpReceiver for Recorder {
             let target = request.target.clone();
             self.requests.lock().unwrap().push((listener.to_owned(), request));
             Ok(match target.as_str() {
+                "/large" => {
+                    let bytes: usize = String::from_utf8_lossy(&body).parse().unwrap();
+                    Answer::Reply(Response { body: vec![b'x'; bytes].into(), ..response(200, "") })
+                }
                 "/reply" => Answer::Reply(response(418, "teapot")),
                 "/odd" => Answer::Reply(response(99, "")),
                 "/garbage" => received(vec![(Signal::Traces, Bytes::from_static(b"\xff\xff"))]),
@@ -163,4 +167,43 @@ async fn the_plugin_never_sees_what_is_too_large() {
     let (served, plugin) = serve_plugin(&consumer, config);
     assert_eq!(post(served.addr("http"), "/", &[], vec![0; 1001]).await.status, 413);
     assert!(plugin.requests.lock().unwrap().is_empty());
+}
+
+/// Scenario: a plugin answers with a body that the budget has no room for; then with one that fits, to a sender that reads nothing
+/// and at last hangs up.
+/// Guarantees: the first is refused for now; the second is paid for until it is gone.
+#[tokio::test]
+async fn an_answer_is_paid_for_until_it_is_sent() {
+    const BYTES: usize = 20 << 20;
+    let (served, plugin) = serve_plugin(&Scripted::saying([]), Config::at("127.0.0.1:0"));
+    let answer = post(served.addr("http"), "/large", &[], (25 << 20).to_string()).await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "3"));
+    plugin.requests.lock().unwrap().clear();
+    let mut slow = tokio::net::TcpStream::connect(served.addr("http")).await.unwrap();
+    let body = BYTES.to_string();
+    let head = format!("POST /large HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    tokio::io::AsyncWriteExt::write_all(&mut slow, head.as_bytes()).await.unwrap();
+    // The head of the answer has come, so the body is on its way.
+    slow.readable().await.unwrap();
+    assert!(served.ledger.used() >= BYTES as u64);
+    drop(slow);
+    plugin.requests.lock().unwrap().clear();
+    let gone = async {
+        while served.ledger.used() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+}
+
+/// Scenario: a plugin holds a request on after the sender has its answer, as a call does whose sender has hung up.
+/// Guarantees: the body stays paid for until the plugin lets go of it.
+#[tokio::test]
+async fn a_request_is_paid_for_as_long_as_the_plugin_holds_it() {
+    const BYTES: usize = 100 << 10;
+    let (served, plugin) = serve_plugin(&Scripted::saying([]), Config::at("127.0.0.1:0"));
+    assert_eq!(post(served.addr("http"), "/reply", &[], vec![0; BYTES]).await.status, 418);
+    assert!(served.ledger.used() >= BYTES as u64);
+    plugin.requests.lock().unwrap().clear();
+    assert_eq!(served.ledger.used(), 0);
 }
