@@ -140,7 +140,10 @@ fn response(response: http_types::Response) -> Result<http::Response, String> {
         return Err(format!("a response with headers of {bytes} bytes, at most {HEADER_BYTES_MAX} fit"));
     }
     if body.len() > ANSWER_BYTES_MAX {
-        return Err(format!("a response with a body of {} bytes, at most {ANSWER_BYTES_MAX} fit", body.len()));
+        return Err(format!(
+            "a response with a body of {} bytes, at most {ANSWER_BYTES_MAX} fit",
+            body.len()
+        ));
     }
     for (name, value) in &headers {
         let valid = ::http::HeaderName::try_from(name.as_str()).is_ok()
@@ -169,9 +172,11 @@ mod tests {
         let error = answer_of(1, ANSWER_BYTES_MAX + 1).unwrap_err();
         assert_eq!(error, "a response with a body of 1048577 bytes, at most 1048576 fit");
         assert!(answer_of(HEADER_BYTES_MAX, 0).unwrap_err().contains("headers of 8193 bytes"));
-        let large = http_types::Response { status: 200, headers: vec![], body: vec![0; ANSWER_BYTES_MAX + 1] };
+        let large =
+            http_types::Response { status: 200, headers: vec![], body: vec![0; ANSWER_BYTES_MAX + 1] };
         let fits = http_types::Response { status: 200, headers: vec![], body: vec![] };
-        let received = http_receiver::Received { batches: vec![], rejected: 0, accepted: fits, refused: large };
+        let received =
+            http_receiver::Received { batches: vec![], rejected: 0, accepted: fits, refused: large };
         assert!(answer(http_receiver::Answer::Telemetry(received)).is_err());
     }
 }
