@@ -219,6 +219,12 @@ impl Secrets {
         redacted
     }
 
+    /// The beginning of `text` that [`Secrets::tame`] makes the same of as of all of it.
+    pub(crate) fn window<'a>(&self, text: &'a str, bytes_max: usize) -> &'a str {
+        // One byte and a character of any length more than it shows: so it sees that there is more.
+        cut(text, bytes_max.saturating_add(self.longest()).saturating_add(5))
+    }
+
     /// A guest's text without secrets, tamed and cut to `bytes_max`: in this order, for half a secret is one too. Looks at
     /// no more of the text than that takes.
     pub(crate) fn tame(&self, text: &str, bytes_max: usize) -> String {
@@ -372,6 +378,7 @@ mod tests {
         let long = "hunter2-the-second".repeat(1_000);
         for bytes_max in 0..100 {
             let told = secrets.tame(&long, bytes_max);
+            assert_eq!(secrets.tame(secrets.window(&long, bytes_max), bytes_max), told);
             assert!(told.len() <= bytes_max + "…".len() && !told.contains("hu"), "{told}");
             assert!(
                 told.ends_with('…') && "[secret]".repeat(100).starts_with(told.trim_end_matches('…')),

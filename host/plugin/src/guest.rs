@@ -140,7 +140,12 @@ impl Guest {
 
     /// One call of our interfaces; the one too many ends the instance.
     pub(crate) fn charge(&mut self) -> wasmtime::Result<()> {
-        match self.host_calls_left.checked_sub(1) {
+        self.charge_calls(1)
+    }
+
+    /// As much as so many calls.
+    pub(crate) fn charge_calls(&mut self, calls: u64) -> wasmtime::Result<()> {
+        match self.host_calls_left.checked_sub(calls) {
             Some(left) => {
                 self.host_calls_left = left;
                 Ok(())

@@ -36,7 +36,7 @@ pub struct Limits {
     pub call_deadline: Duration,
     /// Bytes of one HTTP response that the guest may be handed.
     pub response_bytes: usize,
-    /// Calls of our interfaces that the guest may make in one call of its own.
+    /// Calls of our interfaces that the guest may make in one call of its own. Four KiB of a text in them cost another one.
     pub host_calls: u64,
 }
 

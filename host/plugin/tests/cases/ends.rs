@@ -80,14 +80,17 @@ async fn host_calls_do_not_prolong_a_guests_life() {
     check_end("send-for-ever", limits, EndKind::CpuDeadline, &["cpu_deadline"]).await;
 }
 
-/// Scenario: a guest that makes no end of cheap host calls, and one that makes as many as it may in each of its calls.
-/// Guarantees: the first ends at their limit, long before its deadlines; the second goes on.
+/// Scenario: a guest that makes no end of cheap host calls, one that makes few with long texts, and one that makes as many as it
+/// may in each of its calls.
+/// Guarantees: the first two end at their limit, long before their deadlines; the last goes on.
 #[tokio::test]
 async fn host_calls_are_limited_in_each_call() {
     let limits = Limits { host_calls: 1000, ..Limits::default() };
     let words =
         ["exporter.push of delivery one: made more than 1000 host calls (limits.host_calls)", "; in "];
     check_end("clock-for-ever", limits, EndKind::HostCalls, &words).await;
+    let limits = Limits { host_calls: 10_000, ..Limits::default() };
+    check_end("label-bomb", limits, EndKind::HostCalls, &["made more than 10000 host calls"]).await;
     let fixture = Fixture::new();
     let counting = fixture.hostile(mode("count"), Limits { host_calls: 1, ..Limits::default() }).await;
     for _ in 0..3 {
