@@ -63,7 +63,7 @@ impl Host {
     }
 
     /// Whether whoever wrote this host meant the machine itself.
-    fn is_loopback_literal(&self) -> bool {
+    pub fn is_loopback_literal(&self) -> bool {
         match self {
             Self::Name(name) => name == "localhost",
             Self::Ip(ip) => AddressKind::of(*ip) == AddressKind::Loopback,

@@ -3,10 +3,12 @@
 //! Large requests find room only while three eighths of the budget are not used up. The rest is for those of at most
 //! 16 KiB, so that a sender of small batches still gets its answer while others send more than we can take; for leases
 //! and guests, so that what was taken goes on; and for what the budget cannot see, such as HTTP/2's own buffers, so
-//! that the process stays near its budget (DESIGN section 2, overload).
+//! that the process stays near its budget (DESIGN section 2, overload). Guests have half of the budget at most
+//! ([`Ledger::guests_limit`]), and what they have is not counted against requests: a guest cannot shut a receiver.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use weir_model::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 
 /// The reserve is so many eighths of the budget.
@@ -51,6 +53,23 @@ pub fn grow_to(ledger: &Arc<Ledger>, claim: &mut Claim, bytes: u64, limit: u64) 
     grow(ledger, claim, target - claim.bytes())
 }
 
+/// `bytes`, which from now on hold `claim` themselves: it comes back when the last clone of them is dropped, wherever that
+/// is (a peer that reads slowly, a call that nobody waits for any more).
+pub fn paid(bytes: Bytes, claim: Claim) -> Bytes {
+    Bytes::from_owner(Paid { bytes, _claim: claim })
+}
+
+struct Paid {
+    bytes: Bytes,
+    _claim: Claim,
+}
+
+impl AsRef<[u8]> for Paid {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// What large claims may use of a budget of `limit` bytes: no request of more can ever be paid for.
 pub fn large_bytes_max(limit: u64) -> u64 {
     limit - limit / 8 * RESERVE_EIGHTHS
@@ -58,7 +77,7 @@ pub fn large_bytes_max(limit: u64) -> u64 {
 
 /// Large claims may not reach into the reserve.
 fn check(ledger: &Ledger, bytes: u64, asked: u64) -> Result<(), Exhausted> {
-    let used = ledger.used();
+    let used = ledger.used().saturating_sub(ledger.used_by_guests());
     let limit = ledger.limit();
     if bytes <= SMALL_BYTES_MAX || used <= large_bytes_max(limit) {
         return Ok(());
@@ -86,5 +105,19 @@ mod tests {
         assert_eq!(small.bytes(), 16 << 10);
         drop(large);
         grow(&ledger, &mut small, 1 << 20).unwrap();
+    }
+
+    /// Scenario: guests have all that they may have; then large requests take all that they can get, and a small one comes.
+    /// Guarantees: both have the same room as without guests.
+    #[test]
+    fn guests_do_not_take_the_room_of_requests() {
+        let ledger = Ledger::new(8 << 20);
+        let _guests = ledger.claim_for_guest(ledger.guests_limit()).unwrap();
+        let mut large = Vec::new();
+        while let Ok(taken) = claim(&ledger, 256 << 10) {
+            large.push(taken);
+        }
+        assert_eq!(ledger.used() - ledger.used_by_guests(), 3 << 20);
+        claim(&ledger, 16 << 10).unwrap();
     }
 }

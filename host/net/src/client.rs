@@ -42,11 +42,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Connections that one outlet holds at once, idle ones included: twice the most pushes that an exporter has under
-/// way (one a lane).
+/// way (one a lane), or two for each origin where it has more of these. Half of them may be idle, the same for each origin:
+/// idle connections never keep an origin from having one.
 const CONNECTIONS_MAX: usize = 32;
 
-/// Idle connections that an outlet keeps for one origin.
-const IDLE_MAX: usize = 16;
+/// Lookups of names that one outlet has under way. The system's resolver holds one of the process's blocking threads (512) for
+/// as long as it takes, also where nobody waits any more: an id whose names are slow must not take them all. A name is looked up
+/// once for each connection, so four serve hundreds of new connections a second.
+const LOOKUPS_MAX: usize = 4;
 
 /// Below the idle limits of common load balancers (60 s) and servers (Node's 5 s is met by a retry on a fresh one).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -162,12 +165,15 @@ impl Client {
     /// The same with an id's own trust or client certificate. The protocols to offer (ALPN) are set here.
     pub fn outlet_with(&self, egress: Egress, mut tls: rustls::ClientConfig) -> Outlet {
         let egress = Arc::new(egress);
+        let origins = egress.origins().len().max(1);
+        let connections_max = CONNECTIONS_MAX.max(2 * origins);
         // The connector's builder insists on choosing the protocols itself.
         tls.alpn_protocols.clear();
         let dialer = Dialer {
             egress: Arc::clone(&egress),
             resolver: Arc::clone(&self.shared.resolver),
-            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            permits: Arc::new(Semaphore::new(connections_max)),
         };
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
@@ -178,7 +184,7 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_MAX)
+            .pool_max_idle_per_host(connections_max / 2 / origins)
             .build(Bounded(connector));
         Outlet { pool, egress, ledger: Arc::clone(&self.shared.ledger) }
     }
@@ -308,6 +314,7 @@ fn from_pool(error: hyper_util::client::legacy::Error) -> ClientError {
 struct Dialer {
     egress: Arc<Egress>,
     resolver: Arc<dyn Resolve>,
+    lookups: Arc<Semaphore>,
     permits: Arc<Semaphore>,
 }
 
@@ -339,12 +346,25 @@ impl Dialer {
         match host {
             Host::Ip(ip) => Ok(vec![*ip]),
             Host::Name(name) => {
-                let found = self.resolver.resolve(name).await;
+                let found = self.lookup(name.clone()).await?;
                 let mut found = found.map_err(|error| format!("resolve {name}: {error}"))?;
                 found.truncate(ADDRESSES_MAX);
                 Ok(found)
             }
         }
+    }
+
+    /// Waits for leave and looks the name up. Whoever waits may be dropped, the system's lookup cannot: the task goes on until it
+    /// is over, and gives its leave back only then.
+    async fn lookup(&self, name: String) -> Result<io::Result<Vec<IpAddr>>, BoxError> {
+        let leave = Arc::clone(&self.lookups).acquire_owned().await?;
+        let resolver = Arc::clone(&self.resolver);
+        let looking = tokio::spawn(async move {
+            let found = resolver.resolve(&name).await;
+            drop(leave);
+            found
+        });
+        Ok(looking.await?)
     }
 }
 
@@ -452,6 +472,22 @@ mod tests {
         fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
             let found = self.0.get(name).map(|ips| ips.iter().map(|ip| ip.parse().unwrap()).collect());
             Box::pin(async move { found.ok_or_else(|| io::Error::other("no such name")) })
+        }
+    }
+
+    /// Counts lookups that have begun, and ends none before it is told to.
+    struct Slow {
+        begun: AtomicUsize,
+        ends: Semaphore,
+    }
+
+    impl Resolve for Slow {
+        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async move {
+                self.ends.acquire().await.unwrap().forget();
+                Err(io::Error::other("no such name"))
+            })
         }
     }
 
@@ -585,5 +621,47 @@ mod tests {
             assert!(matches!(error, ClientError::Transport(_)), "{url}: {error}");
             assert!(error.to_string().contains(expected), "{url}: {error}");
         }
+    }
+
+    /// Scenario: a resolver that does not answer, and a caller that gives each of many requests up at once; then it answers.
+    /// Guarantees: lookups that nobody waits for any more still count, so no more than the named number is under way; afterwards
+    /// names are looked up again.
+    #[tokio::test]
+    async fn lookups_that_nobody_waits_for_stay_few() {
+        let slow = Arc::new(Slow { begun: AtomicUsize::new(0), ends: Semaphore::new(0) });
+        let resolver = Arc::clone(&slow) as Arc<dyn Resolve>;
+        let client = Client::new(ClientSettings { resolver, ..ClientSettings::new(Ledger::new(64 << 20)) });
+        let url = "http://slow.example/".to_owned();
+        let outlet = client.outlet(Egress::new([url.parse().unwrap()]).unwrap()).unwrap();
+        let brief = SendLimits { timeout: Duration::from_millis(1), ..LIMITS };
+        for _ in 0..5 * LOOKUPS_MAX {
+            let error = outlet.send(post(url.clone(), ""), brief).await.unwrap_err();
+            assert!(matches!(error, ClientError::Timeout(_)), "{error}");
+        }
+        assert_eq!(slow.begun.load(Ordering::SeqCst), LOOKUPS_MAX);
+        slow.ends.add_permits(LOOKUPS_MAX + 1);
+        let error = outlet.send(post(url, ""), LIMITS).await.unwrap_err();
+        assert!(error.to_string().contains("no such name"), "{error}");
+    }
+
+    /// Scenario: an outlet with more origins than connections sends one request to each, twice.
+    /// Guarantees: each is answered at once: what is idle for others takes no origin's place, and is used again.
+    #[tokio::test]
+    async fn idle_connections_leave_room_for_every_origin() {
+        let mut tasks = JoinSet::new();
+        let mut backends = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 4 {
+            backends.push(backend(&mut tasks).await);
+        }
+        let urls: Vec<String> =
+            backends.iter().map(|(port, _)| format!("http://127.0.0.1:{port}/echo")).collect();
+        let origins = urls.iter().map(|url| url.parse().unwrap());
+        let outlet = client(&[]).outlet(Egress::new(origins).unwrap()).unwrap();
+        for _ in 0..2 {
+            for url in &urls {
+                outlet.send(post(url.clone(), "hello"), LIMITS).await.unwrap();
+            }
+        }
+        assert!(backends.iter().all(|(_, connections)| connections.load(Ordering::SeqCst) == 1));
     }
 }

@@ -86,6 +86,8 @@ struct Inner {
 
 struct State {
     header: HeaderValue,
+    /// The token or the password that the header was made of.
+    secret: Arc<str>,
     /// Of the file that the header was made of.
     stamp: Option<Stamp>,
     looked: Instant,
@@ -151,15 +153,16 @@ impl Credential {
 
     fn written(form: Form, secret: &str) -> Result<Self, CredentialError> {
         let header = form.header(secret)?;
-        let state = State { header, stamp: None, looked: Instant::now(), complaint: None };
+        let secret = secret.into();
+        let state = State { header, secret, stamp: None, looked: Instant::now(), complaint: None };
         Ok(Self { inner: Arc::new(Inner { form, path: None, state: Mutex::new(state) }) })
     }
 
     fn kept(form: Form, path: &Path) -> Result<Self, CredentialError> {
         let looked = Instant::now();
-        let (header, stamp) = read(&form, path)?;
+        let (header, secret, stamp) = read(&form, path)?;
         warn_if_open(path);
-        let state = State { header, stamp: Some(stamp), looked, complaint: None };
+        let state = State { header, secret, stamp: Some(stamp), looked, complaint: None };
         Ok(Self { inner: Arc::new(Inner { form, path: Some(path.to_owned()), state: Mutex::new(state) }) })
     }
 
@@ -169,10 +172,20 @@ impl Credential {
     /// # Cancel safety
     /// May be dropped: the file is looked at again two seconds later.
     pub async fn header(&self) -> HeaderValue {
-        self.header_at(Instant::now()).await
+        self.header_with_secret().await.0
     }
 
-    async fn header_at(&self, now: Instant) -> HeaderValue {
+    /// The same with the token or the password in it, for whoever must not repeat what a backend says of it.
+    ///
+    /// # Cancel safety
+    /// As [`Credential::header`].
+    pub async fn header_with_secret(&self) -> (HeaderValue, Arc<str>) {
+        self.look_at(Instant::now()).await;
+        let state = self.inner.lock();
+        (state.header.clone(), Arc::clone(&state.secret))
+    }
+
+    async fn look_at(&self, now: Instant) {
         if self.inner.is_due(now) {
             let inner = Arc::clone(&self.inner);
             // On a thread of its own: a file system that hangs must not hold up those that serve others.
@@ -181,7 +194,6 @@ impl Credential {
                 warn!(path = ?self.inner.path, "credential's file could not be looked at, the last good value stays in use");
             }
         }
-        self.inner.lock().header.clone()
     }
 }
 
@@ -215,10 +227,11 @@ impl Inner {
             return;
         }
         match read(&self.form, path) {
-            Ok((header, stamp)) => {
+            Ok((header, secret, stamp)) => {
                 let mut state = self.lock();
                 let changed = state.header != header;
-                (state.header, state.stamp, state.complaint) = (header, Some(stamp), None);
+                (state.header, state.secret) = (header, secret);
+                (state.stamp, state.complaint) = (Some(stamp), None);
                 drop(state);
                 if changed {
                     info!(path = %path.display(), "credential read again: its file has changed");
@@ -259,7 +272,7 @@ impl Stamp {
     }
 }
 
-fn read(form: &Form, path: &Path) -> Result<(HeaderValue, Stamp), CredentialError> {
+fn read(form: &Form, path: &Path) -> Result<(HeaderValue, Arc<str>, Stamp), CredentialError> {
     let failed = |cause| CredentialError::File { path: path.to_owned(), cause };
     let refused = |why: &str| failed(io::Error::other(why.to_owned()));
     let metadata = fs::metadata(path).map_err(failed)?;
@@ -280,7 +293,7 @@ fn read(form: &Form, path: &Path) -> Result<(HeaderValue, Stamp), CredentialErro
         return Err(refused("it is empty"));
     }
     let header = form.header(secret).map_err(|error| refused(&error.to_string()))?;
-    Ok((header, stamp))
+    Ok((header, secret.into(), stamp))
 }
 
 /// Others could use the credential. A warning and no refusal: volumes of orchestrators show files with the mode that they
@@ -301,7 +314,9 @@ mod tests {
     use super::*;
 
     async fn shown(credential: &Credential, later: u32) -> String {
-        let header = credential.header_at(Instant::now() + LOOK_INTERVAL * later).await;
+        credential.look_at(Instant::now() + LOOK_INTERVAL * later).await;
+        let (header, secret) = credential.header_with_secret().await;
+        assert!(header == format!("Bearer {secret}") || header.to_str().unwrap().starts_with("Basic"));
         header.to_str().unwrap().to_owned()
     }
 

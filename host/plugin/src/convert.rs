@@ -23,6 +23,13 @@ const OBJECTIONS_MAX: usize = 64;
 /// Headers of a response that a guest makes.
 const HEADERS_MAX: usize = 64;
 
+/// Bytes of their names and values: heads are not paid for, and those of telemetry's protocols have a few hundred bytes.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of the body of a response that a guest makes. Answers about telemetry are a count or an error of a few lines; what is
+/// larger waits in memory for senders that read slowly.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
 /// Batches out of one request.
 const BATCHES_MAX: usize = 64;
 
@@ -128,6 +135,16 @@ fn response(response: http_types::Response) -> Result<http::Response, String> {
     if headers.len() > HEADERS_MAX {
         return Err(format!("a response with {} headers, at most {HEADERS_MAX} fit", headers.len()));
     }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > HEADER_BYTES_MAX {
+        return Err(format!("a response with headers of {bytes} bytes, at most {HEADER_BYTES_MAX} fit"));
+    }
+    if body.len() > ANSWER_BYTES_MAX {
+        return Err(format!(
+            "a response with a body of {} bytes, at most {ANSWER_BYTES_MAX} fit",
+            body.len()
+        ));
+    }
     for (name, value) in &headers {
         let valid = ::http::HeaderName::try_from(name.as_str()).is_ok()
             && ::http::HeaderValue::try_from(value.as_str()).is_ok();
@@ -136,4 +153,30 @@ fn response(response: http_types::Response) -> Result<http::Response, String> {
         }
     }
     Ok(http::Response { status, headers, body: Bytes::from(body) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer_of(headers: usize, body: usize) -> Result<http::Response, String> {
+        let headers = vec![("x".to_owned(), "y".repeat(headers))];
+        response(http_types::Response { status: 200, headers, body: vec![0; body] })
+    }
+
+    /// Scenario: a guest answers a request with a body at the limit and over it, and with headers over theirs.
+    /// Guarantees: what waits for a slow sender is bounded, and the log says by what.
+    #[test]
+    fn the_answer_of_a_receiver_is_bounded() {
+        assert_eq!(answer_of(HEADER_BYTES_MAX - 1, ANSWER_BYTES_MAX).unwrap().body.len(), ANSWER_BYTES_MAX);
+        let error = answer_of(1, ANSWER_BYTES_MAX + 1).unwrap_err();
+        assert_eq!(error, "a response with a body of 1048577 bytes, at most 1048576 fit");
+        assert!(answer_of(HEADER_BYTES_MAX, 0).unwrap_err().contains("headers of 8193 bytes"));
+        let large =
+            http_types::Response { status: 200, headers: vec![], body: vec![0; ANSWER_BYTES_MAX + 1] };
+        let fits = http_types::Response { status: 200, headers: vec![], body: vec![] };
+        let received =
+            http_receiver::Received { batches: vec![], rejected: 0, accepted: fits, refused: large };
+        assert!(answer(http_receiver::Answer::Telemetry(received)).is_err());
+    }
 }

@@ -5,10 +5,12 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use http::HeaderValue;
-use http::header::InvalidHeaderValue;
 use serde_json::Value;
-use weir_net::address::{Denied, Egress, Origin};
+use tracing::warn;
+use weir_net::address::{Denied, Egress, Origin, Scheme};
 use weir_net::client::Outlet;
 use weir_net::credential::Credential;
 
@@ -39,7 +41,7 @@ pub(crate) struct Powers {
     /// Values that the guest may have put into outgoing headers without seeing them.
     pub(crate) secrets: Secrets,
     /// What the host says of itself in its requests, instead of the guest.
-    pub(crate) authorization: Option<Credential>,
+    pub(crate) authorization: Option<Authorization>,
     /// Whether its log lines are written.
     pub(crate) log: bool,
 }
@@ -50,10 +52,49 @@ impl Powers {
         Self { egress: None, secrets: Secrets::default(), authorization: None, log: false }
     }
 
-    /// The denial of a guest without egress.
+    /// The denial of a guest without egress; of its target as much as an error may show.
     pub(crate) fn denied(target: &str) -> Denied {
-        Denied::NotGranted { target: tame(target, 200), granted: "none".to_owned() }
+        Denied::NotGranted { target: tame(target, TARGET_BYTES_MAX), granted: "none".to_owned() }
     }
+}
+
+/// Bytes of a target that a denial shows.
+const TARGET_BYTES_MAX: usize = 200;
+
+/// What the host says of itself, and to whom: to the origins that stand in marked settings, for these are what the operator gave
+/// the credential for. Origins under `grants:` are reached without it.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorization {
+    credential: Credential,
+    origins: Vec<Origin>,
+}
+
+impl Authorization {
+    /// Warns of origins where anybody on the way can read the credential.
+    pub(crate) fn new(credential: Credential, id: &str, marks: &Marks, settings: &Value) -> Self {
+        let origins = written(marks, settings).filter_map(|(_, url)| url.parse::<Origin>().ok());
+        let origins: Vec<_> = origins.collect();
+        for origin in origins.iter().filter(|origin| is_readable(origin)) {
+            warn!(id, %origin, "credential is sent without TLS, anybody on the way can read it: write https://");
+        }
+        Self { credential, origins }
+    }
+
+    /// The credential, if it is meant for whom this URL names.
+    pub(crate) fn for_target(&self, target: &str) -> Option<&Credential> {
+        let origin = target.parse::<Origin>().ok()?;
+        self.origins.contains(&origin).then_some(&self.credential)
+    }
+}
+
+fn is_readable(origin: &Origin) -> bool {
+    origin.scheme == Scheme::Http && !origin.host.is_loopback_literal()
+}
+
+/// Places and texts of the URLs in marked settings.
+fn written(marks: &Marks, settings: &Value) -> impl Iterator<Item = (String, String)> {
+    let found = marks.egress.iter().flat_map(|path| path.find(settings));
+    found.filter_map(|(pointer, value)| Some((pointer, value.as_str()?.to_owned())))
 }
 
 /// The origins that settings and grants name together.
@@ -67,10 +108,8 @@ pub(crate) fn egress(
 ) -> Result<Egress, Vec<(String, String)>> {
     let mut origins = Vec::new();
     let mut errors = Vec::new();
-    let written = marks.egress.iter().flat_map(|path| path.find(settings));
-    let written = written.filter_map(|(pointer, value)| Some((pointer, value.as_str()?.to_owned())));
     let granted = grants.egress.iter().map(|url| ("grants.egress".to_owned(), url.clone()));
-    for (at, url) in written.chain(granted) {
+    for (at, url) in written(marks, settings).chain(granted) {
         match url.parse::<Origin>() {
             Ok(origin) => origins.push(origin),
             Err(error) => errors.push((at, error.to_string())),
@@ -101,6 +140,18 @@ const REDACTED: &str = "[secret]";
 /// they are, and make texts grow to many times their length.
 const REDACTED_BYTES_MIN: usize = 4;
 
+/// The same of a secret in base64, of which a text has more that looks alike.
+const ENCODED_BYTES_MIN: usize = 8;
+
+/// A header's value cannot be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsendable {
+    /// It has characters that no header has.
+    Characters,
+    /// With the secrets in it, it is longer than it may be.
+    TooLong,
+}
+
 /// Secrets are not shown, nor are their tokens.
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -127,22 +178,30 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// Learns what the host itself says in `authorization`: the guest does not see it, but a backend may tell it.
-    pub(crate) fn learn(&mut self, authorization: &HeaderValue) {
+    /// Learns what the host itself says in `authorization`, and the token or password in it: the guest does not see them, but a
+    /// backend may tell it.
+    pub(crate) fn learn(&mut self, authorization: &HeaderValue, secret: &str) {
         let Ok(value) = authorization.to_str() else { return };
         // After the scheme: "Bearer", "Basic".
         let credentials = value.split_once(' ').map_or(value, |(_, credentials)| credentials).trim();
-        if !self.hidden.iter().any(|known| known == credentials) {
-            self.find(credentials);
+        for said in [credentials, secret] {
+            if !self.hidden.iter().any(|known| known == said) {
+                self.find(said);
+            }
         }
     }
 
-    /// A secret is cut from texts from now on, plain and as JSON writes it: backends answer in JSON.
+    /// A secret is cut from texts from now on: plain, as JSON and URLs write it, and inside of anything in base64: backends answer
+    /// in JSON, and some repeat the request.
     fn find(&mut self, secret: &str) {
         let quoted = Value::from(secret).to_string();
         let escaped = &quoted[1..quoted.len() - 1];
-        for text in [secret.to_owned(), escaped.to_owned()] {
-            if text.len() >= REDACTED_BYTES_MIN && !self.hidden.contains(&text) {
+        let plain = [secret.to_owned(), escaped.to_owned(), percent_encoded(secret)];
+        let plain = plain.into_iter().filter(|text| text.len() >= REDACTED_BYTES_MIN);
+        let encoded = (0..3).flat_map(|lead| in_base64(secret, lead));
+        let encoded = encoded.filter(|text| text.len() >= ENCODED_BYTES_MIN);
+        for text in plain.chain(encoded) {
+            if !self.hidden.contains(&text) {
                 self.hidden.push(text);
             }
         }
@@ -158,6 +217,12 @@ impl Secrets {
             }
         }
         redacted
+    }
+
+    /// The beginning of `text` that [`Secrets::tame`] makes the same of as of all of it.
+    pub(crate) fn window<'a>(&self, text: &'a str, bytes_max: usize) -> &'a str {
+        // One byte and a character of any length more than it shows: so it sees that there is more.
+        cut(text, bytes_max.saturating_add(self.longest()).saturating_add(5))
     }
 
     /// A guest's text without secrets, tamed and cut to `bytes_max`: in this order, for half a secret is one too. Looks at
@@ -182,22 +247,52 @@ impl Secrets {
         self.hidden.first().map_or(0, String::len)
     }
 
-    /// Puts the secrets into a header's value, which then is one that nothing prints and no peer indexes.
+    /// Puts the secrets into a header's value of at most `bytes_max`, which then is one that nothing prints and no peer indexes.
     ///
     /// # Errors
-    /// Where it is none.
-    pub(crate) fn reveal(&self, value: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    /// [`Unsendable`], before more than that is copied.
+    pub(crate) fn reveal(&self, value: &str, bytes_max: usize) -> Result<HeaderValue, Unsendable> {
+        let checked = |value: &str| value.parse::<HeaderValue>().map_err(|_| Unsendable::Characters);
+        if value.len() > bytes_max {
+            return Err(Unsendable::TooLong);
+        }
         if self.tokens.is_empty() || !value.contains(TOKEN_PREFIX) {
-            return value.parse();
+            return checked(value);
         }
         let mut value = value.to_owned();
         for (token, secret) in &self.tokens {
+            let found = value.matches(token.as_str()).count();
+            if value.len() - found * token.len() + found * secret.len() > bytes_max {
+                return Err(Unsendable::TooLong);
+            }
             value = value.replace(token, secret);
         }
-        let mut value: HeaderValue = value.parse()?;
+        let mut value = checked(&value)?;
         value.set_sensitive(true);
         Ok(value)
     }
+}
+
+/// `text` with everything but letters, digits, `-`, `.`, `_` and `~` as `%41`.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// What any base64 of a text with `secret` in it has in it, where `lead` more bytes than a multiple of three stand before it: the
+/// characters that no neighbour has a bit in. In both alphabets.
+fn in_base64(secret: &str, lead: usize) -> [String; 2] {
+    let padded = [&b"\0\0"[..lead], secret.as_bytes()].concat();
+    let (first, last) = ((lead * 8).div_ceil(6), padded.len() * 8 / 6);
+    [STANDARD_NO_PAD.encode(&padded), URL_SAFE_NO_PAD.encode(&padded)]
+        .map(|text| text.get(first..last).unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]
@@ -248,11 +343,12 @@ mod tests {
         let secrets = Secrets::hide(&marks(), &mut settings).unwrap();
         let token = settings.pointer("/auth/key").unwrap().as_str().unwrap().to_owned();
         assert!(!settings.to_string().contains("hunter2"));
-        let revealed = secrets.reveal(&format!("Bearer {token}")).unwrap();
+        let revealed = secrets.reveal(&format!("Bearer {token}"), 100).unwrap();
         assert_eq!(revealed, "Bearer hunter2");
         assert!(revealed.is_sensitive() && !format!("{revealed:?}").contains("hunter2"));
-        assert_eq!(secrets.reveal("plain").unwrap(), "plain");
-        assert!(secrets.reveal("a\nb").is_err());
+        assert_eq!(secrets.reveal("plain", 5).unwrap(), "plain");
+        assert_eq!(secrets.reveal("plain", 4), Err(Unsendable::TooLong));
+        assert_eq!(secrets.reveal("a\nb", 100), Err(Unsendable::Characters));
         assert!(!format!("{secrets:?}").contains("hunter2"));
     }
 
@@ -264,7 +360,7 @@ mod tests {
         let mut settings = json!({"auth": {"key": "hunter2"}});
         let bearer = HeaderValue::from_static("Bearer abc.def");
         let mut secrets = Secrets::hide(&marks(), &mut settings).unwrap();
-        secrets.learn(&bearer);
+        secrets.learn(&bearer, "abc.def");
         for secret in ["hunter2-the-second", "say \"friend\"", "x", ""] {
             secrets.find(secret);
         }
@@ -282,6 +378,7 @@ mod tests {
         let long = "hunter2-the-second".repeat(1_000);
         for bytes_max in 0..100 {
             let told = secrets.tame(&long, bytes_max);
+            assert_eq!(secrets.tame(secrets.window(&long, bytes_max), bytes_max), told);
             assert!(told.len() <= bytes_max + "…".len() && !told.contains("hu"), "{told}");
             assert!(
                 told.ends_with('…') && "[secret]".repeat(100).starts_with(told.trim_end_matches('…')),
@@ -289,5 +386,59 @@ mod tests {
             );
         }
         assert!(matches!(Secrets::default().redact("hunter2"), Cow::Borrowed("hunter2")));
+    }
+
+    /// Scenario: a backend repeats a password, the header that it stood in, and a form with it in a URL; one whose base64 has
+    /// characters that URLs write otherwise.
+    /// Guarantees: none of them is told, wherever in the header the secret stands.
+    #[test]
+    fn a_secret_is_found_in_what_backends_repeat() {
+        let mut secrets = Secrets::default();
+        secrets.learn(&HeaderValue::from_static("Basic d2VpcjpvcGVuIHNlc2FtZT8+Pg=="), "open sesame?>>");
+        assert_eq!(secrets.redact("bad password open sesame?>>"), "bad password [secret]");
+        assert_eq!(secrets.redact("got Basic d2VpcjpvcGVuIHNlc2FtZT8+Pg=="), "got Basic [secret]");
+        assert_eq!(secrets.redact("/login?p=open%20sesame%3F%3E%3E&x"), "/login?p=[secret]&x");
+        for user in ["", "a", "ab", "abc"] {
+            let pair = format!("{user}open sesame?>>\u{e4}");
+            for told in [STANDARD_NO_PAD.encode(&pair), URL_SAFE_NO_PAD.encode(&pair)] {
+                assert!(secrets.redact(&told).contains(REDACTED), "{told}");
+            }
+        }
+        assert_eq!(secrets.redact("sesame opens at nine"), "sesame opens at nine");
+    }
+
+    /// Scenario: a header's value full of tokens that stand for something much longer.
+    /// Guarantees: it is refused before it is made.
+    #[test]
+    fn tokens_do_not_make_a_header_grow() {
+        let mut settings = json!({"auth": {"key": "k".repeat(4096)}});
+        let secrets = Secrets::hide(&marks(), &mut settings).unwrap();
+        let token = settings.pointer("/auth/key").unwrap().as_str().unwrap();
+        assert_eq!(secrets.reveal(&token.repeat(2), 8192).unwrap().len(), 8192);
+        assert_eq!(secrets.reveal(&token.repeat(100), 8192), Err(Unsendable::TooLong));
+    }
+
+    /// Scenario: a credential with an origin in the settings, and one that is granted beside them.
+    /// Guarantees: the credential is for the first alone, port and scheme included; plain http is readable but on loopback.
+    #[test]
+    fn a_credential_is_for_origins_in_the_settings() {
+        let settings = json!({"endpoint": "https://a.example/x", "mirrors": ["http://b.example"]});
+        let credential = Credential::bearer("hunter2").unwrap();
+        let said = Authorization::new(credential, "acme", &marks(), &settings);
+        for (target, is_meant) in [
+            ("https://a.example/other", true),
+            ("http://b.example:80/", true),
+            ("http://a.example/x", false),
+            ("https://a.example:8443/x", false),
+            ("https://granted.example/", false),
+            ("not a url", false),
+        ] {
+            assert_eq!(said.for_target(target).is_some(), is_meant, "{target}");
+        }
+        let readable = |url: &str| is_readable(&url.parse().unwrap());
+        assert!(readable("http://b.example") && readable("http://10.0.0.1:4318"));
+        assert!(
+            !readable("https://b.example") && !readable("http://localhost") && !readable("http://[::1]:1")
+        );
     }
 }

@@ -17,7 +17,7 @@ use weir_net::client::{ClientError, SendLimits};
 use crate::counts::PluginCounts;
 use crate::end::Renders;
 use crate::engine::GuestEngine;
-use crate::grant::{Powers, Secrets};
+use crate::grant::{Powers, Secrets, Unsendable};
 use crate::limits::{Limiter, Limits, Timer, TooManyCalls};
 use crate::meter::Meter;
 use crate::rate::Bucket;
@@ -42,6 +42,13 @@ const HEADERS_MAX: usize = 100;
 
 /// Bytes of their names and values, and of the target: what servers take is a fraction of it.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of its method; the longest that is registered (`UPDATEREDIRECTREF`) has 17.
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Methods that no guest sends: backends answer the first two with the request, credentials included, and the third makes a
+/// tunnel to an origin that nobody granted.
+const METHODS_REFUSED: [&str; 3] = ["TRACE", "TRACK", "CONNECT"];
 
 /// Bytes that WASI's random hands out in one call.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
@@ -133,7 +140,12 @@ impl Guest {
 
     /// One call of our interfaces; the one too many ends the instance.
     pub(crate) fn charge(&mut self) -> wasmtime::Result<()> {
-        match self.host_calls_left.checked_sub(1) {
+        self.charge_calls(1)
+    }
+
+    /// As much as so many calls.
+    pub(crate) fn charge_calls(&mut self, calls: u64) -> wasmtime::Result<()> {
+        match self.host_calls_left.checked_sub(calls) {
             Some(left) => {
                 self.host_calls_left = left;
                 Ok(())
@@ -170,28 +182,33 @@ impl Guest {
         request: http_types::RequestResult,
         timeout: Option<u32>,
     ) -> Result<http_types::Response, http_client::Error> {
-        let Some(outlet) = self.powers.egress.clone() else {
-            let denied = Powers::denied(&self.secrets().redact(&request.target));
-            self.deny(&denied.to_string());
-            return Err(http_client::Error::Denied(denied.to_string()));
-        };
+        let http_types::RequestResult { method, target, headers, .. } = &request;
+        head_fits(method, target, headers).map_err(http_client::Error::Other)?;
+        let Some(outlet) = self.powers.egress.clone() else { return Err(self.deny_all(target)) };
         let left = self.timer.left();
         let timeout = timeout.map_or(left, |millis| left.min(Duration::from_millis(millis.into())));
-        let credential = self.powers.authorization.clone();
-        let authorization = match &credential {
-            Some(credential) => Some(credential.header().await),
+        let credential = self.powers.authorization.as_ref().and_then(|said| said.for_target(target)).cloned();
+        let authorization = match credential {
+            Some(credential) => {
+                let (header, secret) = credential.header_with_secret().await;
+                self.powers.secrets.learn(&header, &secret);
+                Some(header)
+            }
             None => None,
         };
-        if let Some(authorization) = &authorization {
-            self.powers.secrets.learn(authorization);
-        }
         let request = self.prepare(request, authorization).map_err(http_client::Error::Other)?;
         let bytes = request.body().len() as u64;
-        let _claim =
-            self.ledger.claim(bytes).map_err(|error| http_client::Error::Other(error.to_string()))?;
+        let _claim = self
+            .ledger
+            .claim_for_guest(bytes)
+            .map_err(|error| http_client::Error::Other(error.to_string()))?;
         self.identity.counts.requests.add(1);
+        let before = self.engine.ticks();
         let sent =
             outlet.send(request, SendLimits { timeout, response_bytes_max: self.response_bytes_max }).await;
+        if self.engine.ticks() != before && was_waited_for(&sent) {
+            self.timer.forgive();
+        }
         match sent {
             Ok(response) => {
                 self.identity.counts.egress_bytes.add(bytes);
@@ -201,29 +218,43 @@ impl Guest {
         }
     }
 
+    /// Puts together what is sent: the guest's words, the secrets that it does not know, the host's own headers.
     fn prepare(
         &self,
         request: http_types::RequestResult,
         authorization: Option<HeaderValue>,
     ) -> Result<http::Request<Bytes>, String> {
         let http_types::RequestResult { method, target, headers, body } = request;
-        head_fits(&target, &headers)?;
+        let mut left = HEADER_BYTES_MAX.saturating_sub(target.len());
         let mut builder = http::Request::builder().method(method.as_str()).uri(target);
         for (name, value) in &headers {
             let is_auth = name.eq_ignore_ascii_case("authorization");
             if is_hosts_own(name) || (is_auth && authorization.is_some()) {
                 continue;
             }
-            let value = self.powers.secrets.reveal(value);
-            let value = value.map_err(|_| {
-                format!("not a request: the value of header {}", crate::words::tame(name, 100))
+            left = left.saturating_sub(name.len());
+            let value = self.powers.secrets.reveal(value, left).map_err(|why| match why {
+                Unsendable::Characters => {
+                    format!("not a request: the value of header {}", crate::words::tame(name, 100))
+                }
+                Unsendable::TooLong => {
+                    format!("the request's head is too long with its secrets, at most {HEADER_BYTES_MAX} bytes fit")
+                }
             })?;
+            left = left.saturating_sub(value.len());
             builder = builder.header(name.as_str(), value);
         }
         if let Some(authorization) = authorization {
             builder = builder.header(http::header::AUTHORIZATION, authorization);
         }
         builder.body(Bytes::from(body)).map_err(|error| format!("not a request: {error}"))
+    }
+
+    /// The denial of a guest that may send nowhere.
+    fn deny_all(&mut self, target: &str) -> http_client::Error {
+        let (logged, told) = denials(&self.powers.secrets, target);
+        self.deny(&logged);
+        http_client::Error::Denied(told)
     }
 
     fn explain(&mut self, error: &ClientError) -> http_client::Error {
@@ -251,8 +282,37 @@ impl Guest {
     }
 }
 
-/// Only the body is claimed from the budget, so the rest has a fixed bound, checked before any of it is copied.
-fn head_fits(target: &str, headers: &[(String, String)]) -> Result<(), String> {
+/// A denial as the log shows it, without secrets, and as the guest gets it: in its own words, for a difference would tell it
+/// whether they hold a secret.
+fn denials(secrets: &Secrets, target: &str) -> (String, String) {
+    (Powers::denied(&secrets.redact(target)).to_string(), Powers::denied(target).to_string())
+}
+
+/// Whether time in a send was spent on waiting: for a name, a backend, an answer. What was refused at once costs work.
+fn was_waited_for(sent: &Result<http::Response<Bytes>, ClientError>) -> bool {
+    match sent {
+        Err(ClientError::Denied(_) | ClientError::Invalid(_)) => false,
+        Ok(_)
+        | Err(
+            ClientError::Transport(_)
+            | ClientError::Timeout(_)
+            | ClientError::ResponseTooLarge(_)
+            | ClientError::Memory(_),
+        ) => true,
+    }
+}
+
+/// Only the body is claimed from the budget, so the rest has a fixed bound, checked before anything looks at any of it.
+fn head_fits(method: &str, target: &str, headers: &[(String, String)]) -> Result<(), String> {
+    if method.len() > METHOD_BYTES_MAX {
+        return Err(format!(
+            "the request's method has {} bytes, at most {METHOD_BYTES_MAX} fit",
+            method.len()
+        ));
+    }
+    if METHODS_REFUSED.iter().any(|refused| method.eq_ignore_ascii_case(refused)) {
+        return Err(format!("no plugin sends {method}"));
+    }
     if headers.len() > HEADERS_MAX {
         return Err(format!("the request has {} headers, at most {HEADERS_MAX} fit", headers.len()));
     }
@@ -319,12 +379,7 @@ impl http_client::Host for Guest {
         timeout_ms: Option<u32>,
     ) -> wasmtime::Result<Result<http_types::Response, http_client::Error>> {
         self.charge()?;
-        let before = self.engine.ticks();
-        let answer = self.exchange(request, timeout_ms).await;
-        if self.engine.ticks() != before {
-            self.timer.forgive();
-        }
-        Ok(answer)
+        Ok(self.exchange(request, timeout_ms).await)
     }
 }
 
@@ -345,10 +400,43 @@ mod tests {
     #[test]
     fn the_head_of_a_request_is_bounded() {
         let headers = |count: usize, bytes: usize| vec![(String::new(), "x".repeat(bytes)); count];
-        assert_eq!(head_fits("", &headers(HEADERS_MAX, 1)), Ok(()));
-        assert!(head_fits("", &headers(HEADERS_MAX + 1, 1)).is_err());
-        assert_eq!(head_fits("", &headers(2, HEADER_BYTES_MAX / 2)), Ok(()));
-        assert!(head_fits("/", &headers(2, HEADER_BYTES_MAX / 2)).is_err());
-        assert!(head_fits(&"x".repeat(HEADER_BYTES_MAX + 1), &[]).is_err());
+        assert_eq!(head_fits("GET", "", &headers(HEADERS_MAX, 1)), Ok(()));
+        assert!(head_fits("GET", "", &headers(HEADERS_MAX + 1, 1)).is_err());
+        assert_eq!(head_fits("GET", "", &headers(2, HEADER_BYTES_MAX / 2)), Ok(()));
+        assert!(head_fits("GET", "/", &headers(2, HEADER_BYTES_MAX / 2)).is_err());
+        assert!(head_fits("GET", &"x".repeat(HEADER_BYTES_MAX + 1), &[]).is_err());
+    }
+
+    /// Scenario: a method of 32 bytes and one more; methods that backends answer with the request itself, in any case.
+    /// Guarantees: the first is a method of the guest's own, the others are refused.
+    #[test]
+    fn the_method_of_a_request_is_bounded_and_harmless() {
+        assert_eq!(head_fits(&"M".repeat(METHOD_BYTES_MAX), "/", &[]), Ok(()));
+        assert!(head_fits(&"M".repeat(METHOD_BYTES_MAX + 1), "/", &[]).is_err());
+        for method in ["TRACE", "trace", "Track", "CONNECT"] {
+            assert_eq!(head_fits(method, "/", &[]), Err(format!("no plugin sends {method}")));
+        }
+    }
+
+    /// Scenario: sends that were refused at once, and sends that took their time.
+    /// Guarantees: only the latter are forgiven.
+    #[test]
+    fn only_waiting_is_forgiven() {
+        assert!(!was_waited_for(&Err(Powers::denied("http://a/").into())));
+        assert!(!was_waited_for(&Err(ClientError::Invalid("no url".to_owned()))));
+        assert!(was_waited_for(&Err(ClientError::Timeout(Duration::from_millis(1)))));
+        assert!(was_waited_for(&Ok(http::Response::new(Bytes::new()))));
+    }
+
+    /// Scenario: a guest without egress guesses a secret in its target.
+    /// Guarantees: the denial that it gets says nothing about the guess; the log does not show the secret, not half of one.
+    #[test]
+    fn a_denial_does_not_tell_secrets_apart() {
+        let secrets = Secrets::known(&["hunter2"]);
+        let (logged, told) = denials(&secrets, "http://a/hunter2");
+        assert!(told.starts_with("http://a/hunter2 is not granted"), "{told}");
+        assert!(logged.starts_with("http://a/[secret] is not granted"), "{logged}");
+        let (logged, told) = denials(&secrets, &format!("{}hunter2", "x".repeat(197)));
+        assert!(!logged.contains("hun") && told.contains("hun…"), "{logged} {told}");
     }
 }

@@ -18,7 +18,7 @@ use crate::counts::PluginCounts;
 use crate::describe::{Listener, Marks, Schema, SettingsError};
 use crate::end::{End, Renders};
 use crate::engine::GuestEngine;
-use crate::grant::{self, Grants, Powers, Secrets};
+use crate::grant::{self, Authorization, Grants, Powers, Secrets};
 use crate::guest::{Guest, Identity};
 use crate::instance::{Instance, Mold};
 use crate::limits::Limits;
@@ -91,7 +91,8 @@ pub struct Part {
     pub quarantine: QuarantineSettings,
     /// Whom its requests trust, and what they show (`tls:`); none for the process's own trust.
     pub trust: Option<Trust>,
-    /// The `authorization` header of its requests (`auth:`); the guest neither sees nor sets it.
+    /// The `authorization` header of its requests to origins that stand in its settings (`auth:`); the guest neither sees nor
+    /// sets it.
     pub authorization: Option<Credential>,
 }
 
@@ -483,6 +484,7 @@ impl Loaded {
     ) -> Result<Arc<Pool>, PartError> {
         let Part { id, mut settings, grants, limits, pool, quarantine, trust, authorization } = part;
         let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
+        let authorization = authorization.map(|said| Authorization::new(said, &id, &self.marks, &settings));
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
         let powers = Powers { egress, secrets, authorization, log: true };
         let identity = Identity { counts, meter, ..identity(&id, &self.name, &self.descriptor.version) };

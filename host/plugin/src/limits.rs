@@ -36,7 +36,7 @@ pub struct Limits {
     pub call_deadline: Duration,
     /// Bytes of one HTTP response that the guest may be handed.
     pub response_bytes: usize,
-    /// Calls of our interfaces that the guest may make in one call of its own.
+    /// Calls of our interfaces that the guest may make in one call of its own. Four KiB of a text in them cost another one.
     pub host_calls: u64,
 }
 
@@ -61,8 +61,8 @@ pub const HOST_CALLS_MAX_DEFAULT: u64 = 100_000;
 pub(crate) enum Refused {
     /// Over the instance's own limit.
     Limit { asked: usize, limit: usize },
-    /// The process has no memory left to lend.
-    Ledger { asked: usize, limit: u64 },
+    /// The process has no memory left to lend, or none to guests: `part` is what they may have together.
+    Ledger { asked: usize, limit: u64, part: Option<u64> },
     /// A table over [`TABLE_ELEMENTS_MAX`].
     Table { asked: usize },
 }
@@ -79,12 +79,17 @@ impl std::fmt::Display for Refused {
                     mebibytes(*asked)
                 )
             }
-            Self::Ledger { asked, limit } => write!(
-                f,
-                "memory budget of the process ({} MiB) used up, asked for {} MiB",
-                limit / (1024 * 1024),
-                mebibytes(*asked)
-            ),
+            Self::Ledger { asked, limit, part } => {
+                if let Some(part) = part {
+                    write!(f, "the plugins' part ({} MiB) of the ", part / (1024 * 1024))?;
+                }
+                write!(
+                    f,
+                    "memory budget of the process ({} MiB) used up, asked for {} MiB",
+                    limit / (1024 * 1024),
+                    mebibytes(*asked)
+                )
+            }
             Self::Table { asked } => {
                 write!(f, "table limit {TABLE_ELEMENTS_MAX} elements reached, asked for {asked}")
             }
@@ -95,7 +100,8 @@ impl std::fmt::Display for Refused {
 /// Grants growth, pays for it from the ledger, remembers what it refused.
 pub(crate) struct Limiter {
     limit: usize,
-    claim: Result<Claim, Arc<Ledger>>,
+    ledger: Arc<Ledger>,
+    claim: Option<Claim>,
     /// The growth that was granted last, should the engine report that it failed after all.
     last_granted: usize,
     refused: Option<Refused>,
@@ -104,7 +110,7 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(limit: usize, ledger: &Arc<Ledger>, peak: Counter) -> Self {
-        Self { limit, claim: Err(Arc::clone(ledger)), last_granted: 0, refused: None, peak }
+        Self { limit, ledger: Arc::clone(ledger), claim: None, last_granted: 0, refused: None, peak }
     }
 
     /// Bytes that the instance has now.
@@ -124,11 +130,13 @@ impl Limiter {
             return false;
         }
         let granted = match &mut self.claim {
-            Ok(claim) => claim.grow(more as u64),
-            Err(ledger) => ledger.claim(more as u64).map(|claim| self.claim = Ok(claim)),
+            Some(claim) => claim.grow(more as u64),
+            None => self.ledger.claim_for_guest(more as u64).map(|claim| self.claim = Some(claim)),
         };
         if let Err(exhausted) = granted {
-            self.refused = Some(Refused::Ledger { asked, limit: exhausted.limit });
+            let limit = self.ledger.limit();
+            let part = (exhausted.limit < limit).then_some(exhausted.limit);
+            self.refused = Some(Refused::Ledger { asked, limit, part });
             return false;
         }
         self.last_granted = more;
@@ -140,7 +148,7 @@ impl Limiter {
 
     fn give_back_last(&mut self) {
         let bytes = self.bytes().saturating_sub(std::mem::take(&mut self.last_granted));
-        if let Ok(claim) = &mut self.claim {
+        if let Some(claim) = &mut self.claim {
             claim.shrink_to(bytes as u64);
         }
     }
@@ -288,12 +296,12 @@ impl Timer {
 mod tests {
     use super::*;
 
-    /// Scenario: growth within the limit, over it, over the process's budget, and one that the system cannot do.
+    /// Scenario: growth within the limit, over it, over the guests' part, over the process's budget, and one that the system cannot do.
     /// Guarantees: the ledger holds exactly what the instance has, and a refusal is remembered in an operator's words.
     #[test]
     fn guest_memory_is_paid_for_and_refusals_are_remembered() {
         const MIB: usize = 1024 * 1024;
-        let ledger = Ledger::new(100 * MIB as u64);
+        let ledger = Ledger::new(200 * MIB as u64);
         let peak = Counter::default();
         let mut limiter = Limiter::new(64 * MIB, &ledger, peak.clone());
         assert!(limiter.memory_growing(0, 60 * MIB, None).unwrap());
@@ -306,8 +314,15 @@ mod tests {
         assert!(!other.memory_growing(0, 41 * MIB, None).unwrap());
         assert_eq!(
             other.take_refused().unwrap().to_string(),
-            "memory budget of the process (100 MiB) used up, asked for 41 MiB"
+            "the plugins' part (100 MiB) of the memory budget of the process (200 MiB) used up, asked for 41 MiB"
         );
+        let rest = ledger.claim(101 * MIB as u64).unwrap();
+        assert!(!other.memory_growing(0, 40 * MIB, None).unwrap());
+        assert_eq!(
+            other.take_refused().unwrap().to_string(),
+            "memory budget of the process (200 MiB) used up, asked for 40 MiB"
+        );
+        drop(rest);
         assert!(other.memory_growing(0, 40 * MIB, None).unwrap());
         other.memory_grow_failed(wasmtime::Error::msg("the system said no")).unwrap();
         assert_eq!(ledger.used(), 60 * MIB as u64);

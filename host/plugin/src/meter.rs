@@ -15,10 +15,10 @@ const SERIES_MAX: usize = 500;
 pub(crate) const LABELS_MAX: usize = 8;
 
 /// Bytes of a counter's or label's name.
-const NAME_BYTES_MAX: usize = 64;
+pub(crate) const NAME_BYTES_MAX: usize = 64;
 
 /// Bytes of a label's value.
-const VALUE_BYTES_MAX: usize = 128;
+pub(crate) const VALUE_BYTES_MAX: usize = 128;
 
 /// A counter's name and labels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

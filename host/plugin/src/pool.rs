@@ -279,7 +279,9 @@ impl Pool {
 
     fn retires(&self, instance: &Instance) -> Option<Retirement> {
         let Mold { ledger, limits, .. } = &self.mold;
-        let short = ledger.used() > ledger.limit() / 4 * 3 && instance.bytes() > KEPT_BYTES;
+        let scarce =
+            ledger.used() > ledger.limit() / 4 * 3 || ledger.used_by_guests() > ledger.guests_limit() / 4 * 3;
+        let short = scarce && instance.bytes() > KEPT_BYTES;
         if short || instance.bytes() > limits.memory_bytes / 2 {
             // Its next call might find no room to grow, or leave none for others.
             return Some(Retirement::Memory);

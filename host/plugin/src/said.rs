@@ -1,9 +1,11 @@
 //! What a guest says of itself: log lines, counts, and what it prints.
 //!
-//! The texts of lines and counts stay in the guest's memory, which is paid for; they are read there once it is known that they will be
-//! shown, and copied only as far. So a flood costs the guest its calls and its time, and the host nothing.
+//! The texts of lines and counts stay in the guest's memory, which is paid for; they are read there once it is known that
+//! they will be shown, one after the other, and copied only as far. A flood costs the guest its calls and its time: reading
+//! looks at a text whole, to see that it is one, so a long one costs several calls. What the host pays is one text at a
+//! time, and only for components that do not keep their texts in UTF-8: it is converted whole, of at most
+//! [`HANDOVER_BYTES_MAX`](crate::limits::HANDOVER_BYTES_MAX).
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use tracing::{debug, error, info, trace, warn};
@@ -12,7 +14,7 @@ use wasmtime::component::{Linker, WasmList, WasmStr};
 
 use crate::grant::Secrets;
 use crate::guest::{Guest, Identity};
-use crate::meter::LABELS_MAX;
+use crate::meter::{LABELS_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::v1::weir::plugin::log::Level;
 
 /// Bytes of a log line.
@@ -24,11 +26,11 @@ const FIELDS_MAX: usize = 16;
 /// Bytes of a field's name or value.
 const FIELD_BYTES_MAX: usize = 256;
 
+/// Bytes of a text that cost as much as a call: more than what is shown of any.
+const CALL_BYTES: usize = 4 * 1024;
+
 /// Names with values, in the guest's memory.
 type Pairs = WasmList<(WasmStr, WasmStr)>;
-
-/// One of them, still there.
-type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// Links `log` and `meter`. By hand, since bindings would copy every text before the host is asked.
 pub(crate) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -65,12 +67,12 @@ fn write(
         guest.identity.counts.log_lines_suppressed.add(1);
         return Ok(());
     }
-    let said = pairs(&mut store, &fields, FIELDS_MAX, |store, fields| {
-        Ok(fields_of(fields, &store.data().powers.secrets))
-    })?;
-    let guest = store.data();
-    let message = guest.powers.secrets.tame(&message.to_str(&store)?, LINE_BYTES_MAX);
-    let Identity { plugin, id, .. } = &guest.identity;
+    let fields = pairs(&mut store, &fields, FIELDS_MAX, FIELD_BYTES_MAX, FIELD_BYTES_MAX)?;
+    let message = read(&mut store, &message, LINE_BYTES_MAX)?;
+    let Guest { identity, powers, .. } = store.data();
+    let (said, message) =
+        (fields_of(&fields, &powers.secrets), powers.secrets.tame(&message, LINE_BYTES_MAX));
+    let Identity { plugin, id, .. } = identity;
     match level {
         Level::Trace => trace!(%plugin, %id, said, "{message}"),
         Level::Debug => debug!(%plugin, %id, said, "{message}"),
@@ -86,34 +88,51 @@ fn add(
     (counter, value, labels): (WasmStr, u64, Pairs),
 ) -> wasmtime::Result<()> {
     store.data_mut().charge()?;
-    let fits = labels.len() <= LABELS_MAX;
-    let taken = fits
-        && pairs(&mut store, &labels, LABELS_MAX, |store, labels| {
-            let Guest { identity, powers, .. } = store.data();
-            Ok(identity.meter.add_without(&powers.secrets, &counter.to_str(store)?, value, labels))
-        })?;
+    let taken = labels.len() <= LABELS_MAX && {
+        let counter = read(&mut store, &counter, NAME_BYTES_MAX)?;
+        let labels = pairs(&mut store, &labels, LABELS_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX)?;
+        let Guest { identity, powers, .. } = store.data();
+        identity.meter.add_without(&powers.secrets, &counter, value, &labels)
+    };
     if !taken {
         store.data().identity.counts.meter_suppressed.add(1);
     }
     Ok(())
 }
 
-/// The first `most` pairs as texts, and what becomes of them.
-fn pairs<T>(
+/// The first `most` pairs, as much of each as [`read`] takes.
+fn pairs(
     store: &mut StoreContextMut<'_, Guest>,
     pairs: &Pairs,
     most: usize,
-    wanted: impl FnOnce(&StoreContextMut<'_, Guest>, &[Pair<'_>]) -> wasmtime::Result<T>,
-) -> wasmtime::Result<T> {
-    let found = (0..pairs.len().min(most)).map_while(|index| pairs.get(&mut *store, index));
-    let found = found.collect::<wasmtime::Result<Vec<_>>>()?;
-    let store = &*store;
-    let texts = found.iter().map(|(name, value)| Ok((name.to_str(store)?, value.to_str(store)?)));
-    wanted(store, &texts.collect::<wasmtime::Result<Vec<_>>>()?)
+    name_bytes_max: usize,
+    value_bytes_max: usize,
+) -> wasmtime::Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
+    for index in 0..pairs.len().min(most) {
+        let Some(found) = pairs.get(&mut *store, index) else { break };
+        let (name, value) = found?;
+        texts.push((read(store, &name, name_bytes_max)?, read(store, &value, value_bytes_max)?));
+    }
+    Ok(texts)
+}
+
+/// As much of a text as is needed to show `bytes_max` of it; the guest is charged for all of it.
+fn read(
+    store: &mut StoreContextMut<'_, Guest>,
+    text: &WasmStr,
+    bytes_max: usize,
+) -> wasmtime::Result<String> {
+    let whole = text.to_str(&*store)?;
+    let bytes = whole.len();
+    let kept = store.data().secrets().window(&whole, bytes_max).to_owned();
+    drop(whole);
+    store.data_mut().charge_calls((bytes / CALL_BYTES) as u64)?;
+    Ok(kept)
 }
 
 /// `a=1 b=2`, each part cut and tamed, without secrets.
-fn fields_of(fields: &[Pair<'_>], secrets: &Secrets) -> String {
+fn fields_of(fields: &[(String, String)], secrets: &Secrets) -> String {
     let tame = |text: &str| secrets.tame(text, FIELD_BYTES_MAX);
     let shown = fields.iter().map(|(name, value)| format!("{}={}", tame(name), tame(value)));
     shown.collect::<Vec<_>>().join(" ")
@@ -127,7 +146,7 @@ mod tests {
     /// Guarantees: one line without the secret.
     #[test]
     fn fields_stay_in_their_line() {
-        let fields: Vec<_> = (0..3).map(|n| (format!("k{n}").into(), "a\nhunter2".into())).collect();
+        let fields: Vec<_> = (0..3).map(|n| (format!("k{n}"), "a\nhunter2".to_owned())).collect();
         let shown = fields_of(&fields, &Secrets::known(&["hunter2"]));
         assert_eq!(shown, r"k0=a\u{a}[secret] k1=a\u{a}[secret] k2=a\u{a}[secret]");
     }

@@ -158,11 +158,11 @@ impl PluginDoor {
         let ledger = &self.intake.settings().ledger;
         let read = read_decoded(&head.headers, body, &self.limits, ledger).await;
         let (body, claim) = read.map_err(|error| Failure::of_body(&error))?;
+        // The claim stays with the body: a call goes on to its end even where the sender has hung up meanwhile.
+        let body = budget::paid(body, claim);
         let answer = self.plugin.receive(&self.listener, request_of(head, body)).await;
-        // The plugin has read the request; what it made of it is paid for below.
-        drop(claim);
         match answer.map_err(|refusal| Failure::of_refusal(&refusal))? {
-            Answer::Reply(reply) => Ok(self.respond(reply)),
+            Answer::Reply(reply) => Ok(self.respond(self.paid(reply)?)),
             Answer::Telemetry(received) => self.take(received).await,
         }
     }
@@ -170,6 +170,8 @@ impl PluginDoor {
     /// Hands on what the plugin found, all signals of it, and answers in the plugin's words.
     async fn take(&self, received: Received) -> Result<Response<ReplyBody>, Failure> {
         let Received { batches, rejected, accepted, refused } = received;
+        // Before anything is handed on: what is taken must not fail for want of room for its answer.
+        let (accepted, refused) = (self.paid(accepted)?, self.paid(refused)?);
         let settings = self.intake.settings();
         let left_out = rejected.min(weir_net::limits::ITEMS_MAX);
         let first_signal = batches.first().map_or(Signal::Traces, |(signal, _)| *signal);
@@ -201,13 +203,24 @@ impl PluginDoor {
         })
     }
 
+    /// A plugin's response, its body paid for until the sender has taken the last of it.
+    fn paid(&self, response: PluginResponse) -> Result<PluginResponse, Failure> {
+        let PluginResponse { status, headers, body } = response;
+        let claim = self.claim(body.len())?;
+        Ok(PluginResponse { status, headers, body: budget::paid(body, claim) })
+    }
+
+    fn claim(&self, bytes: usize) -> Result<Claim, Failure> {
+        budget::claim(&self.intake.settings().ledger, bytes as u64)
+            .map_err(|error| Failure::for_now(error.to_string(), None))
+    }
+
     /// All batches of one signal as one body, paid for.
     fn joined(&self, signal: Signal, batches: &[(Signal, Bytes)]) -> Result<Option<(Bytes, Claim)>, Failure> {
         let parts: Vec<&Bytes> =
             batches.iter().filter(|(of, _)| *of == signal).map(|(_, body)| body).collect();
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        let no_memory = |error: weir_model::Exhausted| Failure::for_now(error.to_string(), None);
-        let claim = budget::claim(&self.intake.settings().ledger, length as u64).map_err(no_memory)?;
+        let claim = self.claim(length)?;
         Ok(match parts.as_slice() {
             [] => None,
             [only] => Some(((*only).clone(), claim)),

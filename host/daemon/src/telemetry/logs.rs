@@ -31,7 +31,7 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Starts the log; a second call changes nothing.
 ///
-/// `level` is `error`, `warn`, `info`, `debug` or `trace`, or a filter like `info,weir_queue=debug`; the variable
+/// `level` is `error`, `warn`, `info`, `debug` or `trace`, of our own lines, or a filter like `info,weir_queue=debug`; the variable
 /// `WEIR_LOG` wins over it.
 pub fn start(level: &str, format: Format) {
     let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| level.to_owned());
@@ -76,6 +76,66 @@ pub fn set_level(level: &str) {
     }
 }
 
+/// Libraries that tell at `debug` what went through them: the output of guests, which may hold secrets and knows no rate, and every
+/// frame. A name stands for all that begin with it (`wasmtime_wasi_io`, `hyper_util`).
+const TALKATIVE: [&str; 3] = ["wasmtime_wasi", "hyper", "h2"];
+
+/// A level is meant for our own lines; whoever writes a filter gets what it says.
 fn filter(wanted: &str) -> EnvFilter {
+    let mut wanted = wanted.trim().to_owned();
+    if ["debug", "trace"].iter().any(|level| wanted.eq_ignore_ascii_case(level)) {
+        TALKATIVE.iter().for_each(|library| wanted.push_str(&format!(",{library}=info")));
+    }
     EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(level: &str) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let log =
+            tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.finish(), || {
+            tracing::debug!(target: "wasmtime_wasi::p2::write_stream", "worker writing: hunter2");
+            tracing::debug!(target: "wasmtime_wasi_io::bindings", "call hunter2");
+            tracing::debug!(target: "h2::codec::framed_read", "received hunter2");
+            tracing::info!(target: "hyper_util::client", "of a library");
+            tracing::debug!(target: "weir_queue::book", "of ours");
+        });
+        let written = written.0.lock().unwrap();
+        String::from_utf8_lossy(&written).into_owned()
+    }
+
+    /// Scenario: the log at `debug` and `trace` while a guest writes to its output, then with filters that ask for more, and at `error`.
+    /// Guarantees: a level shows no guest's output, but our lines; a filter shows what it says; no level shows more than it says.
+    #[test]
+    fn a_level_shows_no_output_of_guests() {
+        for level in ["debug", "TRACE", " debug "] {
+            let lines = lines(level);
+            assert!(!lines.contains("hunter2") && lines.contains("of ours"), "{level}: {lines}");
+            assert!(lines.contains("of a library"), "{level}: {lines}");
+        }
+        assert!(lines("info,wasmtime_wasi=debug").contains("worker writing"));
+        assert_eq!(lines("error"), "");
+    }
 }

@@ -19,6 +19,8 @@ use crate::harness::{Say, Scripted, Served, post, send, serve, settings, traces}
 #[derive(Default)]
 pub(crate) struct Recorder {
     requests: Mutex<Vec<(String, Request)>>,
+    /// Bodies as they came, which it does not let go of.
+    held: Mutex<Vec<Bytes>>,
 }
 
 fn response(status: u16, body: &'static str) -> Response {
@@ -38,13 +40,26 @@ fn received(batches: Vec<(Signal, Bytes)>) -> Answer {
 }
 
 impl HttpReceiver for Recorder {
-    fn receive<'a>(&'a self, listener: &'a str, request: Request) -> BoxFuture<'a, Result<Answer, Refusal>> {
+    fn receive<'a>(
+        &'a self,
+        listener: &'a str,
+        mut request: Request,
+    ) -> BoxFuture<'a, Result<Answer, Refusal>> {
         Box::pin(async move {
-            let body = request.body.clone();
+            // A copy, as a guest has one.
+            let body = Bytes::copy_from_slice(&request.body);
             let target = request.target.clone();
+            let came = std::mem::replace(&mut request.body, body.clone());
+            if target == "/hold" {
+                self.held.lock().unwrap().push(came);
+            }
             self.requests.lock().unwrap().push((listener.to_owned(), request));
             Ok(match target.as_str() {
-                "/reply" => Answer::Reply(response(418, "teapot")),
+                "/large" => {
+                    let bytes: usize = String::from_utf8_lossy(&body).parse().unwrap();
+                    Answer::Reply(Response { body: vec![b'x'; bytes].into(), ..response(200, "") })
+                }
+                "/reply" | "/hold" => Answer::Reply(response(418, "teapot")),
                 "/odd" => Answer::Reply(response(99, "")),
                 "/garbage" => received(vec![(Signal::Traces, Bytes::from_static(b"\xff\xff"))]),
                 "/nothing" => received(vec![]),
@@ -163,4 +178,43 @@ async fn the_plugin_never_sees_what_is_too_large() {
     let (served, plugin) = serve_plugin(&consumer, config);
     assert_eq!(post(served.addr("http"), "/", &[], vec![0; 1001]).await.status, 413);
     assert!(plugin.requests.lock().unwrap().is_empty());
+}
+
+/// Scenario: a plugin answers with a body that the budget has no room for; then with one that fits, to a sender that reads nothing
+/// and at last hangs up.
+/// Guarantees: the first is refused for now; the second is paid for until it is gone.
+#[tokio::test]
+async fn an_answer_is_paid_for_until_it_is_sent() {
+    const BYTES: usize = 20 << 20;
+    let (served, _) = serve_plugin(&Scripted::saying([]), Config::at("127.0.0.1:0"));
+    let answer = post(served.addr("http"), "/large", &[], (25 << 20).to_string()).await;
+    assert_eq!(answer.status.as_u16(), 503, "{}", answer.text());
+    assert!(answer.text().contains("memory budget") && answer.headers.contains_key("retry-after"));
+    let mut slow = tokio::net::TcpStream::connect(served.addr("http")).await.unwrap();
+    let body = BYTES.to_string();
+    let head = format!("POST /large HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    tokio::io::AsyncWriteExt::write_all(&mut slow, head.as_bytes()).await.unwrap();
+    // The head of the answer has come, so the body is on its way.
+    slow.readable().await.unwrap();
+    assert!(served.ledger.used() >= BYTES as u64);
+    drop(slow);
+    let gone = async {
+        while served.ledger.used() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(20), gone).await;
+    assert!(gone.is_ok(), "{} bytes are held", served.ledger.used());
+}
+
+/// Scenario: a plugin holds a request on after the sender has its answer, as a call does whose sender has hung up.
+/// Guarantees: the body stays paid for until the plugin lets go of it.
+#[tokio::test]
+async fn a_request_is_paid_for_as_long_as_the_plugin_holds_it() {
+    const BYTES: usize = 100 << 10;
+    let (served, plugin) = serve_plugin(&Scripted::saying([]), Config::at("127.0.0.1:0"));
+    assert_eq!(post(served.addr("http"), "/hold", &[], vec![0; BYTES]).await.status, 418);
+    assert!(served.ledger.used() >= BYTES as u64);
+    plugin.held.lock().unwrap().clear();
+    assert_eq!(served.ledger.used(), 0);
 }

@@ -114,6 +114,12 @@ impl Exporter for Hostile {
                 (0..10_000).for_each(|n| meter::add("flood", 1, &[("n".into(), n.to_string())]));
                 Outcome::Accepted
             }
+            // As long as the message of a log-bomb, and nobody counts lines here.
+            "label-bomb" => {
+                let labels = [("n".into(), "x".repeat(24 << 20))];
+                (0..100).for_each(|_| meter::add("flood", 1, &labels));
+                Outcome::Accepted
+            }
             "send" => send(&setting(&settings, "endpoint"), &setting(&settings, "key"), batch.body),
             // The backend decides whether the plugin works.
             "send-or-panic" => match send(&setting(&settings, "endpoint"), "", batch.body) {
