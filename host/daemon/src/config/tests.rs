@@ -7,6 +7,7 @@ use std::time::Duration;
 use expect_test::{expect, expect_file};
 use serde_json::{Value as Json, json};
 use weir_model::Signal;
+use weir_plugin::Limits;
 
 use super::*;
 use crate::validate::{
@@ -23,7 +24,13 @@ impl PluginCheck for Plugins {
         ["acme-exporter", "zipkin-exporter", "zipkin-receiver"].map(str::to_owned).to_vec()
     }
 
-    fn find(&self, plugin: &str, kind: Kind, sha256: Option<&Digest>) -> Result<PluginFacts, PluginProblem> {
+    fn find(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        sha256: Option<&Digest>,
+        _: &Limits,
+    ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
             "zipkin-receiver" | "zipkin-exporter" => "bundled".to_owned(),
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
@@ -48,7 +55,7 @@ impl PluginCheck for Plugins {
         Ok(PluginFacts { origin, signals: vec![Signal::Traces], listens })
     }
 
-    fn check(&self, _: &str, _: Kind, settings: &Json) -> Result<(), Vec<SettingProblem>> {
+    fn check(&self, _: &str, _: Kind, settings: &Json, _: &Limits) -> Result<(), Vec<SettingProblem>> {
         let mut problems = Vec::new();
         let mut say = |pointer: &str, message: String| {
             let pointer = pointer.to_owned();
