@@ -199,11 +199,13 @@ impl Host {
 
     /// Brings what is new before those who want it. The caller has the turn.
     async fn tell(&self, news: News) {
-        let News { plugin, look, trust, slots } = news;
+        let News { plugin, look: seen, trust, slots } = news;
+        // Whoever had the turn before may have brought what came after that look.
+        let look = self.look(BTreeSet::from([plugin.clone()])).await.get(&plugin).copied();
+        let Some(look) = look.filter(|look| trust == Trust::FirstLook || *look == seen) else { return };
         let now = Instant::now();
         // A plugin is read and compiled once for all of its ids that pin the same.
         let mut waiting: BTreeMap<Option<String>, Vec<Arc<Slot>>> = BTreeMap::new();
-        // Whoever had the turn before may have dealt with it.
         for slot in slots.into_iter().filter(|slot| slot.wants(look, now, trust)) {
             waiting.entry(slot.pinned().map(str::to_owned)).or_default().push(slot);
         }

@@ -398,7 +398,8 @@ async fn who_waits_for_old_code_goes_where_new_calls_go() {
     tokio::task::yield_now().await;
     fixture.replace(&version("6.6.7"));
     fixture.host.rescan().await;
-    let also_held = gate.request().await;
+    let served = tokio::time::timeout(Duration::from_secs(60), gate.request()).await;
+    let also_held = served.expect("the new code serves the second push");
     let third = pushing("third");
     tokio::task::yield_now().await;
     fs::remove_file(fixture.path()).unwrap();
