@@ -45,12 +45,16 @@ fn built() -> Vec<u8> {
 
 /// The same code under another version.
 fn in_version(wasm: &[u8], version: &str) -> Vec<u8> {
-    let to = format!("zipkin-exporter{version}");
-    assert_eq!(to.len(), VERSION.len());
+    replaced(wasm, VERSION, &format!("zipkin-exporter{version}"))
+}
+
+/// The component with one text replaced by another of the same length, wherever it stands.
+fn replaced(wasm: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(to.len(), from.len());
     let mut wasm = wasm.to_vec();
-    let found = |at: &usize| wasm[*at..].starts_with(VERSION.as_bytes());
+    let found = |at: &usize| wasm[*at..].starts_with(from.as_bytes());
     let places: Vec<usize> = (0..wasm.len()).filter(found).collect();
-    assert!(!places.is_empty(), "the version is not in the component");
+    assert!(!places.is_empty(), "{from:?} is not in the component");
     for at in places {
         wasm[at..at + to.len()].copy_from_slice(to.as_bytes());
     }
@@ -166,6 +170,8 @@ const CHANGES: [Change; 5] =
 /// A daemon with a plugin folder.
 struct Story {
     weir: Weir,
+    /// With names in the place of addresses.
+    config: String,
     folder: TempDir,
     wasm: Vec<u8>,
     /// Other versions so far.
@@ -193,7 +199,7 @@ service:
             exporter.split(':').next().expect("an id"),
         );
         let weir = Weir::start(&config, &[("sink", sink.address())]).await;
-        Self { weir, folder, wasm, versions: 0, file }
+        Self { weir, config, folder, wasm, versions: 0, file }
     }
 
     fn path(&self) -> PathBuf {
@@ -371,6 +377,35 @@ async fn what_a_removed_plugin_was_to_get_waits_for_it() {
     story.weir.stop().await;
 }
 
+/// Scenario: the file of a plugin is replaced by one that does not mark a secret any more; then the configuration pins that
+/// file, as the refusal says.
+/// Guarantees: the swap is refused and names the setting, not the secret; the reload that pins it takes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_swap_refuses_a_reload_that_pins_it_takes() {
+    let sink = ZipkinSink::start().await;
+    let exporter =
+        "acme: {plugin: acme, settings: {endpoint: 'http://<sink>/api/v2/spans', headers: {key: 4711-4711}}}";
+    let mut story = Story::begin(&sink, "acme.wasm", exporter).await;
+    story.weir.log().announce("plugin file refused");
+    let open = replaced(&story.wasm, r#""x-weir": "secret""#, r#""x-none": "secret""#);
+    story.told(&["plugin file refused", "were secret: /headers/key"], || story.rename(&open)).await;
+    let refused = story.listed().await["refused"].as_str().expect("a reason").to_owned();
+    assert!(!refused.contains("4711"), "{refused}");
+    let digest = refused.split_once("sha256: ").and_then(|(_, rest)| rest.split_whitespace().next());
+    let digest = digest.expect("it says what to write").to_owned();
+
+    let pinned = story.config.replace("{plugin: acme,", &format!("{{plugin: acme, sha256: {digest},"));
+    let reloads = story.lines(&["configuration reloaded"]);
+    story.weir.reconfigure(&pinned);
+    let reloaded = || (story.lines(&["configuration reloaded"]) > reloads).then_some(());
+    wait_until(deadline(TOLD), "the configuration is reloaded", reloaded).await;
+    let listed = story.listed().await;
+    assert_eq!((&listed["digest"], &listed["state"]), (&digest.into(), &"serving".into()), "{listed}");
+    assert!(listed["refused"].is_null(), "{listed}");
+    assert_eq!(story.lines(&["4711-4711"]), 0, "the secret is in the log");
+    story.weir.stop().await;
+}
+
 /// Scenario: `weir plugin list` and `release` with a daemon, with a name that is none, after its end, and for a
 /// configuration whose queue is in memory.
 /// Guarantees: each says what there is, or why it cannot say.
@@ -390,7 +425,7 @@ async fn plugins_of_a_running_daemon_are_listed_and_released() {
     }
     for id in ["zipkin", "exporters/zipkin"] {
         let said = command(&binary, &["plugin", "release", id, "--config", config]).await.well();
-        assert_eq!(said.text(), "released\n");
+        assert_eq!(said.text(), format!("{id} was not in quarantine; it goes on with fresh instances\n"));
     }
     let said = command(&binary, &["plugin", "release", "acme", "--config", config]).await;
     assert!(said.code == Some(1) && said.err.contains("exporters/zipkin"), "{said:?}");

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 use weir_net::Drain;
-use weir_plugin::{EndKind, Host, SlotState, SlotView};
+use weir_plugin::{EndKind, Host, Released, SlotState, SlotView};
 use weir_queue::{DeadLetter, Status};
 
 use crate::assembly::{Current, NamedQueue};
@@ -115,6 +115,8 @@ pub enum Reply {
     Plugins(Vec<PluginView>),
     /// It is done.
     Done,
+    /// The plugin was in no quarantine; it has fresh instances.
+    Refreshed,
     /// It is not, and why.
     Refused(String),
 }
@@ -303,8 +305,17 @@ fn release(plugins: &Host, asked: &str) -> Reply {
         slots.iter().filter(|slot| slot.id == asked || name(slot) == asked).collect();
     meant.dedup_by_key(|slot| name(slot));
     match meant[..] {
-        [slot] if plugins.release(slot.wanted, &slot.id) => Reply::Done,
-        [slot] => Reply::Refused(format!("{asked} has no plugin that could be released: {:?}", slot.state)),
+        [slot] => match plugins.release(slot.wanted, &slot.id) {
+            Released::Kept => Reply::Done,
+            Released::Working => Reply::Refreshed,
+            Released::Nothing => {
+                let why = match &slot.state {
+                    SlotState::Absent(why) => why.as_str(),
+                    SlotState::Serving | SlotState::Quarantined(_) => "fresh instances could not be had",
+                };
+                Reply::Refused(format!("{asked} has no plugin that could be released: {why}"))
+            }
+        },
         [] => {
             let known: Vec<String> = slots.iter().map(name).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };

@@ -12,6 +12,7 @@ use http::Uri;
 use serde_json::Value as Json;
 use weir_model::Signal;
 use weir_net::budget::large_bytes_max;
+use weir_plugin::Limits;
 use weir_queue::BUDGET_BYTES_MIN;
 
 use crate::config::exporter::NATIVE as EXPORTERS;
@@ -30,17 +31,29 @@ pub trait PluginCheck {
     /// The names of all plugins that are there: `zipkin-receiver`, `acme-exporter`.
     fn names(&self) -> Vec<String>;
 
-    /// Looks for a plugin that can serve as this kind of part.
+    /// Looks for a plugin that can serve as this kind of part, and asks it what it is within `limits`.
     ///
     /// # Errors
     /// Why it cannot be used.
-    fn find(&self, plugin: &str, kind: Kind, sha256: Option<&Digest>) -> Result<PluginFacts, PluginProblem>;
+    fn find(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        sha256: Option<&Digest>,
+        limits: &Limits,
+    ) -> Result<PluginFacts, PluginProblem>;
 
-    /// Checks settings against the plugin's schema, and asks the plugin itself.
+    /// Checks settings against the plugin's schema, and asks the plugin itself, within the limits of the part.
     ///
     /// # Errors
     /// Everything that is wrong with them; the same text as in the schema's own words is enough.
-    fn check(&self, plugin: &str, kind: Kind, settings: &Json) -> Result<(), Vec<SettingProblem>>;
+    fn check(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        settings: &Json,
+        limits: &Limits,
+    ) -> Result<(), Vec<SettingProblem>>;
 
     /// The JSON Schema of the plugin's settings, where it is at hand: with it a key that is unknown is told with its
     /// place and the nearest known one.
@@ -143,8 +156,10 @@ pub(crate) fn check_beside(
     let Draft { mut config, found, hidden } = draft;
     let problems = Problems::after(found, hidden);
     let mut facts = BTreeMap::new();
+    let limits = limits(&config);
     for (kind, id, plugin) in config.plugins() {
-        if let Some(found) = one_plugin(kind, id, plugin, plugins, &problems) {
+        let limits = &limits[&plugin.plugin.value];
+        if let Some(found) = one_plugin(kind, id, plugin, plugins, limits, &problems) {
             facts.insert((kind, id.clone()), found);
         }
     }
@@ -161,16 +176,30 @@ pub(crate) fn check_beside(
 
 // === plugins ===
 
+/// By plugin, the largest limits of its ids.
+fn limits(config: &Config) -> BTreeMap<String, Limits> {
+    let mut largest: BTreeMap<String, Limits> = BTreeMap::new();
+    for (_, _, plugin) in config.plugins() {
+        let limits = plugin.limits.guest();
+        let known = largest.entry(plugin.plugin.value.clone()).or_insert_with(|| limits.clone());
+        *known = known.or_larger(&limits);
+    }
+    largest
+}
+
+/// `limits` are those of all parts of this plugin.
 fn one_plugin(
     kind: Kind,
     id: &Id,
     config: &PluginConfig,
     plugins: &dyn PluginCheck,
+    limits: &Limits,
     problems: &Problems,
 ) -> Option<PluginFacts> {
     let name = &config.plugin.value;
     let path = format!("{}.{id}", kind.key());
-    let facts = match plugins.find(name, kind, config.sha256.as_ref().map(|digest| &digest.value)) {
+    let pin = config.sha256.as_ref().map(|digest| &digest.value);
+    let facts = match plugins.find(name, kind, pin, limits) {
         Ok(facts) => facts,
         Err(problem) => {
             // Nobody can say which of its settings are secrets.
@@ -184,7 +213,7 @@ fn one_plugin(
     secrets.iter().filter_map(|pointer| settings.node(pointer)).for_each(|node| problems.hide(node));
     let unknown =
         plugins.schema(name, kind).map(|schema| unknown_keys(&schema, &settings.value)).unwrap_or_default();
-    let found = plugins.check(name, kind, &settings.value).err().unwrap_or_default();
+    let found = plugins.check(name, kind, &settings.value, &config.limits.guest()).err().unwrap_or_default();
     // The schema complains about unknown keys at the object around them; we do at the keys.
     let around = |pointer: &str| pointer.rfind('/').map_or("", |end| &pointer[..end]).to_owned();
     let told: BTreeSet<String> = unknown.iter().map(|problem| around(&problem.pointer)).collect();

@@ -13,7 +13,7 @@ use crate::describe::Encoding;
 use crate::instance::Mold;
 use crate::meter::Meter;
 use crate::quarantine::Quarantined;
-use crate::slot::{Away, Slot};
+use crate::slot::{Away, Released, Slot};
 
 /// When to try again where the plugin's file is away: somebody may be copying it, and it is looked for each second.
 const LOOKED_FOR: Duration = Duration::from_secs(2);
@@ -57,7 +57,7 @@ impl PluginExporter {
 
     /// Ends its quarantine, and forgets what led to it. `false`: it has no code.
     pub fn release(&self) -> bool {
-        self.slot.release()
+        self.slot.release() != Released::Nothing
     }
 
     async fn try_push(&self, push: Push) -> Outcome {

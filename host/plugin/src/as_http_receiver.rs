@@ -9,7 +9,7 @@ use weir_model::{BoxFuture, HttpReceiver, Reason, Refusal, http};
 use crate::counts::PluginCounts;
 use crate::meter::Meter;
 use crate::quarantine::Quarantined;
-use crate::slot::{Away, Slot};
+use crate::slot::{Away, Released, Slot};
 
 /// How long a request waits for an instance. The sender will try again; it must not hold its connection for minutes.
 const WAIT_MAX: Duration = Duration::from_secs(3);
@@ -40,7 +40,7 @@ impl PluginHttpReceiver {
 
     /// Ends its quarantine, and forgets what led to it. `false`: it has no code.
     pub fn release(&self) -> bool {
-        self.slot.release()
+        self.slot.release() != Released::Nothing
     }
 
     async fn try_receive(&self, listener: &str, request: http::Request) -> Result<http::Answer, Refusal> {

@@ -31,6 +31,9 @@ const DELIVERY_BYTES_MAX: usize = 120;
 /// The call in which a guest is shown records.
 pub(crate) const PUSH: &str = "exporter.push";
 
+/// What the making of an instance is called among the calls.
+pub(crate) const INSTANTIATE: &str = "instantiate";
+
 /// How the names of functions begin that stand between a guest's panic and the trap.
 const PANICKING: [&str; 5] = ["__rust", "std::", "std[", "core::panicking", "core["];
 
@@ -155,6 +158,17 @@ pub(crate) struct Named<'a> {
 }
 
 impl End {
+    /// Whether the same code may do the same call later: what ended it may be this machine at this moment, short of
+    /// memory or too busy.
+    pub(crate) fn passes(&self) -> bool {
+        match self.kind {
+            EndKind::MemoryBudget | EndKind::CpuDeadline | EndKind::CallDeadline | EndKind::Cut => true,
+            // The system may have had no memory or address space for it; start code that traps is told by nothing else.
+            EndKind::Trap => self.call == INSTANTIATE,
+            EndKind::MemoryLimit | EndKind::HostCalls | EndKind::Exit | EndKind::Configure => false,
+        }
+    }
+
     /// Reads out of the engine's error and the instance's state what happened in the call `what`.
     pub(crate) fn of(named: Named<'_>, error: &wasmtime::Error, guest: &mut Guest) -> Self {
         let (kind, cause) = cause(error, guest.timer.met(), guest.limiter.take_refused());

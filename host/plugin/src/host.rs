@@ -7,6 +7,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 use wasmtime::component::Linker;
 use weir_model::Ledger;
+use weir_net::address::Egress;
 use weir_net::client::{Client, Outlet};
 use weir_net::credential::Credential;
 use weir_net::roots::{RootsError, Trust, client_config_of};
@@ -16,7 +17,7 @@ use crate::as_http_receiver::PluginHttpReceiver;
 use crate::cache::Cache;
 use crate::counts::PluginCounts;
 use crate::describe::{Listener, Marks, Schema, SettingsError};
-use crate::end::{End, Renders};
+use crate::end::{End, EndKind, Renders};
 use crate::engine::GuestEngine;
 use crate::grant::{self, Authorization, Grants, Powers, Secrets};
 use crate::guest::{Guest, Identity};
@@ -26,7 +27,7 @@ use crate::load::{self, Bundled, Codes, Compiled, Flaw, Found, LoadError, Loaded
 use crate::meter::Meter;
 use crate::pool::{Pool, PoolSettings, Tasks};
 use crate::quarantine::QuarantineSettings;
-use crate::slot::{Slot, SlotView, Wanted};
+use crate::slot::{Released, Slot, SlotView, Wanted};
 use crate::watch::Watch;
 
 /// What the host needs from the process.
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) codes: Codes,
     /// Every id that is made of a plugin, while it lives.
     slots: Mutex<Vec<Weak<Slot>>>,
+    /// Whoever has it compiles: a compiler keeps all cores busy, and needs hundreds of MB for a large component.
+    compiler: tokio::sync::Mutex<()>,
     /// What was seen in the plugin folder; whoever has it is the only one who looks.
     pub(crate) watch: tokio::sync::Mutex<Watch>,
     plain: Linker<Guest>,
@@ -156,6 +159,38 @@ pub enum PartError {
     Random(getrandom::Error),
 }
 
+/// Nobody can say whether a plugin takes settings.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unsettled {
+    /// It ended while it looked at them.
+    #[error(transparent)]
+    Ended(#[from] End),
+    /// As [`PartError::Random`].
+    #[error("draw tokens for secrets: {0}")]
+    Random(getrandom::Error),
+}
+
+impl Unsettled {
+    /// Whether the same plugin may say it later.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Ended(end) => end.passes(),
+            Self::Random(_) => true,
+        }
+    }
+}
+
+impl PartError {
+    /// Whether the same plugin may be it later.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Interface { .. } | Self::Settings { .. } => false,
+            // What the system gives and files hold.
+            Self::Trust(_) | Self::Random(_) => true,
+        }
+    }
+}
+
 fn first(errors: &[SettingsError]) -> String {
     errors.first().map(|error| format!("{}: {}", error.pointer, error.message)).unwrap_or_default()
 }
@@ -189,6 +224,7 @@ impl Host {
                 bundled,
                 codes: Codes::default(),
                 slots: Mutex::default(),
+                compiler: tokio::sync::Mutex::default(),
                 watch: tokio::sync::Mutex::default(),
                 plain,
                 wasi,
@@ -223,13 +259,12 @@ impl Host {
         self.shared.codes.count()
     }
 
-    /// Gives an id fresh instances of the code that it has, and forgets what was held against it. `false`: there is no
-    /// such id, or it has no plugin now.
-    pub fn release(&self, wanted: Wanted, id: &str) -> bool {
+    /// Gives an id fresh instances of the code that it has, and forgets what was held against it.
+    pub fn release(&self, wanted: Wanted, id: &str) -> Released {
         let slots = self.live_slots();
         // After a reload an id may for a moment be there twice; both are meant.
         let meant = slots.iter().filter(|slot| slot.is(wanted, id));
-        meant.filter(|slot| slot.release()).count() > 0
+        meant.map(|slot| slot.release()).max().unwrap_or(Released::Nothing)
     }
 
     pub(crate) fn live_slots(&self) -> Vec<Arc<Slot>> {
@@ -244,16 +279,30 @@ impl Host {
         load::list(self.shared.plugin_dir.as_deref(), self.shared.bundled)
     }
 
-    /// Loads a plugin by name: finds, checks, compiles or takes from the cache, and asks it what it is.
+    /// As [`Host::load_within`], with default limits.
     ///
     /// # Errors
     /// [`LoadError`].
     pub async fn load(&self, name: &str, sha256: Option<&str>) -> Result<Arc<Loaded>, LoadError> {
+        self.load_within(name, sha256, &Limits::default()).await
+    }
+
+    /// Loads a plugin by name: finds, checks, compiles or takes from the cache, and asks it what it is. It says so within
+    /// `limits`: those of the ids that will be made of it.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load_within(
+        &self,
+        name: &str,
+        sha256: Option<&str>,
+        limits: &Limits,
+    ) -> Result<Arc<Loaded>, LoadError> {
         let found = self.find(name)?;
         if found.shadows {
             info!(plugin = name, source = %found.source, "a file stands in front of the bundled plugin");
         }
-        self.load_found(found, sha256).await
+        self.load_found(found, sha256, limits).await
     }
 
     /// Loads a file that need not lie in the plugin folder (`weir plugin inspect FILE`).
@@ -262,16 +311,18 @@ impl Host {
     /// [`LoadError`].
     pub async fn load_file(&self, path: &Path) -> Result<Arc<Loaded>, LoadError> {
         let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        self.load_found(Found { name, source: Source::File(path.to_owned()), shadows: false }, None).await
+        let found = Found { name, source: Source::File(path.to_owned()), shadows: false };
+        self.load_found(found, None, &Limits::by_hand()).await
     }
 
     pub(crate) async fn load_found(
         &self,
         found: Found,
         sha256: Option<&str>,
+        limits: &Limits,
     ) -> Result<Arc<Loaded>, LoadError> {
         let wasm = self.read(&found).await?;
-        self.load_read(found, wasm, sha256).await
+        self.load_read(found, wasm, sha256, limits).await
     }
 
     /// Reading blocks for as long as a disk needs.
@@ -289,11 +340,12 @@ impl Host {
         found: Found,
         wasm: Wasm,
         sha256: Option<&str>,
+        limits: &Limits,
     ) -> Result<Arc<Loaded>, LoadError> {
         let (look, pinned) = (wasm.look, sha256.map(str::to_owned));
         let failed = |flaw| found.flawed(flaw);
         let compiled = self.compile(&found.name, wasm, pinned.clone()).await.map_err(failed)?;
-        let descriptor = self.shared.describe(&found.name, &compiled).await.map_err(failed)?;
+        let descriptor = self.shared.describe(&found.name, &compiled, limits).await.map_err(failed)?;
         let marks = Marks::read(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
         let schema = Schema::compile(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
         let Compiled { digest, bytes, scan, blueprint } = compiled;
@@ -327,6 +379,7 @@ impl Host {
     /// Compiling blocks for long, so it has a thread of its own.
     async fn compile(&self, name: &str, wasm: Wasm, pinned: Option<String>) -> Result<Compiled, Flaw> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        let _alone = self.shared.compiler.lock().await;
         let compiling =
             tokio::task::spawn_blocking(move || load::compile(&shared, &name, &wasm, pinned.as_deref()));
         compiling.await.unwrap_or_else(|error| Err(Flaw::Engine(format!("the compiler gave up: {error}"))))
@@ -368,11 +421,12 @@ impl Shared {
         self: &Arc<Self>,
         name: &str,
         compiled: &Compiled,
+        limits: &Limits,
     ) -> Result<crate::describe::Descriptor, Flaw> {
         let mold =
-            self.mold(&compiled.blueprint, identity(name, name, ""), Powers::none(), Limits::default());
-        let mut instance = Instance::new(&mold).await?;
-        Ok(instance.describe().await??)
+            self.mold(&compiled.blueprint, identity(name, name, ""), Powers::none(), limits.of_check());
+        let described = async { Instance::new(&mold).await?.describe().await };
+        Ok(described.await.map_err(|end| told_of_check(end, limits))??)
     }
 
     fn mold(
@@ -393,6 +447,14 @@ impl Shared {
     }
 }
 
+/// The deadline of a check is none that an operator has written: says where it comes from.
+fn told_of_check(mut end: End, limits: &Limits) -> End {
+    if end.kind == EndKind::CallDeadline && limits.of_check() != *limits {
+        end.message.push_str("; to be checked it has three times limits.cpu_deadline, at least 10s");
+    }
+    end
+}
+
 /// Of an instance that belongs to no id.
 fn identity(id: &str, plugin: &str, version: &str) -> Identity {
     Identity {
@@ -409,30 +471,33 @@ fn identity(id: &str, plugin: &str, version: &str) -> Identity {
 
 impl Loaded {
     /// Checks an operator's settings: against the schema, then by the plugin's own `configure` in a throw-away
-    /// instance without powers. Empty: they are good.
-    pub async fn check_settings(&self, settings: &Value) -> Vec<SettingsError> {
-        let errors = self.schema.check(&self.marks, settings);
-        if !errors.is_empty() {
-            return errors;
-        }
-        let mut seen = settings.clone();
-        let checked = match Secrets::hide(&self.marks, &mut seen) {
-            Ok(_) => self.configure(&seen.to_string()).await,
-            Err(error) => {
-                return vec![SettingsError { pointer: String::new(), message: error.to_string() }];
-            }
-        };
-        match checked {
-            Ok(errors) => errors,
-            Err(end) => vec![SettingsError { pointer: String::new(), message: end.message }],
-        }
+    /// instance without powers, within the limits of the id that has them. Empty: they are good.
+    pub async fn check_settings(&self, settings: &Value, limits: &Limits) -> Vec<SettingsError> {
+        self.settle(settings, limits).await.unwrap_or_else(|unsettled| {
+            vec![SettingsError { pointer: String::new(), message: unsettled.to_string() }]
+        })
     }
 
-    async fn configure(&self, settings: &str) -> Result<Vec<SettingsError>, End> {
+    /// As [`Loaded::check_settings`].
+    ///
+    /// # Errors
+    /// [`Unsettled`]: the settings could not be checked to the end.
+    pub(crate) async fn settle(
+        &self,
+        settings: &Value,
+        limits: &Limits,
+    ) -> Result<Vec<SettingsError>, Unsettled> {
+        let errors = self.schema.check(&self.marks, settings);
+        if !errors.is_empty() {
+            return Ok(errors);
+        }
+        let mut seen = settings.clone();
+        Secrets::hide(&self.marks, &mut seen).map_err(Unsettled::Random)?;
         let identity = identity(&self.name, &self.name, &self.descriptor.version);
-        let mold = self.shared.mold(&self.blueprint, identity, Powers::none(), Limits::default());
-        let mut instance = Instance::new(&mold).await?;
-        Ok(instance.configure(settings).await?.err().unwrap_or_default())
+        let mold = self.shared.mold(&self.blueprint, identity, Powers::none(), limits.of_check());
+        let configured = async { Instance::new(&mold).await?.configure(&seen.to_string()).await };
+        let configured = configured.await.map_err(|end| told_of_check(end, limits))?;
+        Ok(configured.err().unwrap_or_default())
     }
 
     /// The addresses that the host must bind for these settings.
@@ -482,8 +547,8 @@ impl Loaded {
         counts: PluginCounts,
         meter: Meter,
     ) -> Result<Arc<Pool>, PartError> {
-        let Part { id, mut settings, grants, limits, pool, quarantine, trust, authorization } = part;
-        let egress = self.outlet(&id, &settings, &grants, trust.as_ref())?;
+        let egress = self.outlet(&part)?;
+        let Part { id, mut settings, grants: _, limits, pool, quarantine, trust: _, authorization } = part;
         let authorization = authorization.map(|said| Authorization::new(said, &id, &self.marks, &settings));
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
         let powers = Powers { egress, secrets, authorization, log: true };
@@ -492,22 +557,22 @@ impl Loaded {
         Ok(Pool::new(mold, settings.to_string(), &pool, quarantine, self.shared.tasks.clone()))
     }
 
-    /// The client with this id's grant; none where nothing is granted.
-    fn outlet(
-        &self,
-        id: &str,
-        settings: &Value,
-        grants: &Grants,
-        trust: Option<&Trust>,
-    ) -> Result<Option<Outlet>, PartError> {
-        let egress = grant::egress(&self.marks, settings, grants).map_err(|errors| PartError::Settings {
+    /// Where an id may send.
+    pub(crate) fn egress(&self, part: &Part) -> Result<Egress, PartError> {
+        let Part { id, settings, grants, .. } = part;
+        grant::egress(&self.marks, settings, grants).map_err(|errors| PartError::Settings {
             id: id.to_owned(),
             errors: errors.into_iter().map(|(pointer, message)| SettingsError { pointer, message }).collect(),
-        })?;
+        })
+    }
+
+    /// The client with this id's grant; none where nothing is granted.
+    fn outlet(&self, part: &Part) -> Result<Option<Outlet>, PartError> {
+        let egress = self.egress(part)?;
         if egress.origins().is_empty() {
             return Ok(None);
         }
-        Ok(Some(match trust {
+        Ok(Some(match &part.trust {
             Some(trust) => self.shared.client.outlet_with(egress, client_config_of(trust)?),
             None => self.shared.client.outlet(egress)?,
         }))

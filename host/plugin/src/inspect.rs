@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::describe::{Descriptor, Listener, Marks};
 use crate::grant::{self, Grants};
 use crate::host::Host;
+use crate::limits::Limits;
 use crate::load::{Digest, Flaw, Found, LoadError, Loaded, Source, Wasm};
 use crate::scan::{CONTRACT_VERSION, Scan};
 
@@ -127,7 +128,7 @@ impl Host {
     }
 
     async fn inspect_found(&self, found: Found) -> Inspection {
-        let loaded = self.load_found(found.clone(), None).await;
+        let loaded = self.load_found(found.clone(), None, &Limits::by_hand()).await;
         let outside = match &loaded {
             Ok(_) => None,
             Err(_) => self.outside(&found).await,
@@ -169,7 +170,7 @@ impl Host {
             Ok(Err(_)) | Err(_) => None,
         };
         let started = Instant::now();
-        let loaded: Arc<Loaded> = self.load_found(found, sha256).await?;
+        let loaded: Arc<Loaded> = self.load_found(found, sha256, &Limits::by_hand()).await?;
         let took = started.elapsed();
         let after = self.compiled_stamp(&loaded.digest);
         Ok(Precompiled {

@@ -9,7 +9,7 @@ use weir_model::{Ledger, Outcome, Push, http};
 
 use crate::convert;
 use crate::describe::{Descriptor, DescriptorError, Encoding, SettingsError};
-use crate::end::{End, EndKind, Named, PUSH};
+use crate::end::{End, EndKind, INSTANTIATE, Named, PUSH};
 use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
@@ -106,7 +106,7 @@ impl Instance {
             })
         });
         store.data_mut().timer.report_to(load);
-        let call = Call::begin("instantiate", engine, &mut store);
+        let call = Call::begin(INSTANTIATE, engine, &mut store);
         let made = call.run(&mut store, async |store| blueprint.pre.instantiate_async(store).await).await?;
         let mut load = || {
             Ok::<_, wasmtime::Error>((
@@ -124,7 +124,7 @@ impl Instance {
                 let (engine, born) = (engine.clone(), Instant::now());
                 Ok(Self { store, born, served: 0, engine, plugin, exporter, http_receiver })
             }
-            Err(error) => Err(End::of(named("instantiate"), &error, store.data_mut())),
+            Err(error) => Err(End::of(named(INSTANTIATE), &error, store.data_mut())),
         }
     }
 

@@ -14,7 +14,7 @@
 //! | `instance.rs`, `end.rs` | one instance, the calls into it, how it ended |
 //! | `workers.rs` | threads for guests that compute for long |
 //! | `pool.rs`, `quarantine.rs` | the instances of one id; an id that is kept from work |
-//! | `slot.rs`, `watch.rs` | the code that serves an id now; the plugin folder, and how a new file takes over |
+//! | `slot.rs`, `promise.rs`, `watch.rs` | the code that serves an id now; what other code must keep to; the plugin folder, and how a new file takes over |
 //! | `as_exporter.rs`, `as_http_receiver.rs` | a plugin as the model knows it |
 //! | `counts.rs` | what one id counts |
 //! | `v1/`, `convert.rs` | generated bindings of `weir:plugin@1`, and conversion |
@@ -39,6 +39,7 @@ pub mod limits;
 pub mod load;
 pub mod meter;
 mod pool;
+mod promise;
 pub mod quarantine;
 mod rate;
 mod said;
@@ -63,4 +64,4 @@ pub use load::{Bundled, Digest, Found, LoadError, Loaded, Source};
 pub use meter::{Meter, Series};
 pub use pool::PoolSettings;
 pub use quarantine::{QuarantineSettings, Quarantined};
-pub use slot::{SlotState, SlotView, Wanted};
+pub use slot::{Released, SlotState, SlotView, Wanted};

@@ -25,6 +25,20 @@ pub(crate) const HANDOVER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Component-model handles of one instance. Our interfaces have none; WASI's streams and pollables are a few.
 pub(crate) const HANDLES_MAX: usize = 1_000;
 
+/// The shortest time for each call that checks a plugin: what it is, whether it takes settings. Ids wait for a new file
+/// meanwhile, and such a call only computes: it has no power to wait for anybody.
+const CHECK_DEADLINE_MIN: Duration = Duration::from_secs(10);
+
+/// A check may take so many times its `limits.cpu_deadline`: a busy machine gives a guest a third of its time, and an
+/// interpreter that needs long to start is given that by the key which counts its computing.
+const CHECK_DEADLINE_TIMES: u32 = 3;
+
+/// Memory of a plugin that somebody looks at by hand: no id's limits are known, and the process's budget holds anyway.
+const BY_HAND_MEMORY_BYTES: usize = 1024 * 1024 * 1024;
+
+/// Computing of a plugin that somebody looks at by hand, and waits for: six times what an id has by default.
+const BY_HAND_CPU_DEADLINE: Duration = Duration::from_secs(30);
+
 /// The limits of each instance of a configured id (`limits:`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -50,6 +64,32 @@ impl Default for Limits {
             response_bytes: weir_net::client::RESPONSE_BYTES_MAX_DEFAULT,
             host_calls: HOST_CALLS_MAX_DEFAULT,
         }
+    }
+}
+
+impl Limits {
+    /// For who looks at a plugin by hand (`weir plugin inspect`, `precompile`): 1 GiB, 30 s of computing, else the default.
+    pub fn by_hand() -> Self {
+        Self { memory_bytes: BY_HAND_MEMORY_BYTES, cpu_deadline: BY_HAND_CPU_DEADLINE, ..Self::default() }
+    }
+
+    /// Of each limit the larger one: code that several ids share is asked what it is within the limits of all of them.
+    #[must_use]
+    pub fn or_larger(&self, other: &Self) -> Self {
+        let Self { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = other;
+        Self {
+            memory_bytes: self.memory_bytes.max(*memory_bytes),
+            cpu_deadline: self.cpu_deadline.max(*cpu_deadline),
+            call_deadline: self.call_deadline.max(*call_deadline),
+            response_bytes: self.response_bytes.max(*response_bytes),
+            host_calls: self.host_calls.max(*host_calls),
+        }
+    }
+
+    /// The same for calls that check a plugin: their deadline is a short one of its own.
+    pub(crate) fn of_check(&self) -> Self {
+        let longest = self.cpu_deadline.saturating_mul(CHECK_DEADLINE_TIMES).max(CHECK_DEADLINE_MIN);
+        Self { call_deadline: self.call_deadline.min(longest), ..self.clone() }
     }
 }
 
@@ -330,6 +370,31 @@ mod tests {
         drop(limiter);
         assert_eq!(ledger.used(), 0);
         assert_eq!(peak.get(), 60 * MIB as u64);
+    }
+
+    /// Scenario: limits of an id with defaults, of one that lets an interpreter compute for long, of one whose calls are short.
+    /// Guarantees: a check ends before a call would, and not before the guest has had the computing that it is given.
+    #[test]
+    fn a_check_is_given_less_time_than_a_call_and_enough_to_compute() {
+        let seconds = Duration::from_secs;
+        for (cpu, call, check) in [(5, 60, 15), (1, 60, 10), (40, 600, 120), (5, 7, 7), (30, 60, 60)] {
+            let limits =
+                Limits { cpu_deadline: seconds(cpu), call_deadline: seconds(call), ..Limits::default() };
+            let expected = Limits { call_deadline: seconds(check), ..limits.clone() };
+            assert_eq!(limits.of_check(), expected, "{cpu} s of computing, {call} s a call");
+        }
+    }
+
+    /// Scenario: two ids of one plugin, each with another limit raised.
+    /// Guarantees: what both share has the larger one of each.
+    #[test]
+    fn shared_code_has_the_larger_limits() {
+        let memory = Limits { memory_bytes: 1 << 30, ..Limits::default() };
+        let time = Limits { cpu_deadline: Duration::from_secs(50), ..Limits::default() };
+        let both =
+            Limits { memory_bytes: 1 << 30, cpu_deadline: Duration::from_secs(50), ..Limits::default() };
+        assert_eq!(memory.or_larger(&time), both);
+        assert_eq!(time.or_larger(&memory), both);
     }
 
     /// Scenario: ticks in the guest, ticks that fell into the host, and the end of the wall time.

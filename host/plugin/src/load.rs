@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use wasmtime::component::Component;
 
 use crate::describe::{Descriptor, DescriptorError, Marks, Schema};
-use crate::end::{End, EndKind};
+use crate::end::End;
 use crate::host::Shared;
 use crate::instance::{Blueprint, Exports};
 use crate::scan::{CONTRACT_VERSION, Scan};
@@ -187,15 +187,9 @@ impl Flaw {
     pub(crate) fn passes(&self) -> bool {
         match self {
             Self::Read(_) | Self::Changing => true,
-            Self::Ended(end) => match end.kind {
-                EndKind::MemoryBudget | EndKind::CallDeadline | EndKind::Cut => true,
-                EndKind::Trap
-                | EndKind::CpuDeadline
-                | EndKind::MemoryLimit
-                | EndKind::HostCalls
-                | EndKind::Exit
-                | EndKind::Configure => false,
-            },
+            // What the engine says of the bytes cannot be told from what it says of the machine: no memory, no thread.
+            Self::Engine(_) => true,
+            Self::Ended(end) => end.passes(),
             Self::NotFound { .. }
             | Self::Name
             | Self::TooLarge(_)
@@ -204,7 +198,6 @@ impl Flaw {
             | Self::NotAPlugin { .. }
             | Self::Version { .. }
             | Self::Imports { .. }
-            | Self::Engine(_)
             | Self::Descriptor(_) => false,
         }
     }

@@ -19,23 +19,27 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::{error, info};
-use weir_model::Signal;
 
 use crate::counts::PluginCounts;
-use crate::describe::{ListenKind, SettingsError};
 use crate::host::{Part, PartError};
 use crate::inspect::chain;
+use crate::limits::Limits;
 use crate::load::{Digest, LoadError, Loaded, Source};
 use crate::meter::Meter;
 use crate::pool::{NoTurn, Pool, Turn};
+use crate::promise::{Promised, unsettled};
 use crate::quarantine::Quarantined;
 use crate::watch::{Look, Trust};
 
-/// After so long a file is tried again whose refusal lay with the machine (no memory left, no answer in time).
-const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// After so long a file is tried again first whose refusal may lie with the machine (no memory left, no answer in time);
+/// then after twice as long each time. A short squeeze for memory is over by then.
+const TRY_AGAIN_FIRST: Duration = Duration::from_secs(10);
 
-/// Findings about settings that a reason names; the others are counted.
-const FINDINGS_SHOWN_MAX: usize = 3;
+/// The longest pause between such tries: a plugin that costs a call deadline each time then costs a few percent of one core.
+const TRY_AGAIN_LONGEST: Duration = Duration::from_secs(600);
+
+/// What is added to the reason of a refusal that may pass.
+const TRIED_AGAIN: &str = " (it is tried again by itself, ever more seldom; a reload tries it at once)";
 
 /// What a configured id wants of its plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -90,6 +94,17 @@ pub struct SlotView {
     pub refused: Option<String>,
     /// What it counts.
     pub counts: PluginCounts,
+}
+
+/// What a release has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Released {
+    /// There is no such id, or it has no code.
+    Nothing,
+    /// It was at work, and goes on with fresh instances.
+    Working,
+    /// It was in quarantine, and is not any more.
+    Kept,
 }
 
 /// Whether an id has code that serves it.
@@ -155,15 +170,6 @@ pub(crate) struct Slot {
     now: RwLock<Now>,
 }
 
-/// What the code of the start was joined to the others by, and what later code must do as well: pipelines are joined,
-/// and sockets bound, by whoever has the configuration.
-struct Promised {
-    /// What it takes.
-    signals: Vec<Signal>,
-    /// Names and addresses that it serves, in order.
-    listeners: Vec<(String, String)>,
-}
-
 struct Now {
     serving: Result<Arc<Generation>, Absent>,
     number: u64,
@@ -171,7 +177,15 @@ struct Now {
     last: Told,
     /// What was dealt with last; anything else under the plugin's name is news.
     tried: Look,
-    refused: Option<Refused>,
+    refused: Option<String>,
+    /// When what was tried last is tried again, where it may be good later.
+    again: Option<Again>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Again {
+    at: Instant,
+    pause: Duration,
 }
 
 /// What is told of code.
@@ -194,21 +208,44 @@ impl Told {
     }
 }
 
-/// What lies under the plugin's name does not serve.
-struct Refused {
+/// Why other code does not serve.
+#[derive(Debug)]
+struct Refusal {
     reason: String,
-    /// Since when, where the same file may be good later.
-    passing: Option<Instant>,
+    /// Whether the same code may be good later.
+    passes: bool,
+}
+
+impl From<String> for Refusal {
+    /// Of code that stays as it is.
+    fn from(reason: String) -> Self {
+        Self { reason, passes: false }
+    }
 }
 
 impl Now {
+    /// What lies there was dealt with.
+    fn settle(&mut self, look: Look) {
+        self.tried = look;
+        self.refused = None;
+        self.again = None;
+    }
+
+    /// What lies there does not serve, for a reason that passes or does not.
+    fn put_off(&mut self, look: Look, passes: bool, now: Instant) {
+        let before = self.again.filter(|_| self.tried == look);
+        let pause = before.map_or(TRY_AGAIN_FIRST, |again| again.pause.saturating_mul(2));
+        let pause = pause.min(TRY_AGAIN_LONGEST);
+        self.tried = look;
+        self.again = passes.then_some(Again { at: now + pause, pause });
+    }
+
     /// Whether what lies there is to be tried.
     fn wants(&self, look: Look, now: Instant, trust: Trust) -> bool {
         if look != self.tried {
             return true;
         }
-        let passing = self.refused.as_ref().and_then(|refused| refused.passing);
-        let is_due = passing.is_some_and(|since| now.saturating_duration_since(since) >= TRY_AGAIN);
+        let is_due = self.again.is_some_and(|again| now >= again.at);
         let is_well = self.refused.is_none() && self.serving.is_ok();
         is_due || (trust == Trust::FirstLook && !is_well)
     }
@@ -224,13 +261,23 @@ impl Slot {
         let (counts, meter) = (PluginCounts::default(), Meter::default());
         let pool = loaded.pool(part.clone(), counts.clone(), meter.clone())?;
         let (plugin, pinned) = (loaded.name.clone(), loaded.pinned.clone());
-        let promised =
-            Promised { signals: loaded.descriptor.signals.clone(), listeners: listeners(&loaded, &part) };
+        let promised = Promised::of(&loaded, &part)?;
+        promised.tell(&loaded, &part);
         let (last, tried) = (Told::of(&loaded), loaded.look);
         let instances_max = pool.instances_max();
         let serving = Ok(Arc::new(Generation { loaded, pool }));
-        let now = RwLock::new(Now { serving, number: 1, last, tried, refused: None });
-        Ok(Arc::new(Self { wanted, part, plugin, pinned, promised, instances_max, counts, meter, now }))
+        let now = RwLock::new(Now { serving, number: 1, last, tried, refused: None, again: None });
+        Ok(Arc::new(Self {
+            wanted,
+            part,
+            plugin,
+            pinned,
+            promised,
+            instances_max,
+            counts,
+            meter,
+            now,
+        }))
     }
 
     pub(crate) fn plugin(&self) -> &str {
@@ -239,6 +286,11 @@ impl Slot {
 
     pub(crate) fn pinned(&self) -> Option<&str> {
         self.pinned.as_deref()
+    }
+
+    /// Of each instance.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.part.limits
     }
 
     pub(crate) fn counts(&self) -> &PluginCounts {
@@ -326,7 +378,7 @@ impl Slot {
             source,
             shadows,
             state,
-            refused: now.refused.as_ref().map(|refused| refused.reason.clone()),
+            refused: now.refused.clone(),
             counts: self.counts.clone(),
         }
     }
@@ -356,8 +408,8 @@ impl Slot {
     /// What lies there now is what serves already: whatever was refused meanwhile is gone.
     pub(crate) fn confirm(&self, look: Look, source: &Source, shadows: bool) {
         let mut now = self.write();
-        now.tried = look;
-        let was_refused = now.refused.take().is_some();
+        let was_refused = now.refused.is_some();
+        now.settle(look);
         let moved = now.last.source != *source;
         now.last.source = source.clone();
         now.last.shadows = shadows;
@@ -373,12 +425,12 @@ impl Slot {
         let made = match self.judge(loaded).await {
             Ok(()) => loaded
                 .pool(self.part.clone(), self.counts.clone(), self.meter.clone())
-                .map_err(|error| chain(&error)),
-            Err(reason) => Err(reason),
+                .map_err(|error| Refusal { reason: chain(&error), passes: error.passes() }),
+            Err(refusal) => Err(refusal),
         };
         match made {
             Ok(pool) => self.swap(look, Arc::new(Generation { loaded: Arc::clone(loaded), pool })),
-            Err(reason) => self.refuse(look, &loaded.source, reason, false),
+            Err(refusal) => self.refuse(look, &loaded.source, refusal),
         }
     }
 
@@ -388,8 +440,7 @@ impl Slot {
         let before = std::mem::replace(&mut now.serving, Ok(generation));
         let last = std::mem::replace(&mut now.last, told.clone());
         now.number += 1;
-        now.tried = look;
-        now.refused = None;
+        now.settle(look);
         let number = now.number;
         drop(now);
         // What was held against the old code says nothing about the new.
@@ -411,23 +462,26 @@ impl Slot {
             Look::Nothing => Source::Bundled,
             Look::File(_) | Look::Unreadable(_) => Source::File(error.place.clone().into()),
         };
-        self.refuse(look, &source, chain(&error.flaw), error.flaw.passes());
+        self.refuse(look, &source, Refusal { reason: chain(&error.flaw), passes: error.flaw.passes() });
     }
 
     /// A bad file leaves the code from before in its place; a file that was removed does not go on serving because what
     /// is bundled behind it is no good.
-    fn refuse(&self, look: Look, source: &Source, reason: String, passes: bool) {
+    fn refuse(&self, look: Look, source: &Source, refusal: Refusal) {
+        let Refusal { mut reason, passes } = refusal;
+        if passes {
+            reason.push_str(TRIED_AGAIN);
+        }
         let mut now = self.write();
         let is_gone = look == Look::Nothing && matches!(now.last.source, Source::File(_));
         if is_gone {
             drop(now);
-            return self
-                .vacate(look, &format!("; the bundled plugin of that name cannot take its place: {reason}"));
+            let why = format!("; the bundled plugin of that name cannot take its place: {reason}");
+            return self.leave(look, &why, passes);
         }
-        let is_same = |refused: &Refused| refused.reason == reason;
-        let is_news = now.tried != look || !now.refused.as_ref().is_some_and(is_same);
-        now.tried = look;
-        now.refused = Some(Refused { reason: reason.clone(), passing: passes.then(Instant::now) });
+        let is_news = now.tried != look || now.refused.as_ref() != Some(&reason);
+        now.put_off(look, passes, Instant::now());
+        now.refused = Some(reason.clone());
         let (serves, version) = (now.serving.is_ok(), now.last.version.clone());
         drop(now);
         if !is_news {
@@ -445,7 +499,12 @@ impl Slot {
     }
 
     /// There is nothing under the plugin's name any more.
-    pub(crate) fn vacate(&self, look: Look, why_not_bundled: &str) {
+    pub(crate) fn vacate(&self, look: Look) {
+        self.leave(look, "", false);
+    }
+
+    /// The id has no code from now on; `passes`: what is there may be good later.
+    fn leave(&self, look: Look, why_not_bundled: &str, passes: bool) {
         let mut now = self.write();
         let reason = match &now.last.source {
             Source::File(path) => {
@@ -456,7 +515,7 @@ impl Slot {
             Source::Bundled => format!("there is no plugin {} any more", self.plugin),
         };
         let before = std::mem::replace(&mut now.serving, Err(Absent(reason.as_str().into())));
-        now.tried = look;
+        now.put_off(look, passes, Instant::now());
         now.refused = None;
         drop(now);
         if before.is_ok() {
@@ -473,17 +532,18 @@ impl Slot {
         drop(before);
     }
 
-    /// Fresh instances of the same code, of which nobody holds anything against them. `false`: there is no code.
-    pub(crate) fn release(&self) -> bool {
-        let Ok(before) = self.serving() else { return false };
+    /// Fresh instances of the same code, of which nobody holds anything against them.
+    pub(crate) fn release(&self) -> Released {
+        let Ok(before) = self.serving() else { return Released::Nothing };
         let pool = before.loaded.pool(self.part.clone(), self.counts.clone(), self.meter.clone());
         let pool = match pool {
             Ok(pool) => pool,
             Err(error) => {
                 error!(plugin = self.plugin, id = self.part.id, %error, "fresh instances could not be had");
-                return false;
+                return Released::Nothing;
             }
         };
+        let was_kept = before.pool.quarantine().is_some();
         let fresh = Arc::new(Generation { loaded: Arc::clone(&before.loaded), pool });
         let mut now = self.write();
         // Code that came meanwhile has fresh instances as well.
@@ -492,94 +552,61 @@ impl Slot {
         }
         drop(now);
         before.pool.retire();
-        info!(plugin = self.plugin, id = self.part.id, "plugin released: it goes on with fresh instances");
-        true
+        info!(
+            plugin = self.plugin,
+            id = self.part.id,
+            was_kept,
+            "plugin released: it goes on with fresh instances"
+        );
+        if was_kept { Released::Kept } else { Released::Working }
     }
 
     /// Whether other code can be what the id needs, without a restart.
-    async fn judge(&self, loaded: &Arc<Loaded>) -> Result<(), String> {
-        loaded.must_have(self.wanted.interface()).map_err(|error| error.to_string())?;
-        let found = loaded.check_settings(&self.part.settings).await;
-        if !found.is_empty() {
-            return Err(unsettled(&self.part.id, &found));
-        }
-        match self.wanted {
-            Wanted::Exporter => self.promised.takes(&loaded.descriptor.signals),
-            Wanted::HttpReceiver => self.promised.listens(&listeners(loaded, &self.part)),
-        }
+    async fn judge(&self, loaded: &Arc<Loaded>) -> Result<(), Refusal> {
+        let Part { id, settings, limits, .. } = &self.part;
+        let failed = |error: PartError| Refusal { reason: chain(&error), passes: error.passes() };
+        loaded.must_have(self.wanted.interface()).map_err(failed)?;
+        // First: code that would see a secret is not even asked about settings.
+        let other = Promised::of(loaded, &self.part).map_err(failed)?;
+        self.promised.holds(self.wanted, &other).map_err(|reason| {
+            let digest = loaded.digest;
+            format!("{reason}: if that is meant, restart weir, or write sha256: {digest} for {id} and reload")
+        })?;
+        let found = loaded.settle(settings, limits).await.map_err(|error| Refusal {
+            reason: format!("it could not check the settings of {id}: {error}"),
+            passes: error.passes(),
+        })?;
+        if found.is_empty() { Ok(()) } else { Err(unsettled(id, &found).into()) }
     }
-}
-
-impl Promised {
-    fn takes(&self, taken: &[Signal]) -> Result<(), String> {
-        let lost = self.signals.iter().filter(|signal| !taken.contains(signal));
-        let lost: Vec<&str> = lost.map(|signal| signal.name()).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        Err(format!("it takes no {} any more: restart weir if that is meant", lost.join(" and no ")))
-    }
-
-    fn listens(&self, wanted: &[(String, String)]) -> Result<(), String> {
-        if self.listeners == wanted {
-            return Ok(());
-        }
-        let shown = |named: &[(String, String)]| {
-            let each: Vec<String> =
-                named.iter().map(|(name, address)| format!("{address} ({name})")).collect();
-            if each.is_empty() { "nowhere".to_owned() } else { format!("on {}", each.join(", ")) }
-        };
-        Err(format!(
-            "it listens {}, the sockets are bound {}: that needs a reload of the configuration, or a restart",
-            shown(wanted),
-            shown(&self.listeners)
-        ))
-    }
-}
-
-/// Names and addresses that the host binds for a plugin, in order.
-fn listeners(loaded: &Loaded, part: &Part) -> Vec<(String, String)> {
-    let listeners = loaded.listeners(&part.settings).into_iter();
-    let http = listeners.filter(|listener| listener.kind == ListenKind::Http);
-    let mut named: Vec<(String, String)> = http.map(|listener| (listener.name, listener.address)).collect();
-    named.sort();
-    named
-}
-
-fn unsettled(id: &str, found: &[SettingsError]) -> String {
-    let shown = found.iter().take(FINDINGS_SHOWN_MAX);
-    let shown: Vec<String> = shown
-        .map(|error| {
-            let at = if error.pointer.is_empty() { "/" } else { error.pointer.as_str() };
-            format!("{at}: {}", error.message)
-        })
-        .collect();
-    let more = found.len().saturating_sub(FINDINGS_SHOWN_MAX);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    format!("it does not take the settings of {id}: {}{more}", shown.join("; "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Scenario: other code takes a signal less, or one more; listens under another name, at another address, nowhere.
-    /// Guarantees: what pipelines and sockets were made for stays; the reason says what is missing and what to do.
+    /// Scenario: a removed file whose bundled plugin found no memory, again and again; then something else lies there.
+    /// Guarantees: an id without code is tried again by itself, after pauses that grow up to a bound; what does not pass
+    /// waits for another file; another file is tried at once, and begins with a short pause.
     #[test]
-    fn other_code_keeps_what_the_first_was_joined_by() {
-        let listeners = vec![("main".to_owned(), "127.0.0.1:9411".to_owned())];
-        let promised = Promised { signals: vec![Signal::Traces, Signal::Logs], listeners: listeners.clone() };
-        assert_eq!(promised.takes(&[Signal::Logs, Signal::Metrics, Signal::Traces]), Ok(()));
-        let lost = promised.takes(&[Signal::Traces]).unwrap_err();
-        assert!(lost.contains("no logs any more"), "{lost}");
-        assert_eq!(promised.listens(&listeners), Ok(()));
-        for other in [
-            vec![("main".to_owned(), "127.0.0.1:9412".to_owned())],
-            vec![("other".to_owned(), "127.0.0.1:9411".to_owned())],
-            Vec::new(),
-        ] {
-            let why = promised.listens(&other).unwrap_err();
-            assert!(why.contains("on 127.0.0.1:9411 (main)") && why.contains("a restart"), "{why}");
+    fn what_may_pass_is_tried_again_ever_more_seldom() {
+        let last =
+            Told { version: String::new(), digest: Digest::of(b""), source: Source::Bundled, shadows: false };
+        let serving = Err(Absent("removed".into()));
+        let mut now = Now { serving, number: 1, last, tried: Look::Nothing, refused: None, again: None };
+        let mut at = Instant::now();
+        let wants = |now: &Now, at| now.wants(Look::Nothing, at, Trust::SecondLook);
+        for pause in [10, 20, 40, 80, 160, 320, 600, 600].map(Duration::from_secs) {
+            now.put_off(Look::Nothing, true, at);
+            assert!(!wants(&now, at + pause - Duration::from_millis(1)), "{pause:?}");
+            at += pause;
+            assert!(wants(&now, at), "{pause:?}");
         }
+        assert!(now.wants(Look::Nothing, at, Trust::FirstLook), "who says that all is well is believed");
+        let other = Look::Unreadable(std::io::ErrorKind::PermissionDenied);
+        assert!(now.wants(other, at, Trust::SecondLook));
+        now.put_off(other, true, at);
+        assert!(now.wants(other, at + TRY_AGAIN_FIRST, Trust::SecondLook));
+        now.put_off(other, false, at);
+        assert!(!now.wants(other, at + 2 * TRY_AGAIN_LONGEST, Trust::SecondLook));
     }
 }

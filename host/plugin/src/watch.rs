@@ -16,8 +16,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::host::Host;
 use crate::load::{Flaw, Found, LoadError, file_of, found};
@@ -84,20 +86,38 @@ pub(crate) enum Trust {
     SecondLook,
 }
 
-/// A plugin's name, and the digest that is pinned.
-type Wish = (String, Option<String>);
-
-/// What was seen at the last look, for each name in use.
+/// What was seen at the last look, for each name in use; and who brings what.
 #[derive(Debug, Default)]
-pub(crate) struct Watch(BTreeMap<String, Look>);
+pub(crate) struct Watch {
+    seen: BTreeMap<String, Look>,
+    /// By plugin: whoever has it is the only one who brings that plugin, so that no two compile the same file and none
+    /// waits for another one's.
+    turns: BTreeMap<String, Arc<Mutex<()>>>,
+}
 
 impl Watch {
     /// Takes the next look; returns what of it can be believed.
     fn believe(&mut self, looks: BTreeMap<String, Look>) -> BTreeMap<String, Look> {
-        let before = std::mem::replace(&mut self.0, looks);
-        let agreed = self.0.iter().filter(|(name, look)| before.get(*name) == Some(*look));
+        let before = std::mem::replace(&mut self.seen, looks);
+        let agreed = self.seen.iter().filter(|(name, look)| before.get(*name) == Some(*look));
         agreed.map(|(name, look)| (name.clone(), *look)).collect()
     }
+
+    fn turn(&mut self, plugin: &str) -> Arc<Mutex<()>> {
+        // Those of plugins that are not in use any more go with the next look.
+        self.turns.retain(|name, turn| {
+            name == plugin || self.seen.contains_key(name) || Arc::strong_count(turn) > 1
+        });
+        Arc::clone(self.turns.entry(plugin.to_owned()).or_default())
+    }
+}
+
+/// A plugin for which there is news, and ids that want it.
+struct News {
+    plugin: String,
+    look: Look,
+    trust: Trust,
+    slots: Vec<Arc<Slot>>,
 }
 
 impl Host {
@@ -111,12 +131,25 @@ impl Host {
             // Nothing can change: what is bundled is part of the program.
             return std::future::pending().await;
         }
+        // Each plugin by itself: a file that is long about saying what it is holds up no other one.
+        let mut bringing = JoinSet::new();
         let mut ticks = interval(LOOK_INTERVAL);
         // After a long compilation no second look follows at once: a second is what a copy is given to go on.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.round(Trust::SecondLook).await;
+            while let Some(brought) = bringing.try_join_next() {
+                told_of_failure(brought);
+            }
+            for (news, turn) in self.news(Trust::SecondLook).await {
+                // Where somebody has the turn, what this look saw is seen again at the next one.
+                let Ok(turn) = turn.try_lock_owned() else { continue };
+                let host = self.clone();
+                bringing.spawn(async move {
+                    let _turn = turn;
+                    host.tell(news).await;
+                });
+            }
         }
     }
 
@@ -126,11 +159,22 @@ impl Host {
     /// # Cancel safety
     /// May be dropped: some ids may have the new code, others the one from before.
     pub async fn rescan(&self) {
-        self.round(Trust::FirstLook).await;
+        let mut bringing = JoinSet::new();
+        for (news, turn) in self.news(Trust::FirstLook).await {
+            let host = self.clone();
+            bringing.spawn(async move {
+                let _turn = turn.lock().await;
+                host.tell(news).await;
+            });
+        }
+        while let Some(brought) = bringing.join_next().await {
+            told_of_failure(brought);
+        }
     }
 
-    async fn round(&self, trust: Trust) {
-        // Whoever has the watch is the only one who looks: no two compile the same file.
+    /// Takes a look at every plugin in use; returns those for which there is news, with the turn to bring each.
+    async fn news(&self, trust: Trust) -> Vec<(News, Arc<Mutex<()>>)> {
+        // Held for no longer than a look takes.
         let mut watch = self.shared.watch.lock().await;
         let slots = self.live_slots();
         let looks = self.look(slots.iter().map(|slot| slot.plugin().to_owned()).collect()).await;
@@ -139,21 +183,37 @@ impl Host {
             Trust::SecondLook => watch.believe(looks),
         };
         let now = Instant::now();
-        // A plugin is read and compiled once for all of its ids that pin the same.
-        let mut waiting: BTreeMap<Wish, Vec<Arc<Slot>>> = BTreeMap::new();
+        let mut wanting: BTreeMap<String, Vec<Arc<Slot>>> = BTreeMap::new();
         for slot in slots {
-            let Some(look) = believed.get(slot.plugin()).copied() else { continue };
-            if slot.wants(look, now, trust) {
-                let key = (slot.plugin().to_owned(), slot.pinned().map(str::to_owned));
-                waiting.entry(key).or_default().push(slot);
+            let look = believed.get(slot.plugin());
+            if look.is_some_and(|look| slot.wants(*look, now, trust)) {
+                wanting.entry(slot.plugin().to_owned()).or_default().push(slot);
             }
         }
-        for ((plugin, pinned), slots) in waiting {
-            let Some(look) = believed.get(&plugin).copied() else { continue };
+        let news = wanting.into_iter().filter_map(|(plugin, slots)| {
+            let (look, turn) = (*believed.get(&plugin)?, watch.turn(&plugin));
+            Some((News { plugin, look, trust, slots }, turn))
+        });
+        news.collect()
+    }
+
+    /// Brings what is new before those who want it. The caller has the turn.
+    async fn tell(&self, news: News) {
+        let News { plugin, look: seen, trust, slots } = news;
+        // Whoever had the turn before may have brought what came after that look.
+        let look = self.look(BTreeSet::from([plugin.clone()])).await.get(&plugin).copied();
+        let Some(look) = look.filter(|look| trust == Trust::FirstLook || *look == seen) else { return };
+        let now = Instant::now();
+        // A plugin is read and compiled once for all of its ids that pin the same.
+        let mut waiting: BTreeMap<Option<String>, Vec<Arc<Slot>>> = BTreeMap::new();
+        for slot in slots.into_iter().filter(|slot| slot.wants(look, now, trust)) {
+            waiting.entry(slot.pinned().map(str::to_owned)).or_default().push(slot);
+        }
+        for (pinned, slots) in waiting {
             let folder = self.shared.plugin_dir.as_deref();
             match found(folder, self.shared.bundled, &plugin, look) {
                 Some(found) => self.bring(found, pinned.as_deref(), look, &slots).await,
-                None => slots.iter().for_each(|slot| slot.vacate(look, "")),
+                None => slots.iter().for_each(|slot| slot.vacate(look)),
             }
         }
     }
@@ -190,7 +250,8 @@ impl Host {
         if other.is_empty() {
             return;
         }
-        match self.load_read(found, wasm, pinned).await {
+        let limits = other.iter().map(|slot| slot.limits().clone()).reduce(|a, b| a.or_larger(&b));
+        match self.load_read(found, wasm, pinned, &limits.unwrap_or_default()).await {
             Ok(loaded) => {
                 for slot in other {
                     slot.offer(&loaded).await;
@@ -198,6 +259,12 @@ impl Host {
             }
             Err(error) => other.iter().for_each(|slot| slot.turn_down(look, &error)),
         }
+    }
+}
+
+fn told_of_failure(brought: Result<(), JoinError>) {
+    if let Err(error) = brought {
+        error!(%error, "bringing a plugin failed, its file is tried again");
     }
 }
 

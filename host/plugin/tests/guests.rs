@@ -95,7 +95,7 @@ impl Fixture {
     /// The same, with more said about it.
     async fn hostile_part(&self, settings: Value, more: impl FnOnce(&mut Part)) -> Arc<PluginExporter> {
         let loaded = self.load("hostile").await;
-        assert_eq!(loaded.check_settings(&settings).await, []);
+        assert_eq!(loaded.check_settings(&settings, &Limits::default()).await, []);
         let mut part = Part::new("hostile/test", settings);
         part.pool.instances = 1;
         more(&mut part);

@@ -21,8 +21,8 @@ use super::exporters::{credential, trust};
 use crate::bundled::BUNDLED;
 use crate::command::Failure;
 use crate::config::{
-    Config, Digest, GrantsConfig, GuestLimits, Id, Kind, PluginConfig, PluginExporter, PluginReceiver,
-    PoolConfig, QuarantineConfig, Storage,
+    Config, Digest, GrantsConfig, Id, Kind, PluginConfig, PluginExporter, PluginReceiver, PoolConfig,
+    QuarantineConfig, Storage,
 };
 use crate::telemetry::metrics::PluginSource;
 use crate::validate::{PluginCheck, PluginFacts, PluginListen, PluginProblem, SettingProblem};
@@ -96,14 +96,20 @@ impl Plugins {
         &self.host
     }
 
-    async fn load(&self, name: &str, pin: Option<&Digest>) -> Result<Arc<Loaded>, LoadError> {
+    /// What is loaded anew says what it is within `limits`.
+    async fn load(
+        &self,
+        name: &str,
+        pin: Option<&Digest>,
+        limits: &Limits,
+    ) -> Result<Arc<Loaded>, LoadError> {
         let pin = pin.map(|digest| hex(digest));
         let key = (name.to_owned(), pin);
         let known = self.known().get(&key).map(Arc::clone);
         if let Some(loaded) = known.filter(|loaded| loaded.is_current()) {
             return Ok(loaded);
         }
-        let loaded = self.host.load(name, key.1.as_deref()).await?;
+        let loaded = self.host.load_within(name, key.1.as_deref(), limits).await?;
         self.known().insert(key, Arc::clone(&loaded));
         Ok(loaded)
     }
@@ -112,7 +118,7 @@ impl Plugins {
     fn by_name(&self, name: &str) -> Option<Arc<Loaded>> {
         let known =
             self.known().iter().find(|((known, _), _)| known == name).map(|(_, loaded)| Arc::clone(loaded));
-        known.or_else(|| self.runtime.block_on(self.load(name, None)).ok())
+        known.or_else(|| self.runtime.block_on(self.load(name, None, &Limits::default())).ok())
     }
 
     /// Forgets what was loaded for the parts that are built now: they hold their code themselves, and let it go when
@@ -141,9 +147,15 @@ impl PluginCheck for Plugins {
             .map_or_else(|_| Vec::new(), |found| found.into_iter().map(|found| found.name).collect())
     }
 
-    fn find(&self, plugin: &str, kind: Kind, sha256: Option<&Digest>) -> Result<PluginFacts, PluginProblem> {
-        let loaded =
-            self.runtime.block_on(self.load(plugin, sha256)).map_err(|error| problem(plugin, &error))?;
+    fn find(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        sha256: Option<&Digest>,
+        limits: &Limits,
+    ) -> Result<PluginFacts, PluginProblem> {
+        let loaded = self.runtime.block_on(self.load(plugin, sha256, limits));
+        let loaded = loaded.map_err(|error| problem(plugin, &error))?;
         let (wanted, serves) = match kind {
             Kind::Receiver => ("http-receiver", loaded.scan.has("http-receiver")),
             Kind::Exporter => ("exporter", loaded.scan.has("exporter")),
@@ -166,10 +178,16 @@ impl PluginCheck for Plugins {
         })
     }
 
-    fn check(&self, plugin: &str, _: Kind, settings: &serde_json::Value) -> Result<(), Vec<SettingProblem>> {
+    fn check(
+        &self,
+        plugin: &str,
+        _: Kind,
+        settings: &serde_json::Value,
+        limits: &Limits,
+    ) -> Result<(), Vec<SettingProblem>> {
         // A plugin that cannot be loaded has been told by `find`.
         let Some(loaded) = self.by_name(plugin) else { return Ok(()) };
-        let errors = self.runtime.block_on(loaded.check_settings(settings));
+        let errors = self.runtime.block_on(loaded.check_settings(settings, limits));
         let problem = |error: SettingsError| SettingProblem {
             pointer: error.pointer,
             message: error.message,
@@ -271,25 +289,17 @@ pub(crate) async fn http_receiver(
 
 async fn load(bench: &Bench<'_>, id: &Id, plugin: &PluginConfig) -> Result<Arc<Loaded>, Failure> {
     let pin = plugin.sha256.as_ref().map(|digest| &digest.value);
-    let loaded = bench.plugins.load(&plugin.plugin.value, pin).await;
+    let loaded = bench.plugins.load(&plugin.plugin.value, pin, &plugin.limits.guest()).await;
     Ok(loaded.with_context(|| format!("load the plugin of {id}"))?)
 }
 
 fn part(id: &Id, plugin: &PluginConfig, pool: PoolConfig) -> Part {
-    let GuestLimits { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = plugin.limits;
-    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let QuarantineConfig { ends, window, first, longest } = plugin.quarantine;
     let PoolConfig { instances, calls, age } = pool;
     let usual = PoolSettings::default();
     Part {
         grants: grants(&plugin.grants),
-        limits: Limits {
-            memory_bytes: bytes(memory_bytes),
-            cpu_deadline,
-            call_deadline,
-            response_bytes: bytes(response_bytes),
-            host_calls,
-        },
+        limits: plugin.limits.guest(),
         pool: PoolSettings {
             instances: instances.unwrap_or(usual.instances),
             calls_max: calls.unwrap_or(usual.calls_max),

@@ -190,7 +190,9 @@ fn show(reply: Reply, json: bool, raw: bool) -> anyhow::Result<()> {
             say(&serde_json::to_string_pretty(&reply)?);
             Ok(())
         }
-        Reply::Plugins(_) => bail!("the daemon answered about plugins: it is of another version"),
+        Reply::Plugins(_) | Reply::Refreshed => {
+            bail!("the daemon answered about plugins: it is of another version")
+        }
         Reply::Done => {
             say("done");
             Ok(())

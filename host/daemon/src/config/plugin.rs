@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use weir_net::address::Origin;
+use weir_plugin::Limits;
 
 use super::id::{WORD, is_word};
 use super::location::{Located, Location};
@@ -74,6 +75,21 @@ impl Default for GuestLimits {
             call_deadline: Duration::from_secs(60),
             response_bytes: 4 * MIB,
             host_calls: weir_plugin::limits::HOST_CALLS_MAX_DEFAULT,
+        }
+    }
+}
+
+impl GuestLimits {
+    /// For the plugin host.
+    pub fn guest(&self) -> Limits {
+        let Self { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = *self;
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Limits {
+            memory_bytes: bytes(memory_bytes),
+            cpu_deadline,
+            call_deadline,
+            response_bytes: bytes(response_bytes),
+            host_calls,
         }
     }
 }

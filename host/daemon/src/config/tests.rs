@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use expect_test::{expect, expect_file};
 use serde_json::{Value as Json, json};
 use weir_model::Signal;
+use weir_plugin::Limits;
 
 use super::*;
 use crate::validate::{
@@ -23,7 +25,13 @@ impl PluginCheck for Plugins {
         ["acme-exporter", "zipkin-exporter", "zipkin-receiver"].map(str::to_owned).to_vec()
     }
 
-    fn find(&self, plugin: &str, kind: Kind, sha256: Option<&Digest>) -> Result<PluginFacts, PluginProblem> {
+    fn find(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        sha256: Option<&Digest>,
+        _: &Limits,
+    ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
             "zipkin-receiver" | "zipkin-exporter" => "bundled".to_owned(),
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
@@ -48,7 +56,7 @@ impl PluginCheck for Plugins {
         Ok(PluginFacts { origin, signals: vec![Signal::Traces], listens })
     }
 
-    fn check(&self, _: &str, _: Kind, settings: &Json) -> Result<(), Vec<SettingProblem>> {
+    fn check(&self, _: &str, _: Kind, settings: &Json, _: &Limits) -> Result<(), Vec<SettingProblem>> {
         let mut problems = Vec::new();
         let mut say = |pointer: &str, message: String| {
             let pointer = pointer.to_owned();
@@ -182,6 +190,58 @@ fn what_a_variable_holds_is_never_shown() {
     let draft = parse("weir.yaml", text, &env).expect("YAML");
     let shown = format!("{:?}", draft.config().exporters);
     assert!(shown.contains("not shown") && !shown.contains("s3cr3t"), "{shown}");
+}
+
+/// Remembers the limits that plugins are asked within.
+#[derive(Default)]
+struct Recorded(Mutex<Vec<(&'static str, Limits)>>);
+
+impl PluginCheck for Recorded {
+    fn names(&self) -> Vec<String> {
+        Plugins.names()
+    }
+
+    fn find(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        sha256: Option<&Digest>,
+        limits: &Limits,
+    ) -> Result<PluginFacts, PluginProblem> {
+        self.0.lock().expect("no test panics here").push(("find", limits.clone()));
+        Plugins.find(plugin, kind, sha256, limits)
+    }
+
+    fn check(
+        &self,
+        plugin: &str,
+        kind: Kind,
+        settings: &Json,
+        limits: &Limits,
+    ) -> Result<(), Vec<SettingProblem>> {
+        self.0.lock().expect("no test panics here").push(("check", limits.clone()));
+        Plugins.check(plugin, kind, settings, limits)
+    }
+}
+
+/// Scenario: two exporters of one plugin, one with more memory, one with more time.
+/// Guarantees: the plugin says what it is within the larger of both, and each one's settings are checked within its own.
+#[test]
+fn plugins_are_asked_within_the_limits_of_their_ids() {
+    let text = "receivers: {otlp: {protocols: {grpc: {endpoint: '127.0.0.1:4317'}}}}
+exporters:
+  acme/a: {plugin: acme-exporter, limits: {memory_mib: 128}, settings: {endpoint: 'http://a.example/'}}
+  acme/b: {plugin: acme-exporter, limits: {cpu_deadline: 9s}, settings: {endpoint: 'http://b.example/'}}
+service: {pipelines: {traces: {receivers: [otlp], exporters: [acme/a, acme/b]}}}
+";
+    let asked = Recorded::default();
+    let checked = check(parse("weir.yaml", text, &env).expect("YAML"), &asked);
+    assert!(checked.is_ok(), "{checked:?}");
+    let memory = Limits { memory_bytes: 128 << 20, ..Limits::default() };
+    let time = Limits { cpu_deadline: Duration::from_secs(9), ..Limits::default() };
+    let both = memory.or_larger(&time);
+    let expected = [("find", both.clone()), ("check", memory), ("find", both), ("check", time)];
+    assert_eq!(asked.0.into_inner().expect("no test panics here"), expected);
 }
 
 fn told_of_file(path: &Path) -> String {

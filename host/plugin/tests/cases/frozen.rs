@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use weir_model::{Exporter as _, Outcome, Push, Signal};
-use weir_plugin::Part;
+use weir_plugin::{Limits, Part};
 use weir_wire::Encoder;
 
 use super::powers::backend;
@@ -46,9 +46,12 @@ async fn a_plugin_of_the_first_contract_keeps_working() {
     let loaded = fixture.host.load("spans-c", Some(SHA256_1_0_0)).await.unwrap();
     let said = &loaded.descriptor;
     assert_eq!((&*said.name, &*said.version), ("spans-c", "1.0.0"));
-    assert_eq!(loaded.check_settings(&json!({"endpoint": format!("{origin}/#x")})).await.len(), 1);
+    assert_eq!(
+        loaded.check_settings(&json!({"endpoint": format!("{origin}/#x")}), &Limits::default()).await.len(),
+        1
+    );
     let settings = json!({"endpoint": format!("{origin}/lines")});
-    assert_eq!(loaded.check_settings(&settings).await, []);
+    assert_eq!(loaded.check_settings(&settings, &Limits::default()).await, []);
 
     let exporter = loaded.exporter(Part::new("spans/frozen", settings)).unwrap();
     let batch = Push { signal: Signal::Traces, body: one_span(), ..push("one") };

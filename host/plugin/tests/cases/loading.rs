@@ -8,6 +8,7 @@ use weir_model::{Exporter as _, Outcome};
 use weir_plugin::load::Flaw;
 use weir_plugin::{Limits, LoadError, Part, PartError};
 
+use super::swapping::hungry;
 use super::{Fixture, mode, push, wasm};
 
 fn text(error: &LoadError) -> String {
@@ -135,15 +136,15 @@ async fn compiled_code_does_not_pass_for_anothers() {
 async fn settings_are_judged_by_schema_and_plugin() {
     let fixture = Fixture::new();
     let loaded = fixture.load("hostile").await;
-    let found = loaded.check_settings(&json!({"endpoint": 1, "mod": "x"})).await;
+    let found = loaded.check_settings(&json!({"endpoint": 1, "mod": "x"}), &Limits::default()).await;
     let mut pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
     pointers.sort_unstable();
     assert_eq!(pointers, ["", "", "/endpoint"], "{found:?}");
-    let found = loaded.check_settings(&mode("refuse")).await;
+    let found = loaded.check_settings(&mode("refuse"), &Limits::default()).await;
     assert_eq!((found[0].pointer.as_str(), found[0].message.as_str()), ("/mode", "not in this mood"));
-    let found = loaded.check_settings(&mode("trap-in-configure")).await;
+    let found = loaded.check_settings(&mode("trap-in-configure"), &Limits::default()).await;
     assert!(found[0].message.contains("plugin.configure"), "{found:?}");
-    assert_eq!(loaded.check_settings(&mode("accept")).await, []);
+    assert_eq!(loaded.check_settings(&mode("accept"), &Limits::default()).await, []);
 }
 
 /// Scenario: a plugin is asked what it is; a part is made that it cannot be; an egress URL is none.
@@ -171,4 +172,23 @@ async fn a_plugin_is_shown_and_held_to_what_it_is() {
         Part { limits: Limits::default(), ..Part::new("x", json!({"mode": "send", "endpoint": "no url"})) };
     let Err(PartError::Settings { errors, .. }) = loaded.exporter(part) else { panic!("taken") };
     assert_eq!(errors[0].pointer, "/endpoint");
+}
+
+/// Scenario: a plugin that takes 80 MiB to say what it is and to be configured, with default limits and with 128 MiB.
+/// Guarantees: it is refused naming the limit, and taken where the limit is raised; who looks at it by hand sees it.
+#[tokio::test]
+async fn a_plugin_is_checked_within_the_limits_that_it_has() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("hungry.wasm"), hungry(80, 80)).unwrap();
+    let error = text(&fixture.host.load("hungry", None).await.unwrap_err());
+    assert!(error.contains("plugin.describe: memory limit 64 MiB reached"), "{error}");
+    let limits = Limits { memory_bytes: 128 << 20, ..Limits::default() };
+    let loaded = fixture.host.load_within("hungry", None, &limits).await.unwrap();
+    assert_eq!(loaded.check_settings(&mode("accept"), &limits).await, []);
+    let found = loaded.check_settings(&mode("accept"), &Limits::default()).await;
+    assert!(found[0].message.contains("plugin.configure: memory limit 64 MiB reached"), "{found:?}");
+    let exporter = loaded.exporter(Part { limits, ..Part::new("hungry", mode("accept")) }).unwrap();
+    assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
+    drop(exporter);
+    assert_eq!(fixture.host.inspect("hungry").await.error, None);
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weir_model::http::{Answer, Request};
 use weir_model::{Exporter as _, HttpReceiver as _, Ledger, Outcome, Reason, Refusal};
 use weir_net::client::{Client, ClientSettings};
-use weir_plugin::{Bundled, Host, HostSettings, Limits, Part, SlotState, SlotView, Source, Wanted};
+use weir_plugin::{Bundled, Host, HostSettings, Limits, Part, Released, SlotState, SlotView, Source, Wanted};
 
 use super::loading::renamed;
 use super::{Fixture, LEDGER_BYTES, mode, push, wasm};
@@ -22,6 +22,22 @@ fn version(version: &str) -> Vec<u8> {
 }
 
 impl Fixture {
+    /// One with the hostile guest bundled, and in front of it its file.
+    fn with_bundled() -> Self {
+        let mut fixture = Self::new();
+        let bundled = Box::leak(Box::new([Bundled { name: "hostile", wasm: wasm("hostile") }]));
+        fixture.ledger = Ledger::new(LEDGER_BYTES);
+        fixture.host = Host::new(HostSettings {
+            ledger: Arc::clone(&fixture.ledger),
+            client: Client::new(ClientSettings::new(Arc::clone(&fixture.ledger))),
+            cache_dir: None,
+            plugin_dir: Some(fixture.folder.path().to_owned()),
+            bundled,
+        })
+        .unwrap();
+        fixture
+    }
+
     fn path(&self) -> PathBuf {
         self.folder.path().join("hostile.wasm")
     }
@@ -129,7 +145,7 @@ async fn a_call_that_waits_goes_to_the_new_code() {
         assert!(tokio::time::timeout(Duration::ZERO, &mut waits).await.is_err(), "there is one instance");
 
         if is_release {
-            assert!(fixture.host.release(Wanted::Exporter, "hostile/test"));
+            assert_eq!(fixture.host.release(Wanted::Exporter, "hostile/test"), Released::Working);
         } else {
             fixture.replace(&version("6.6.7"));
             fixture.host.rescan().await;
@@ -225,7 +241,7 @@ async fn a_removed_file_leaves_its_ids_without_a_plugin_until_it_is_back() {
     assert!(matches!(refusal, Refusal::Transient { .. }) && refusal.reason() == Reason::Unavailable);
     assert!(!refusal.explain().contains(&folder.to_string()), "senders need not know");
     assert_eq!((fixture.ledger.used(), fixture.host.codes_in_memory()), (0, 0));
-    assert!(!fixture.host.release(Wanted::Exporter, "hostile/test"), "there is nothing to release");
+    assert_eq!(fixture.host.release(Wanted::Exporter, "hostile/test"), Released::Nothing);
 
     fixture.replace(b"noise");
     fixture.host.rescan().await;
@@ -245,17 +261,7 @@ async fn a_removed_file_leaves_its_ids_without_a_plugin_until_it_is_back() {
 /// reason says both.
 #[tokio::test]
 async fn a_bundled_plugin_takes_the_place_of_a_removed_file() {
-    let mut fixture = Fixture::new();
-    let bundled = Box::leak(Box::new([Bundled { name: "hostile", wasm: wasm("hostile") }]));
-    fixture.ledger = Ledger::new(LEDGER_BYTES);
-    fixture.host = Host::new(HostSettings {
-        ledger: Arc::clone(&fixture.ledger),
-        client: Client::new(ClientSettings::new(Arc::clone(&fixture.ledger))),
-        cache_dir: None,
-        plugin_dir: Some(fixture.folder.path().to_owned()),
-        bundled,
-    })
-    .unwrap();
+    let fixture = Fixture::with_bundled();
     fixture.replace(&version("6.6.7"));
     let exporter = fixture.hostile(mode("accept"), Limits::default()).await;
     assert_eq!((fixture.slot().version.as_str(), fixture.slot().shadows), ("6.6.7", true));
@@ -291,6 +297,7 @@ async fn a_receiver_keeps_its_sockets() {
     let elsewhere = renamed(wasm("hostile"), b"127.0.0.1:9411", b"127.0.0.1:9412");
     let why = fixture.refused(&elsewhere).await;
     assert!(why.contains("127.0.0.1:9412") && why.contains("bound on 127.0.0.1:9411"), "{why}");
+    assert!(why.contains("restart weir, or write sha256: "), "{why}");
     fixture.replace(&renamed(wasm("hostile"), b"x-listener", b"y-listener"));
     fixture.host.rescan().await;
     let request = Request { method: "GET".into(), target: "/".into(), headers: Vec::new(), body: "".into() };
@@ -319,8 +326,163 @@ async fn old_code_leaves_nothing_behind() {
         assert_eq!((calls("one").await, calls("two").await), (1, 2), "a fresh instance counts its calls");
         assert_eq!((fixture.ledger.used(), fixture.host.codes_in_memory()), (used, 1));
     }
-    assert!(fixture.host.release(Wanted::Exporter, "hostile/test"));
+    assert_eq!(fixture.host.release(Wanted::Exporter, "hostile/test"), Released::Working);
     assert_eq!((exporter.generation(), calls("after").await), (41, 1));
-    assert!(!fixture.host.release(Wanted::HttpReceiver, "hostile/test"), "there is no such receiver");
+    let other = fixture.host.release(Wanted::HttpReceiver, "hostile/test");
+    assert_eq!(other, Released::Nothing, "there is no such receiver");
     assert_eq!((fixture.ledger.used(), fixture.host.codes_in_memory()), (used, 1));
+}
+
+/// The hostile guest, that takes so many MiB when it describes itself, and when it is configured.
+pub(super) fn hungry(describing: u8, configuring: u8) -> Vec<u8> {
+    let of = |what: &str, mebibytes: u8| format!("MiB-to-{what}:{mebibytes:02}").into_bytes();
+    let wasm = renamed(wasm("hostile"), &of("describe", 0), &of("describe", describing));
+    renamed(&wasm, &of("configure", 0), &of("configure", configuring))
+}
+
+/// Scenario: an id with 16 MiB an instance gets a file that needs 20 to be configured, and one that needs 20 to say what
+/// it is; an id with 128 MiB gets one that needs 80 for both.
+/// Guarantees: a file is judged by the limits of the id that it is to serve: the first two change nothing, and the reason
+/// names the limit that the operator has set; the third serves.
+#[tokio::test]
+async fn a_new_file_is_judged_within_the_limits_of_its_id() {
+    let fixture = Fixture::new();
+    let limits = Limits { memory_bytes: 16 << 20, ..Limits::default() };
+    let exporter = fixture.hostile(mode("accept"), limits).await;
+    for (file, call) in [(hungry(0, 20), "plugin.configure"), (hungry(20, 0), "plugin.describe")] {
+        let why = fixture.refused(&file).await;
+        assert!(why.contains("memory limit 16 MiB reached") && why.contains(call), "{why}");
+        assert!(!why.contains("tried again"), "it would not help: {why}");
+        assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
+    }
+    drop(exporter);
+    fixture.replace(wasm("hostile"));
+    let limits = Limits { memory_bytes: 128 << 20, ..Limits::default() };
+    let exporter = fixture.hostile(mode("accept"), limits).await;
+    fixture.replace(&hungry(80, 80));
+    fixture.host.rescan().await;
+    assert_eq!((fixture.slot().generation, fixture.slot().refused), (2, None));
+    assert_eq!(exporter.push(push("two")).await, Outcome::Accepted);
+}
+
+/// Scenario: the process has no memory left while a good file is dropped, and while a file is removed from in front of a
+/// bundled plugin; then it has some again.
+/// Guarantees: both are refused for a reason that passes, and are tried again by themselves; the first goes on meanwhile.
+#[tokio::test]
+async fn what_found_no_memory_is_tried_again() {
+    let fixture = Fixture::with_bundled();
+    fixture.replace(&version("6.6.7"));
+    let exporter = fixture.hostile(mode("accept"), Limits::default()).await;
+    let all = fixture.ledger.claim(LEDGER_BYTES - fixture.ledger.used()).unwrap();
+    let why = fixture.refused(&version("6.6.8")).await;
+    let passes =
+        |why: &str| why.contains("memory budget of the process") && why.contains("tried again by itself");
+    assert!(passes(&why), "{why}");
+    assert_eq!(fixture.slot().state, SlotState::Serving);
+
+    fs::remove_file(fixture.path()).unwrap();
+    fixture.host.rescan().await;
+    let SlotState::Absent(why) = fixture.slot().state else { panic!("it serves") };
+    assert!(passes(&why) && why.contains("was removed from"), "{why}");
+    drop(all);
+    fixture.host.rescan().await;
+    assert_eq!((fixture.slot().version.as_str(), fixture.slot().source), ("6.6.6", Source::Bundled));
+    assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
+}
+
+/// Scenario: the file of a plugin with a secret and an egress URL is replaced by one that does not mark the secret, then
+/// by one that marks another URL as egress.
+/// Guarantees: a swap widens nothing: each is refused naming the setting or the origin, and what to do if it is meant;
+/// neither is asked about settings with the secret in them.
+#[tokio::test]
+async fn a_swap_widens_no_powers() {
+    let fixture = Fixture::new();
+    let (secret, egress) = (r#""x-weir": "secret""#.as_bytes(), r#""x-weir": "egress""#.as_bytes());
+    let (no_secret, no_egress) = (r#""x-none": "secret""#.as_bytes(), r#""x-none": "egress""#.as_bytes());
+    let settings = json!({"mode": "accept", "key": "4711-4711", "endpoint": "http://192.0.2.1:4000/v1"});
+    fixture.replace(&renamed(wasm("hostile"), egress, no_egress));
+    let exporter = fixture.hostile(settings, Limits::default()).await;
+
+    let seen = renamed(wasm("hostile"), secret, no_secret);
+    let why = fixture.refused(&renamed(&seen, egress, no_egress)).await;
+    assert!(why.contains("it would see settings that were secret: /key"), "{why}");
+    assert!(why.contains("restart weir, or write sha256: ") && !why.contains("4711"), "{why}");
+    let why = fixture.refused(wasm("hostile")).await;
+    assert!(why.contains("origins that were not granted: http://192.0.2.1:4000"), "{why}");
+    assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
+}
+
+/// Scenario: an exporter with one instance is in a call, and two more wait for it; its file is replaced, then removed.
+/// Guarantees: who waits is not held up by a call on code that serves no more: the first goes to the new code, the second
+/// is told that there is none.
+#[tokio::test]
+async fn who_waits_for_old_code_goes_where_new_calls_go() {
+    let fixture = Fixture::new();
+    let (gate, url) = Gate::open().await;
+    let exporter = fixture.hostile(json!({"mode": "send", "endpoint": url}), Limits::default()).await;
+    let pushing = |id: &'static str| {
+        let exporter = Arc::clone(&exporter);
+        tokio::spawn(async move { exporter.push(push(id)).await })
+    };
+    let first = pushing("first");
+    let held = gate.request().await;
+    let second = pushing("second");
+    tokio::task::yield_now().await;
+    fixture.replace(&version("6.6.7"));
+    fixture.host.rescan().await;
+    let served = tokio::time::timeout(Duration::from_secs(60), gate.request()).await;
+    let also_held = served.expect("the new code serves the second push");
+    let third = pushing("third");
+    tokio::task::yield_now().await;
+    fs::remove_file(fixture.path()).unwrap();
+    fixture.host.rescan().await;
+    let Outcome::Retryable { message, .. } = third.await.unwrap() else { panic!("it was served") };
+    assert!(message.contains("was removed from"), "{message}");
+    assert!(!first.is_finished() && !second.is_finished());
+    for connection in [held, also_held] {
+        Gate::answer(connection).await;
+    }
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Outcome::Accepted, Outcome::Accepted));
+}
+
+/// Scenario: a plugin's file is replaced by one that sleeps for an hour when it is asked what it is, within the limits of
+/// its id; meanwhile the file of another plugin is replaced. Then one whose id gives it less.
+/// Guarantees: the other plugin's new code serves while the first is still waited for; the sleeper is refused at its
+/// deadline, and tried again.
+#[tokio::test]
+async fn a_file_that_sleeps_holds_up_no_other() {
+    let fixture = Fixture::new();
+    let hostile = fixture.hostile(mode("accept"), Limits::default()).await;
+    let hour = Duration::from_secs(3600);
+    let mut part = Part::new("errand", json!({}));
+    part.limits = Limits { cpu_deadline: hour, call_deadline: hour, ..Limits::default() };
+    let patient = fixture.load("errand").await.exporter(part.clone()).unwrap();
+    let sleeper = renamed(wasm("errand"), b"nap-to-describe:none", b"nap-to-describe:hour");
+    fs::write(fixture.folder.path().join("aside"), sleeper).unwrap();
+    fs::rename(fixture.folder.path().join("aside"), fixture.folder.path().join("errand.wasm")).unwrap();
+    fixture.replace(&version("6.6.7"));
+    let rescan = tokio::spawn({
+        let host = fixture.host.clone();
+        async move { host.rescan().await }
+    });
+    let swapped = async {
+        while hostile.generation() == 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), swapped).await.expect("the other plugin is swapped");
+    assert!(!rescan.is_finished() && patient.generation() == 1);
+    rescan.abort();
+    assert!(rescan.await.unwrap_err().is_cancelled());
+    drop(patient);
+
+    fs::write(fixture.folder.path().join("errand.wasm"), wasm("errand")).unwrap();
+    part.limits.call_deadline = Duration::from_millis(100);
+    let _hasty = fixture.load("errand").await.exporter(part).unwrap();
+    let sleeper = renamed(wasm("errand"), b"nap-to-describe:none", b"nap-to-describe:hour");
+    fs::write(fixture.folder.path().join("errand.wasm"), sleeper).unwrap();
+    fixture.host.rescan().await;
+    let slot = fixture.host.slots().into_iter().find(|slot| slot.id == "errand").unwrap();
+    let why = slot.refused.unwrap();
+    assert!(why.contains("call_deadline 100ms") && why.contains("tried again by itself"), "{why}");
 }

@@ -109,10 +109,14 @@ async fn end_quarantine(daemon: &Daemon, id: String) -> anyhow::Result<ExitCode>
              end of the quarantine, or restart the daemon"
         );
     }
-    let asked = admin::ask(&daemon.data_dir, &Request::ReleasePlugin { id }).await;
+    let asked = admin::ask(&daemon.data_dir, &Request::ReleasePlugin { id: id.clone() }).await;
     match asked.context("ask the running daemon")? {
         Some(Reply::Done) => {
             say("released");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Reply::Refreshed) => {
+            say(&format!("{id} was not in quarantine; it goes on with fresh instances"));
             Ok(ExitCode::SUCCESS)
         }
         Some(reply) => Err(unexpected(reply)),
@@ -127,9 +131,12 @@ async fn end_quarantine(daemon: &Daemon, id: String) -> anyhow::Result<ExitCode>
 fn unexpected(reply: Reply) -> anyhow::Error {
     match reply {
         Reply::Refused(why) => anyhow!(why),
-        Reply::Queues(_) | Reply::DeadLetters(_) | Reply::Body { .. } | Reply::Plugins(_) | Reply::Done => {
-            anyhow!("the daemon answered something else: it is of another version")
-        }
+        Reply::Queues(_)
+        | Reply::DeadLetters(_)
+        | Reply::Body { .. }
+        | Reply::Plugins(_)
+        | Reply::Done
+        | Reply::Refreshed => anyhow!("the daemon answered something else: it is of another version"),
     }
 }
 

@@ -18,8 +18,14 @@ export!(Errand);
 
 static SETTINGS: Mutex<String> = Mutex::new(String::new());
 
+/// Whether it sleeps before it describes itself; tests write `hour` into the component.
+const NAP: &str = "nap-to-describe:none";
+
 impl Plugin for Errand {
     fn describe() -> Descriptor {
+        if std::hint::black_box(NAP).ends_with("hour") {
+            wasi::clocks::monotonic_clock::subscribe_duration(3_600_000_000_000).block();
+        }
         Descriptor {
             name: "errand".into(),
             version: "1.0.0".into(),

@@ -31,6 +31,10 @@ export!(Hostile);
 static SETTINGS: Mutex<String> = Mutex::new(String::new());
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
+/// How many MiB it takes for each; tests write other figures into the component.
+const TO_DESCRIBE: &str = "MiB-to-describe:00";
+const TO_CONFIGURE: &str = "MiB-to-configure:00";
+
 const SCHEMA: &str = r#"{
     "type": "object", "additionalProperties": false, "required": ["mode"],
     "properties": {
@@ -44,6 +48,7 @@ const SCHEMA: &str = r#"{
 
 impl Plugin for Hostile {
     fn describe() -> Descriptor {
+        take(TO_DESCRIBE);
         Descriptor {
             name: "hostile".into(),
             version: "6.6.6".into(),
@@ -56,6 +61,7 @@ impl Plugin for Hostile {
     }
 
     fn configure(settings: String) -> Result<(), Vec<SettingsError>> {
+        take(TO_CONFIGURE);
         let mode = setting(&settings, "mode");
         SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings);
         match mode.as_str() {
@@ -267,6 +273,14 @@ fn grow() -> Outcome {
     loop {
         kept.push(black_box(vec![1_u8; 1 << 20]));
     }
+}
+
+/// Takes as many MiB as the text ends with.
+fn take(told: &str) {
+    let figure = black_box(told).rsplit(':').next().and_then(|figure| figure.parse().ok());
+    (0..figure.unwrap_or(0)).for_each(|_| {
+        black_box(Vec::leak(vec![1_u8; 1 << 20]));
+    });
 }
 
 #[inline(never)]
