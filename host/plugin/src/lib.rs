@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `host.rs` | [`Host`]: what the daemon calls; [`Part`]: one configured id |
-//! | `load.rs`, `scan.rs` | find a plugin, look at its bytes, check names, versions and pin, compile |
+//! | `load.rs`, `scan.rs`, `extent.rs` | find a plugin, look at its bytes, check names, versions, pin and to what it grows, compile |
 //! | `cache.rs` | compiled code between starts, authenticated |
 //! | `describe.rs` | what a plugin says about itself; its settings' schema and the marks in it |
 //! | `inspect.rs` | what `weir plugin inspect` shows |
@@ -30,6 +30,7 @@ pub mod counts;
 pub mod describe;
 pub mod end;
 mod engine;
+mod extent;
 pub mod grant;
 mod guest;
 pub mod host;

@@ -149,6 +149,14 @@ pub enum Flaw {
         /// What the parser says.
         message: String,
     },
+    /// A few bytes of it become so much that the engine would need too much memory or time.
+    #[error(
+        "it grows too large: {what}; no compiler that we know makes such a component, so ask its author for another build"
+    )]
+    Grows {
+        /// What was found, and its limit.
+        what: String,
+    },
     /// It exports nothing of ours.
     #[error("not a plugin: expected the export weir:plugin/plugin@{CONTRACT_VERSION}.x, found {found}")]
     NotAPlugin {
@@ -201,6 +209,7 @@ impl Flaw {
             | Self::TooLarge(_)
             | Self::Pin { .. }
             | Self::NotAComponent { .. }
+            | Self::Grows { .. }
             | Self::NotAPlugin { .. }
             | Self::Version { .. }
             | Self::Imports { .. }
