@@ -3,10 +3,12 @@
 //! The engine copies what a component instantiates into one flat list while it compiles, and gives each instance of a
 //! module a context that no limiter sees. Neither has a bound of its own, so both are counted here before it is asked.
 //!
+//! Of the examples, CPython has the most: 114 instances, 3,268 parts, 0.7 MB of contexts. Go's has the largest contexts
+//! (41,820 segments of data), and JavaScript's lies three deep.
 
 use wasmparser::{
-    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
-    ComponentTypeRef, ElementItems, Imports, Instance, Payload, SectionLimited,
+    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
+    ElementItems, Imports, Instance, Payload, SectionLimited,
 };
 
 /// How deep modules and components may lie in each other: JavaScript's are 3 deep, a composition adds one.
@@ -14,7 +16,7 @@ const DEPTH_MAX: usize = 8;
 
 /// Instances of modules and components, each counted as often as the component around it is instantiated.
 ///
-/// Only 50 instances of modules ever live; the others are bundles of names, of which an interpreter has a hundred.
+/// Only 50 instances of modules ever live; the others are bundles of names, of which CPython has 70.
 const INSTANCES_MAX: u64 = 1_000;
 
 /// Definitions, imports, exports, aliases and arguments of all these instances, which the engine lists one by one.
@@ -151,7 +153,9 @@ impl Extent {
                     let at = self.scopes.len().checked_sub(1).and_then(|last| last.checked_sub(up));
                     if let Some(Scope::Component(outer)) = at.and_then(|at| self.scopes.get(at)) {
                         match kind {
-                            ComponentOuterAliasKind::CoreModule => module = Some(at_index(&outer.modules, index)),
+                            ComponentOuterAliasKind::CoreModule => {
+                                module = Some(at_index(&outer.modules, index))
+                            }
                             ComponentOuterAliasKind::Component => {
                                 component = Some(at_index(&outer.components, index));
                             }
@@ -406,7 +410,10 @@ mod tests {
         let nested = |times: usize| {
             (0..4).fold(component(&[]), |inner, _| component(&[inner_component(&inner), instances(times)]))
         };
-        assert_eq!(measure(&nested(1_000)).unwrap_err(), "1001000 instances of modules and components, at most 1000 are taken");
+        assert_eq!(
+            measure(&nested(1_000)).unwrap_err(),
+            "1001000 instances of modules and components, at most 1000 are taken"
+        );
         measure(&nested(5)).unwrap();
         measure(&component(&[inner_component(&component(&[])), instances(900)])).unwrap();
     }
@@ -442,7 +449,11 @@ mod tests {
             (0..levels).fold(component(&[]), |inner, _| component(&[inner_component(&inner)]))
         };
         measure(&deep(8)).unwrap();
-        assert!(measure(&deep(9)).unwrap_err().starts_with("9 modules and components inside each other, at most 8"));
+        assert!(
+            measure(&deep(9))
+                .unwrap_err()
+                .starts_with("9 modules and components inside each other, at most 8")
+        );
         let wordy = component(&[list(7, 1_000, &[0x7f])]);
         let error = measure(&component(&[inner_component(&wordy), instances(200)])).unwrap_err();
         assert!(error.starts_with("200000 definitions"), "{error}");
@@ -460,7 +471,11 @@ mod tests {
         let elements = [&[1, 1, 0][..], &leb(600_000), &vec![0; 600_000]].concat();
         assert!(measure(&instantiated(&module(&[section(9, &elements)]), 1)).is_err());
         // Behind an instance: what costs how much is known at the end only.
-        let handed = component(&[section(3, &[1, 0x50, 0]), section(10, &[1, 0, 1, b'm', 0, 0x11, 0]), core_instances(50)]);
+        let handed = component(&[
+            section(3, &[1, 0x50, 0]),
+            section(10, &[1, 0, 1, b'm', 0, 0x11, 0]),
+            core_instances(50),
+        ]);
         let late = component(&[inner_component(&handed), instances(1), inner_module(&globals)]);
         assert!(measure(&late).is_err());
     }

@@ -13,11 +13,12 @@ use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 use wasmtime::component::Component;
 
-use crate::describe::{Descriptor, DescriptorError, Marks, Schema};
+use crate::describe::{Descriptor, DescriptorError, Marks};
 use crate::end::{End, EndKind};
 use crate::host::Shared;
 use crate::instance::{Blueprint, Exports};
 use crate::scan::{CONTRACT_VERSION, Scan};
+use crate::schema::Schema;
 use crate::watch::{Fingerprint, Look};
 
 /// Bytes of a component. CPython's is 18.5 MB; compiling more than this is an attack on the processor.
