@@ -6,23 +6,20 @@ use serde::Serialize;
 use serde_json::Value;
 use weir_model::Signal;
 
+use crate::schema::Unfolded;
+use crate::words::tame;
+
 /// Bytes of a settings schema: hand-written ones are a few thousand.
 const SCHEMA_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of the other texts of a descriptor.
-const TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of the other texts of a descriptor, and of what an error says of it.
+pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 
 /// How deep settings may nest.
 const DEPTH_MAX: usize = 16;
 
-/// Places that a schema unfolds to: references make trees out of small texts.
-const NODES_MAX: usize = 10_000;
-
 /// Marked places in one schema.
 const MARKS_MAX: usize = 256;
-
-/// Findings in one operator's settings that are reported at once.
-const FINDINGS_MAX: usize = 64;
 
 /// In which form a plugin takes batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -101,7 +98,7 @@ impl Descriptor {
             wit::Encoding::Protobuf => Encoding::Protobuf,
             wit::Encoding::Json => Encoding::Json,
         };
-        let tame = |text: &str| crate::words::tame(text, TEXT_BYTES_MAX);
+        let tame = |text: &str| tame(text, TEXT_BYTES_MAX);
         Ok(Self {
             name: tame(&said.name),
             version: tame(&said.version),
@@ -120,57 +117,6 @@ pub struct SettingsError {
     pub pointer: String,
     /// What was expected.
     pub message: String,
-}
-
-/// Settings against the schema of a plugin.
-pub(crate) struct Schema(jsonschema::Validator);
-
-impl Schema {
-    /// Compiles a schema. It can refer to nothing outside itself, and its patterns run in linear time.
-    pub(crate) fn compile(schema: &Value) -> Result<Self, DescriptorError> {
-        let options =
-            jsonschema::options().offline().with_pattern_options(jsonschema::PatternOptions::regex());
-        let compiled = options.build(schema);
-        compiled
-            .map(Self)
-            .map_err(|error| DescriptorError(format!("settings-schema is not a JSON Schema: {error}")))
-    }
-
-    /// Everything that is wrong with `settings`, without showing what stands at a place marked secret.
-    pub(crate) fn check(&self, marks: &Marks, settings: &Value) -> Vec<SettingsError> {
-        let secrets = marks.secrets(settings);
-        let hidden = marks.hidden(settings);
-        let errors = self.0.iter_errors(settings).take(FINDINGS_MAX);
-        let mut found: Vec<SettingsError> = errors
-            .map(|error| {
-                let pointer = error.instance_path().as_str().to_owned();
-                let hides =
-                    |secret: &String| *secret == pointer || secret.starts_with(&format!("{pointer}/"));
-                // A composite's message prints the value, and with it what lies below.
-                let message = if hidden.iter().any(hides) {
-                    error.masked_with("…").to_string()
-                } else {
-                    error.to_string()
-                };
-                SettingsError { pointer, message: crate::words::tame(&message, TEXT_BYTES_MAX) }
-            })
-            .collect();
-        // Only texts at their places become tokens: the guest would see anything else.
-        for pointer in hidden {
-            let at_its_place = secrets.contains(&pointer);
-            let token = matches!(settings.pointer(&pointer), Some(Value::String(_) | Value::Null) | None);
-            let stands = at_its_place && token;
-            if !stands && !found.iter().any(|error| error.pointer == pointer) {
-                let message = if at_its_place {
-                    "a secret is a text: put it in quotes"
-                } else {
-                    "a secret belongs below"
-                };
-                found.push(SettingsError { pointer, message: message.to_owned() });
-            }
-        }
-        found
-    }
 }
 
 /// A place in settings, as a schema describes it.
@@ -341,27 +287,29 @@ impl Marks {
     /// # Errors
     /// [`DescriptorError`] where a mark is not one that the host knows: it would fail open.
     pub fn read(schema: &Value) -> Result<Self, DescriptorError> {
-        let mut marks = Self::default();
-        let mut nodes = 0;
-        marks.walk(schema, schema, &mut Vec::new(), 0, &mut nodes)?;
-        Ok(marks)
+        Self::unfold(schema).map(|(marks, _)| marks)
     }
 
-    fn walk(
+    /// The marks, and what the schema comes to with its references unfolded.
+    pub(crate) fn unfold(schema: &Value) -> Result<(Self, Unfolded<'_>), DescriptorError> {
+        let (mut marks, mut unfolded) = (Self::default(), Unfolded::default());
+        one_document(schema, true, names_by_id(schema))?;
+        marks.walk(schema, schema, &mut Vec::new(), 0, &mut unfolded)?;
+        Ok((marks, unfolded))
+    }
+
+    fn walk<'a>(
         &mut self,
-        root: &Value,
-        schema: &Value,
+        root: &'a Value,
+        schema: &'a Value,
         at: &mut Vec<Step>,
         depth: usize,
-        nodes: &mut usize,
+        unfolded: &mut Unfolded<'a>,
     ) -> Result<(), DescriptorError> {
         let Value::Object(schema) = schema else {
             return Ok(());
         };
-        *nodes += 1;
-        if *nodes > NODES_MAX {
-            return Err(DescriptorError(format!("settings-schema unfolds to more than {NODES_MAX} places")));
-        }
+        unfolded.place()?;
         if depth > DEPTH_MAX {
             return Err(DescriptorError(format!(
                 "settings-schema nests deeper than {DEPTH_MAX}, or refers to itself"
@@ -371,37 +319,39 @@ impl Marks {
             self.mark(mark, schema.get("default"), at)?;
         }
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
-            let target = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
-            let target = target.ok_or_else(|| {
+            // A validator reads `%2F` as `/`: the same text must not mean two places.
+            let pointer = reference.strip_prefix('#').filter(|pointer| !pointer.contains('%'));
+            let target = pointer.and_then(|pointer| root.pointer(pointer)).ok_or_else(|| {
+                let reference = tame(reference, TEXT_BYTES_MAX);
                 DescriptorError(format!("settings-schema refers to {reference}, which it does not hold"))
             })?;
-            self.walk(root, target, at, depth + 1, nodes)?;
+            self.walk(root, target, at, depth + 1, unfolded)?;
         }
         if let Some(Value::Object(properties)) = schema.get("properties") {
             for (key, property) in properties {
                 at.push(Step::Key(key.clone()));
-                self.walk(root, property, at, depth + 1, nodes)?;
+                self.walk(root, property, at, depth + 1, unfolded)?;
                 at.pop();
             }
         }
         for key in ["items", "additionalProperties"] {
             if let Some(each) = schema.get(key) {
                 at.push(Step::Each);
-                self.walk(root, each, at, depth + 1, nodes)?;
+                self.walk(root, each, at, depth + 1, unfolded)?;
                 at.pop();
             }
         }
         for key in ["allOf", "anyOf", "oneOf"] {
             for branch in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
-                self.walk(root, branch, at, depth + 1, nodes)?;
+                self.walk(root, branch, at, depth + 1, unfolded)?;
             }
         }
         for key in ["then", "else"] {
             if let Some(branch) = schema.get(key) {
-                self.walk(root, branch, at, depth + 1, nodes)?;
+                self.walk(root, branch, at, depth + 1, unfolded)?;
             }
         }
-        no_mark_is_missed(schema)
+        unfolded.keywords(schema)
     }
 
     fn mark(&mut self, mark: &Value, default: Option<&Value>, at: &[Step]) -> Result<(), DescriptorError> {
@@ -468,51 +418,33 @@ impl Marks {
     }
 }
 
-/// Where marks are looked for, or where a mark would mean nothing: definitions count where they are referred to.
-const WALKED: [&str; 15] = [
-    "properties",
-    "items",
-    "additionalProperties",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "then",
-    "else",
-    "$ref",
-    "$defs",
-    "definitions",
-    "default",
-    "examples",
-    "enum",
-    "const",
-];
-
-/// A mark that is not found would be a secret that the guest sees: a schema with one in another place is refused.
-fn no_mark_is_missed(schema: &serde_json::Map<String, Value>) -> Result<(), DescriptorError> {
-    for (key, value) in schema {
-        let walked = WALKED.contains(&key.as_str()) && !(key == "items" && value.is_array());
-        let refers = matches!(key.as_str(), "$dynamicRef" | "$recursiveRef");
-        if refers || (!walked && holds_mark(value)) {
-            return Err(DescriptorError(format!(
-                "settings-schema has {key:?} where no x-weir mark would be found: say it with properties, items or \
-                 additionalProperties"
-            )));
-        }
-    }
-    Ok(())
+/// Whether the schema's draft names a part of it with `id`, as draft 4 did; later ones do with `$id` only.
+fn names_by_id(schema: &Value) -> bool {
+    schema.get("$schema").and_then(Value::as_str).is_some_and(|draft| draft.contains("draft-04"))
 }
 
+/// A part with a name of its own is a document of its own to a validator: `#/…` in it means another place than here.
 /// As deep as JSON is read at all: 128 levels.
-fn holds_mark(value: &Value) -> bool {
+fn one_document(value: &Value, is_root: bool, ids: bool) -> Result<(), DescriptorError> {
     match value {
-        Value::Object(map) => map.contains_key("x-weir") || map.values().any(holds_mark),
-        Value::Array(list) => list.iter().any(holds_mark),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        Value::Object(map) => {
+            let names = ["$id", "$schema", "id"].into_iter().filter(|key| ids || *key != "id");
+            let mut named = names.filter(|key| map.get(*key).is_some_and(Value::is_string));
+            if !is_root && let Some(key) = named.next() {
+                return Err(DescriptorError(format!(
+                    "settings-schema has {key:?} in a part of it: only the whole may have one, for references are \
+                     read from there"
+                )));
+            }
+            map.values().try_for_each(|value| one_document(value, false, ids))
+        }
+        Value::Array(list) => list.iter().try_for_each(|value| one_document(value, false, ids)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
     }
 }
 
 fn unknown(mark: &Value) -> DescriptorError {
-    let mark = crate::words::tame(&mark.to_string(), 200);
+    let mark = tame(&mark.to_string(), 200);
     DescriptorError(format!(
         "x-weir: expected \"egress\", \"secret\" or {{\"listen\": \"http\" | \"grpc\" | \"udp\", \"name\": …}}, found {mark}"
     ))
@@ -541,46 +473,6 @@ mod tests {
             },
             "$defs": {"timeout": {"type": "integer", "minimum": 1}},
         })
-    }
-
-    /// Scenario: settings with an unknown key, a wrong type inside, a missing key, and a short secret.
-    /// Guarantees: every finding has its JSON pointer, and a secret is not printed.
-    #[test]
-    fn findings_have_pointers_and_no_secrets() {
-        let schema = schema();
-        let marks = Marks::read(&schema).unwrap();
-        let compiled = Schema::compile(&schema).unwrap();
-        let settings = json!({"endpint": "x", "timeout": 0, "key": "hunter2"});
-        let mut found = compiled.check(&marks, &settings);
-        found.sort_by(|a, b| a.pointer.cmp(&b.pointer).then(a.message.cmp(&b.message)));
-        let pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
-        assert_eq!(pointers, ["", "", "/key", "/timeout"], "{found:?}");
-        assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
-        assert!(compiled.check(&marks, &json!({"endpoint": "127.0.0.1:0"})).is_empty());
-    }
-
-    /// Scenario: a schema without a type where a secret is marked, and settings with a number, an object and a text there.
-    /// Guarantees: only the text is taken, for only a text becomes a token; no message shows the others.
-    #[test]
-    fn a_secret_that_is_no_text_is_refused() {
-        let schema = json!({"properties": {"key": {"x-weir": "secret"}}});
-        let (marks, compiled) = (Marks::read(&schema).unwrap(), Schema::compile(&schema).unwrap());
-        for wrong in [json!(4711), json!({"inner": "4711"}), json!(["4711"])] {
-            let found = compiled.check(&marks, &json!({"key": wrong}));
-            assert_eq!(found[0].pointer, "/key");
-            assert!(!format!("{found:?}").contains("4711"), "{found:?}");
-        }
-        assert!(compiled.check(&marks, &json!({"key": "4711"})).is_empty());
-        let schema = json!({"properties": {"headers": {"additionalProperties": {"type": "string", "x-weir": "secret"}}}});
-        let (marks, compiled) = (Marks::read(&schema).unwrap(), Schema::compile(&schema).unwrap());
-        let settings = json!({"headers": "4711"});
-        assert_eq!(marks.hidden(&settings), ["/headers"]);
-        let found = compiled.check(&marks, &settings);
-        assert_eq!(
-            (found[0].pointer.as_str(), found[0].message.as_str()),
-            ("/headers", "a secret belongs below")
-        );
-        assert!(compiled.check(&marks, &json!({"headers": {"a": "4711"}})).is_empty());
     }
 
     /// Scenario: marks under keywords that are not walked: patterns, tuples, conditions, dynamic references.

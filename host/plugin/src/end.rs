@@ -1,5 +1,6 @@
 //! How an instance ended, in words for an operator.
 
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,16 @@ use wasmtime_wasi::I32Exit;
 use crate::guest::Guest;
 use crate::limits::{Deadline, Refused, TooManyCalls};
 use crate::rate::Bucket;
-use crate::words::tame;
+use crate::words::{cut, tame};
 
 /// Frames of the guest's stack that a message shows: the innermost ones tell.
 const FRAMES_SHOWN_MAX: usize = 8;
 
 /// Bytes of a frame's name: generic Rust names run to pages.
 const FRAME_NAME_BYTES_MAX: usize = 120;
+
+/// Bytes of a mangled name that are looked at: a file may have names of 100,000, of each frame one.
+const FRAME_MANGLED_BYTES_MAX: usize = 4 * 1024;
 
 /// Ends of one id whose frames are told at once; then one for each [`RENDER_INTERVAL`].
 ///
@@ -238,13 +242,73 @@ fn cause(error: &wasmtime::Error, met: Option<Deadline>, refused: Option<Refused
 }
 
 /// The innermost frames, `a < b < c`, without those of a panic's own machinery.
+///
+/// The engine would render them too, but whole, and names that look like C++ with a demangler that knows no bound on what
+/// it writes; here each name is the guest's until it is short.
 fn frames(backtrace: &WasmBacktrace) -> String {
-    // Only the engine's own rendering demangles: a line for each frame, ` 0: 0x1234 - module!name`.
-    let rendered = backtrace.to_string();
-    let names = rendered.lines().filter_map(|line| Some(line.split_once(" - ")?.1.split_once('!')?.1));
-    let names: Vec<&str> = names.collect();
+    let names = backtrace.frames().iter().map(|frame| match frame.func_name() {
+        Some(name) => frame_name(name),
+        None => format!("<wasm function {}>", frame.func_index()),
+    });
+    let names: Vec<String> = names.collect();
     let told = names.iter().position(|name| !PANICKING.iter().any(|start| name.starts_with(start)));
-    let shown = names.iter().skip(told.unwrap_or(0)).take(FRAMES_SHOWN_MAX);
-    let shown: Vec<String> = shown.map(|name| tame(name, FRAME_NAME_BYTES_MAX)).collect();
+    let shown: Vec<String> = names.into_iter().skip(told.unwrap_or(0)).take(FRAMES_SHOWN_MAX).collect();
     shown.join(" < ")
+}
+
+/// A name as its author wrote it, where it is one of Rust's; cut and tamed.
+fn frame_name(name: &str) -> String {
+    let raw = cut(name, FRAME_MANGLED_BYTES_MAX);
+    let mut readable = Short::default();
+    let written = match rustc_demangle::try_demangle(raw) {
+        Ok(demangled) => write!(readable, "{demangled}"),
+        Err(_) => readable.write_str(raw),
+    };
+    // What does not fit is missing at the end, which taming tells.
+    written.unwrap_or_default();
+    tame(&readable.0, FRAME_NAME_BYTES_MAX)
+}
+
+/// The beginning of a text, one character more of it than is shown. Writing on is an error, so that no writer goes on.
+#[derive(Default)]
+struct Short(String);
+
+impl fmt::Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.0.len() > FRAME_NAME_BYTES_MAX {
+                return Err(fmt::Error);
+            }
+            self.0.push(character);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: names as Rust mangles them, old and new; names of C; names that would unfold to billions of bytes in Rust's
+    /// new manner and in C++'s; a long one.
+    /// Guarantees: Rust's are readable, all others are as they stand, and none is longer than a line.
+    #[test]
+    fn a_frame_is_a_short_name_whatever_the_guest_calls_it() {
+        assert_eq!(
+            frame_name("_ZN7hostile7endless17hed5e5c19a8e5ce07E"),
+            "hostile::endless::hed5e5c19a8e5ce07"
+        );
+        assert_eq!(frame_name("_RNvC7hostile7endless"), "hostile::endless");
+        assert_eq!(frame_name("f"), "f");
+        assert_eq!(frame_name("weir:plugin/exporter@1.0.0#push"), "weir:plugin/exporter@1.0.0#push");
+        let digits = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let back: String = (3..=52).rev().map(|at| format!("B{}_E", char::from(digits[at - 1]))).collect();
+        let doubling = format!("_RMC0{}p{back}", "T".repeat(50));
+        assert!(frame_name(&doubling).starts_with("<((((("), "{}", frame_name(&doubling));
+        let nested = "_Z1fPFv".to_owned() + &"PFvS_S_S_S_E".repeat(40);
+        for name in [doubling, nested, "n".repeat(100_000), "ä\u{1b}".repeat(5_000)] {
+            let shown = frame_name(&name);
+            assert!(shown.len() < 8 * FRAME_NAME_BYTES_MAX && !shown.contains('\u{1b}'), "{shown}");
+        }
+    }
 }

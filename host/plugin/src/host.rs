@@ -16,7 +16,7 @@ use crate::as_exporter::PluginExporter;
 use crate::as_http_receiver::PluginHttpReceiver;
 use crate::cache::Cache;
 use crate::counts::PluginCounts;
-use crate::describe::{Listener, Marks, Schema, SettingsError};
+use crate::describe::{Listener, SettingsError};
 use crate::end::{End, EndKind, Renders};
 use crate::engine::GuestEngine;
 use crate::grant::{self, Authorization, Grants, Powers, Secrets};
@@ -27,6 +27,7 @@ use crate::load::{self, Bundled, Codes, Compiled, Flaw, Found, LoadError, Loaded
 use crate::meter::Meter;
 use crate::pool::{Pool, PoolSettings, Tasks};
 use crate::quarantine::QuarantineSettings;
+use crate::schema::Schema;
 use crate::slot::{Released, Slot, SlotView, Wanted};
 use crate::watch::Watch;
 
@@ -346,8 +347,7 @@ impl Host {
         let failed = |flaw| found.flawed(flaw);
         let compiled = self.compile(&found.name, wasm, pinned.clone()).await.map_err(failed)?;
         let descriptor = self.shared.describe(&found.name, &compiled, limits).await.map_err(failed)?;
-        let marks = Marks::read(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
-        let schema = Schema::compile(&descriptor.settings_schema).map_err(|error| failed(error.into()))?;
+        let (descriptor, marks, schema) = Schema::read(descriptor).await.map_err(failed)?;
         let Compiled { digest, bytes, scan, blueprint } = compiled;
         let Found { name, source, shadows } = found;
         Ok(Arc::new(Loaded {

@@ -3,9 +3,9 @@
 //! | file | what it is |
 //! |---|---|
 //! | `host.rs` | [`Host`]: what the daemon calls; [`Part`]: one configured id |
-//! | `load.rs`, `scan.rs` | find a plugin, look at its bytes, check names, versions and pin, compile |
+//! | `load.rs`, `scan.rs`, `extent.rs` | find a plugin, look at its bytes, check names, versions, pin and to what it grows, compile |
 //! | `cache.rs` | compiled code between starts, authenticated |
-//! | `describe.rs` | what a plugin says about itself; its settings' schema and the marks in it |
+//! | `describe.rs`, `schema.rs` | what a plugin says about itself; the marks in its settings' schema; settings against it |
 //! | `inspect.rs` | what `weir plugin inspect` shows |
 //! | `engine.rs` | the engine, and the clock that interrupts guests |
 //! | `limits.rs` | memory, tables, deadlines |
@@ -30,6 +30,7 @@ pub mod counts;
 pub mod describe;
 pub mod end;
 mod engine;
+mod extent;
 pub mod grant;
 mod guest;
 pub mod host;
@@ -44,6 +45,7 @@ pub mod quarantine;
 mod rate;
 mod said;
 pub mod scan;
+mod schema;
 pub mod slot;
 mod stderr;
 mod v1;

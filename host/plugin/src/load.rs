@@ -13,11 +13,12 @@ use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 use wasmtime::component::Component;
 
-use crate::describe::{Descriptor, DescriptorError, Marks, Schema};
+use crate::describe::{Descriptor, DescriptorError, Marks};
 use crate::end::End;
 use crate::host::Shared;
 use crate::instance::{Blueprint, Exports};
 use crate::scan::{CONTRACT_VERSION, Scan};
+use crate::schema::Schema;
 use crate::watch::{Fingerprint, Look};
 
 /// Bytes of a component. CPython's is 18.5 MB; compiling more than this is an attack on the processor.
@@ -149,6 +150,14 @@ pub enum Flaw {
         /// What the parser says.
         message: String,
     },
+    /// A few bytes of it become so much that the engine would need too much memory or time.
+    #[error(
+        "it grows too large: {what}; no compiler that we know makes such a component, so ask its author for another build"
+    )]
+    Grows {
+        /// What was found, and its limit.
+        what: String,
+    },
     /// It exports nothing of ours.
     #[error("not a plugin: expected the export weir:plugin/plugin@{CONTRACT_VERSION}.x, found {found}")]
     NotAPlugin {
@@ -195,6 +204,7 @@ impl Flaw {
             | Self::TooLarge(_)
             | Self::Pin { .. }
             | Self::NotAComponent { .. }
+            | Self::Grows { .. }
             | Self::NotAPlugin { .. }
             | Self::Version { .. }
             | Self::Imports { .. }

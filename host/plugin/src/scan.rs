@@ -7,6 +7,7 @@ use wasmparser::{
     ComponentExternalKind, Encoding, Parser, Payload, ProducersSectionReader, Validator, WasmFeatures,
 };
 
+use crate::extent::{Excess, Extent};
 use crate::load::Flaw;
 use crate::words::tame;
 
@@ -87,36 +88,40 @@ impl Scan {
     /// Parses all of `wasm`.
     ///
     /// # Errors
-    /// [`Flaw::NotAComponent`] for anything that is not a whole component.
+    /// [`Flaw::NotAComponent`] for anything that is not a whole component, [`Flaw::Grows`] for one that the engine
+    /// could not compile or instantiate within bounds.
     pub(crate) fn of(wasm: &[u8]) -> Result<Self, Flaw> {
         let broken = |message: String| Flaw::NotAComponent { message: on_one_line(&message) };
+        let excess = |excess| match excess {
+            Excess::Broken(error) => broken(error.to_string()),
+            Excess::Grows(what) => Flaw::Grows { what },
+        };
         let mut scan = Self::default();
-        let mut depth = 0_usize;
+        let mut extent = Extent::new();
         for payload in Parser::new(0).parse_all(wasm) {
             let payload = payload.map_err(|error| broken(error.to_string()))?;
+            let depth = extent.depth();
             match payload {
                 Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
                     return Err(broken(
                         "a core module, not a component; see `wasm-tools component new`".to_owned(),
                     ));
                 }
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-                Payload::End(_) => depth = depth.saturating_sub(1),
-                Payload::ComponentImportSection(imports) if depth == 0 => {
-                    for import in imports {
+                Payload::ComponentImportSection(ref imports) if depth == 0 => {
+                    for import in imports.clone() {
                         let name = import.map_err(|error| broken(error.to_string()))?.name.name;
                         scan.imports.push(Import { name: tame(name, NAME_BYTES_MAX), class: classify(name) });
                     }
                 }
-                Payload::ComponentExportSection(exports) if depth == 0 => {
-                    for export in exports {
+                Payload::ComponentExportSection(ref exports) if depth == 0 => {
+                    for export in exports.clone() {
                         let export = export.map_err(|error| broken(error.to_string()))?;
                         if export.kind == ComponentExternalKind::Instance {
                             scan.exports.push(tame(export.name.name, NAME_BYTES_MAX));
                         }
                     }
                 }
-                Payload::CustomSection(section) if section.name() == "producers" => {
+                Payload::CustomSection(ref section) if section.name() == "producers" => {
                     scan.add_producers(section.data(), section.data_offset());
                 }
                 // Sections that say nothing about the outside; the validator looks at them.
@@ -125,6 +130,7 @@ impl Scan {
             if scan.imports.len() + scan.exports.len() > NAMES_MAX {
                 return Err(broken(format!("it imports and exports more than {NAMES_MAX} names")));
             }
+            extent.see(&payload).map_err(excess)?;
         }
         Ok(scan)
     }

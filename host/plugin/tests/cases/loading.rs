@@ -192,3 +192,40 @@ async fn a_plugin_is_checked_within_the_limits_that_it_has() {
     drop(exporter);
     assert_eq!(fixture.host.inspect("hungry").await.error, None);
 }
+
+/// Scenario: a file of a few kilobytes in which components instantiate each other a thousand times, three levels deep.
+/// Guarantees: it is refused before it is compiled, naming the file, what was found, the limit and what to do.
+#[tokio::test]
+async fn what_grows_without_bound_is_not_compiled() {
+    let fixture = Fixture::new();
+    let leb = |number: usize| {
+        [0, 7, 14]
+            .map(|shift| u8::try_from(number >> shift & 0x7f).unwrap() | if shift < 14 { 0x80 } else { 0 })
+    };
+    let section = |id: u8, body: &[u8]| [&[id][..], &leb(body.len()), body].concat();
+    let head = b"\0asm\x0d\0\x01\0";
+    let instances = section(5, &[&leb(1_000)[..], &[0, 0, 0].repeat(1_000)].concat());
+    let around = |inner: Vec<u8>| [&head[..], &section(4, &inner), &instances].concat();
+    let bomb = (0..3).fold(head.to_vec(), |inner, _| around(inner));
+    let path = fixture.folder.path().join("bomb.wasm");
+    fs::write(&path, bomb).unwrap();
+    let shown = fixture.host.inspect("bomb").await.error.unwrap();
+    for part in [&*path.display().to_string(), "1001000 instances", "at most 1000", "ask its author"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+}
+
+/// Scenario: a plugin whose schema refers to itself in a way that nobody follows for marks.
+/// Guarantees: it is refused, naming the file, the keyword and what to do.
+#[tokio::test]
+async fn a_schema_that_hides_a_reference_is_refused() {
+    let fixture = Fixture::new();
+    let hiding =
+        renamed(wasm("hostile"), br#""additionalProperties": false"#, br##""$dynamicRef": "#/properties""##);
+    let path = fixture.folder.path().join("hiding.wasm");
+    fs::write(&path, hiding).unwrap();
+    let error = fixture.host.load("hiding", None).await.unwrap_err();
+    for part in [&*path.display().to_string(), "\"$dynamicRef\"", "its author must"] {
+        assert!(text(&error).contains(part), "{}", text(&error));
+    }
+}
