@@ -12,6 +12,7 @@ use super::nearest::nearest;
 use super::report::{Diagnostic, Problems};
 use super::scalar::{ShownBytes, ShownDuration, bytes, duration};
 use super::tree::{Entry, Node, Scalar, Value};
+use super::veil::{bears_secret, may_bear_secret};
 
 /// Characters of a value that a message repeats.
 const QUOTED_CHARS_MAX: usize = 60;
@@ -98,7 +99,7 @@ impl<'t> Section<'t> {
         known.dedup();
         for entry in self.rest() {
             let mut key = entry.key.as_str();
-            if self.secret {
+            if self.secret || may_bear_secret(key) {
                 self.problems.hide(&entry.value);
                 let end = key.find([':', '=', ' ']).unwrap_or(key.len());
                 if end < key.len() {
@@ -336,12 +337,15 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
-/// What a message calls a value. What a variable held is never shown: it may be a secret.
+/// What a message calls a value. What a variable held is never shown, nor what may be a URL with a secret in it.
 pub(crate) fn describe(node: &Node) -> String {
     match &node.value {
         Value::List(_) => "a list".to_owned(),
         Value::Mapping(_) => "a mapping".to_owned(),
         Value::Scalar(scalar) if scalar.is_null() => "nothing".to_owned(),
+        Value::Scalar(scalar) if bears_secret(scalar) => {
+            "a text with `@` or `?` in it (not shown: beside them stand secrets)".to_owned()
+        }
         Value::Scalar(Scalar { written: Some(written), .. }) => {
             format!("what `{}` stands for (not shown)", shortened(written))
         }
