@@ -114,6 +114,9 @@ impl<'t> Section<'t> {
             );
             let hint = hints.iter().find(|(hinted, _)| *hinted == entry.key);
             let error = match (hint, nearest(key, known.iter().copied())) {
+                (None, Some(near)) if near == key => {
+                    error.label(format!("expected a space after the colon in `{key}:`"))
+                }
                 (Some((_, hint)), _) => error.label(*hint),
                 (None, Some(near)) => error.label(format!("did you mean `{near}`?")),
                 (None, None) => error.label("not a key that is known here"),
@@ -344,7 +347,7 @@ pub(crate) fn describe(node: &Node) -> String {
         Value::Mapping(_) => "a mapping".to_owned(),
         Value::Scalar(scalar) if scalar.is_null() => "nothing".to_owned(),
         Value::Scalar(scalar) if bears_secret(scalar) => {
-            "a text with `@` or `?` in it (not shown: beside them stand secrets)".to_owned()
+            "a text with `@` or `?` (not shown: it may hold a secret)".to_owned()
         }
         Value::Scalar(Scalar { written: Some(written), .. }) => {
             format!("what `{}` stands for (not shown)", shortened(written))

@@ -88,6 +88,8 @@ struct Open {
     indent: usize,
     /// What ends it before: none for `|` and `>`.
     quote: Option<char>,
+    /// Its first line is still to come, and says how far all others are indented.
+    begins: bool,
 }
 
 /// One line, of which everything before `at` is as it may be shown.
@@ -102,8 +104,11 @@ struct Guard {
 impl Guard {
     fn whole_line(&mut self) {
         let indent = indent(&self.line);
-        if let Some(open) = self.open {
+        if let Some(open) = &mut self.open {
             if is_blank(&self.line) || indent >= open.indent {
+                if open.begins && !is_blank(&self.line) {
+                    (open.indent, open.begins) = (indent, false);
+                }
                 if open.quote.is_some_and(|quote| self.line.contains(&quote)) {
                     self.open = None;
                 }
@@ -210,10 +215,14 @@ impl Guard {
 
     /// `|` and `>` with their signs; all of the text that follows is veiled.
     fn block(&mut self) {
-        while self.here().is_some_and(|sign| "|>+-".contains(sign) || sign.is_ascii_digit()) {
+        let digits = |sign: char| sign.is_ascii_digit();
+        let from = self.at;
+        while self.here().is_some_and(|sign| "|>+-".contains(sign) || digits(sign)) {
             self.at += 1;
         }
-        self.open = Some(Open { indent: self.inner, quote: None });
+        // With a digit in them the first line may be indented deeper than the text is.
+        let begins = !self.line[from..self.at].iter().any(|sign| digits(*sign));
+        self.open = Some(Open { indent: self.inner, quote: None, begins });
         self.rest();
     }
 
@@ -231,13 +240,14 @@ impl Guard {
             veil(&mut self.line[self.at..end]);
             self.at = end;
         }
-        self.open = Some(Open { indent: self.inner, quote: Some(quote) });
+        self.open = Some(Open { indent: self.inner, quote: Some(quote), begins: false });
     }
 
     /// `${env:NAME}`, which holds no secret as long as it has no default.
     fn reference(&mut self) {
         let Some(['$', '{', inner @ ..]) = self.line.get(self.at..) else { return };
-        let length = inner.iter().take_while(|sign| sign.is_ascii_alphanumeric() || "_:".contains(**sign)).count();
+        let length =
+            inner.iter().take_while(|sign| sign.is_ascii_alphanumeric() || "_:".contains(**sign)).count();
         if inner.get(length) == Some(&'}') {
             self.at += length + 3;
         }
@@ -309,16 +319,27 @@ mod tests {
             ("headers: {api-key: hunter2, b: [}", "headers: {api-key: •••••••, b: [}"),
             ("  x-honeycomb-team: hunter2 # or hunter3", "  x-honeycomb-team: ••••••• • •• •••••••"),
             ("- Cookie: a=hunter2; b", "- Cookie: •••••••••• •"),
-            ("private_key: |-\n  hunter2\n\n  a: hunter2\nb:", "private_key: |-\n  •••••••\n\n  •• •••••••\nb:"),
+            (
+                "private_key: |-\n  hunter2\n\n  a: hunter2\nb:",
+                "private_key: |-\n  •••••••\n\n  •• •••••••\nb:",
+            ),
+            ("a:\n  b: |\n    hunter2\n   c: hunter2", "a:\n  b: |\n    •••••••\n   c: •••••••"),
+            ("b: |2\n      hunter2\n  c: hunter2", "b: |2\n      •••••••\n  •• •••••••"),
             ("- key: > # hunter2\n    hunter2\n  pwd:", "- key: > • •••••••\n    •••••••\n  pwd:"),
             ("- - |\n   a: hunter2\n  - b", "- - |\n   •• •••••••\n  - •"),
             ("a: \"hunter2\n  b: hunter2\"\nc: {", "a: \"•••••••\n  •• ••••••••\nc: {"),
             ("a: \"hun\\\"ter2\", b: 'hun''ter2'}", "a: \"•••••••••\", b: '•••••••••'}"),
-            ("{a: {\"b\": \"hunter2\", 'c':hunter2}, hunter2]", "{a: {\"b\": \"•••••••\", 'c':•••••••}, •••••••]"),
+            (
+                "{a: {\"b\": \"hunter2\", 'c':hunter2}, hunter2]",
+                "{a: {\"b\": \"•••••••\", 'c':•••••••}, •••••••]",
+            ),
             ("bearer:hunter2", "••••••:•••••••"),
             ("{bearer:hunter2, c: hunter2: d}", "{••••••:•••••••, c: •••••••• •}"),
             ("a: !hunter2 x\nb: *hunter2\nc: [&hunter2 ]", "a: !••••••• •\nb: *•••••••\nc: [&••••••• ]"),
-            ("# hunter2\n---\na: ${env:A}\nb: ${env:A:-hunter2}", "# •••••••\n---\na: ${env:A}\nb: •••••••••••••••••"),
+            (
+                "# hunter2\n---\na: ${env:A}\nb: ${env:A:-hunter2}",
+                "# •••••••\n---\na: ${env:A}\nb: •••••••••••••••••",
+            ),
             ("bearer:\n  hunter2\n? a\n: hunter2", "bearer:\n  •••••••\n? •\n: •••••••"),
             ("  hunter2 and: more", "  ••••••• •••: ••••"),
             ("otlp/2: hunter2\n\tservice.name: {", "otlp/2: •••••••\n\tservice.name: {"),
