@@ -4,6 +4,7 @@ mod demo;
 mod plugin;
 mod queue;
 mod run;
+mod supervisor;
 mod validate;
 
 use std::io::Write;
@@ -78,12 +79,14 @@ impl From<anyhow::Error> for Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // First of all: what only looks ends at a hangup as any command does, the daemon never.
+    let hangup = std::env::args_os().nth(1).filter(|word| word == "run").map(|_| run::listen_for_hangup());
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
     let done = match arguments.command {
-        Command::Run { config } => run::run(config.as_deref()),
+        Command::Run { config } => run::run(config.as_deref(), hangup.unwrap_or_else(run::listen_for_hangup)),
         Command::Validate { file, config } => validate::validate(file.or(config).as_deref()),
         Command::Demo { once } => demo::demo(once),
         Command::Plugin(command) => plugin::plugin(command),
