@@ -166,6 +166,7 @@ service:
     let said = run(folder.path(), &config.replace("ADDRESS", &address)).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains(&address) && said.err.contains("in use"), "{}", said.err);
+    assert!(said.err.trim_end().ends_with("set another `endpoint`"), "{}", said.err);
 
     let said = command(&binary().await, &["run", "--config", "/nowhere/weir.yaml"]).await;
     assert_eq!(said.code, Some(78), "{said:?}");

@@ -74,7 +74,7 @@ pub(super) fn plugin(command: Plugin) -> Result<ExitCode, Failure> {
             let config = place.config.as_ref().map(|_| place.read()).transpose()?;
             inspect::show(&one, config.as_ref(), place.json).context("write JSON")?;
             let Some(why) = &one.error else { return Ok(ExitCode::SUCCESS) };
-            Err(anyhow!("plugin {} cannot be used: {why}", one.name).into())
+            Err(anyhow!(why.clone()).into())
         }
     }
 }

@@ -443,6 +443,12 @@ fn syntax(source: &Source, error: &ScanError) -> Diagnostic {
             diagnostic.note("a quotation mark on a line before may not be closed")
         }
         ErrorKind::ExpectedBlockMappingKey => diagnostic.note("keys of one mapping begin in the same column"),
+        ErrorKind::MappingValueNotAllowed => diagnostic.note(
+            "keys of one mapping begin in the same column, and a text with `: ` in it stands in quotes",
+        ),
+        ErrorKind::UnexpectedCharacter { .. } => {
+            diagnostic.note("a text that begins with this character must stand in quotes")
+        }
         // A foreign enum: the rest explain themselves.
         _ => diagnostic,
     }

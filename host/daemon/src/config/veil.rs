@@ -129,9 +129,9 @@ impl Guard {
             Some(colon) => {
                 self.inner = self.at + 1;
                 self.at = colon + 1;
-                self.value(false);
+                self.value();
             }
-            None => self.value(true),
+            None => self.value(),
         }
     }
 
@@ -155,10 +155,10 @@ impl Guard {
         self.at = self.line.len();
     }
 
-    /// Veils as long as the characters are such, but colons where `colons` are shown.
-    fn veil_while(&mut self, colons: bool, such: impl Fn(char) -> bool) {
+    /// Veils as long as the characters are such, all but colons: a mistake is often at one.
+    fn veil_while(&mut self, such: impl Fn(char) -> bool) {
         while let Some(sign) = self.here().filter(|sign| such(*sign)) {
-            if !sign.is_whitespace() && !(colons && sign == ':') {
+            if !sign.is_whitespace() && sign != ':' {
                 self.line[self.at] = HIDING;
             }
             self.at += 1;
@@ -182,7 +182,7 @@ impl Guard {
     }
 
     /// The value of a key, or what stands in a line without one.
-    fn value(&mut self, colons: bool) {
+    fn value(&mut self) {
         self.space();
         self.properties();
         match self.here() {
@@ -198,7 +198,7 @@ impl Guard {
             }
             Some(_) => {
                 self.reference();
-                self.veil_while(colons, |_| true);
+                self.veil_while(|_| true);
             }
             None => {}
         }
@@ -208,7 +208,7 @@ impl Guard {
     fn properties(&mut self) {
         while self.here().is_some_and(|sign| ['!', '&', '*'].contains(&sign)) {
             self.at += 1;
-            self.veil_while(false, |sign| !sign.is_whitespace() && !"{}[],".contains(sign));
+            self.veil_while(|sign| !sign.is_whitespace() && !"{}[],".contains(sign));
             self.space();
         }
     }
@@ -267,7 +267,7 @@ impl Guard {
                 _ => {
                     match self.key().filter(|_| may_be_key) {
                         Some(colon) => self.at = colon + 1,
-                        None => self.flow_value(may_be_key),
+                        None => self.flow_value(),
                     }
                     may_be_key = false;
                 }
@@ -275,14 +275,14 @@ impl Guard {
         }
     }
 
-    fn flow_value(&mut self, colons: bool) {
+    fn flow_value(&mut self) {
         self.properties();
         match self.here() {
             Some('"' | '\'') => self.quoted(),
             Some('|' | '>') => self.block(),
             _ => {
                 self.reference();
-                self.veil_while(colons, |sign| !"{}[],".contains(sign));
+                self.veil_while(|sign| !"{}[],".contains(sign));
             }
         }
     }
@@ -333,12 +333,13 @@ mod tests {
                 "{a: {\"b\": \"hunter2\", 'c':hunter2}, hunter2]",
                 "{a: {\"b\": \"•••••••\", 'c':•••••••}, •••••••]",
             ),
+            ("a: hunter2: hunter2", "a: •••••••: •••••••"),
             ("bearer:hunter2", "••••••:•••••••"),
-            ("{bearer:hunter2, c: hunter2: d}", "{••••••:•••••••, c: •••••••• •}"),
+            ("{bearer:hunter2, c: hunter2: d}", "{••••••:•••••••, c: •••••••: •}"),
             ("a: !hunter2 x\nb: *hunter2\nc: [&hunter2 ]", "a: !••••••• •\nb: *•••••••\nc: [&••••••• ]"),
             (
                 "# hunter2\n---\na: ${env:A}\nb: ${env:A:-hunter2}",
-                "# •••••••\n---\na: ${env:A}\nb: •••••••••••••••••",
+                "# •••••••\n---\na: ${env:A}\nb: •••••:•:•••••••••",
             ),
             ("bearer:\n  hunter2\n? a\n: hunter2", "bearer:\n  •••••••\n? •\n: •••••••"),
             ("  hunter2 and: more", "  ••••••• •••: ••••"),
