@@ -344,15 +344,13 @@ async fn an_operator_waits_for_a_descriptor() {
     const FAILS: &str = "accept on the admin socket fails";
     weir.log().announce(FAILS);
     let pid = i32::try_from(weir.pid()).ok().and_then(Pid::from_raw);
-    let limit = |limit: &Rlimit| {
-        prlimit(pid, Resource::Nofile, limit.clone()).expect("our own process may be limited")
-    };
+    let limit = |limit| prlimit(pid, Resource::Nofile, limit).expect("our own process may be limited");
     let before = getrlimit(Resource::Nofile);
-    limit(&Rlimit { current: Some(0), ..before.clone() });
+    limit(Rlimit { current: Some(0), ..before });
     let asked = queue(&weir, &["ls"]);
     let told = async {
         wait_until(deadline(SHOWN), "the log says so", || weir.log().find(&[FAILS])).await;
-        limit(&before);
+        limit(before);
     };
     let (listed, ()) = tokio::join!(asked, told);
     assert!(listed.well().text().contains("otlp/a"));
