@@ -230,6 +230,37 @@ service: {pipelines: {traces: {receivers: [otlp], exporters: [zipkin/eu]}}}
     assert_eq!(said.code, Some(1), "{said:?}");
     assert_eq!(said.json()["scan"]["imports"][0]["class"], "refused", "{said:?}");
     assert_eq!(said.json()["bytes"], FOREIGN_IMPORT.len(), "{said:?}");
+    assert!(said.err.contains("error: ") && said.err.contains("foreign"), "{said:?}");
+    let said = command(&weir, &["plugin", "inspect", "nosuch"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("error: load plugin nosuch"), "{said:?}");
+}
+
+/// Scenario: `plugin list` while a daemon runs, after its end, for a folder that is none, and of nobody.
+/// Guarantees: machines read one shape, which says whether a daemon answered; people are told where none did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_says_whether_a_daemon_answered() {
+    let sink = ZipkinSink::start().await;
+    let mut weir = Weir::start(ZIPKIN, &[("zipkin", sink.address())]).await;
+    let data = weir.data_dir();
+    let of_daemon = ["plugin", "list", "--json", "--data-dir", text(&data)];
+    let said = command(weir.binary(), &of_daemon).await.well();
+    let listed = said.json();
+    assert_eq!((&listed["running"], &said.err), (&true.into(), &String::new()), "{listed}");
+    assert_eq!(listed["plugins"][0]["id"], "zipkin", "{listed}");
+    weir.terminate().await;
+    for (arguments, why) in [
+        (&of_daemon[..], text(&data)),
+        (&["plugin", "list", "--json", "--data-dir", "/none"], "/none"),
+        (&["plugin", "list", "--json"], "no daemon was asked"),
+    ] {
+        let said = command(weir.binary(), arguments).await.well();
+        let listed = said.json();
+        assert_eq!(listed["running"], false, "{listed}");
+        let plugins = listed["plugins"].as_array().expect("a list");
+        assert!(plugins.iter().any(|plugin| plugin["name"] == "zipkin-exporter"), "{listed}");
+        assert!(said.err.starts_with("note: ") && said.err.contains(why), "{said:?}");
+    }
 }
 
 // === secrets ===

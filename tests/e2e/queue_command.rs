@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prost::Message;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 use weir_proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
 use weir_tests::batch::hex;
@@ -309,5 +310,51 @@ async fn records_of_a_renamed_pipeline_are_told() {
     let mut harvest = Harvest::default();
     b.drain().iter().filter(|arrival| arrival.taken).for_each(|arrival| harvest.add(&arrival.body));
     assert_eq!(harvest.spans(), 20, "what was acknowledged arrives under the old name");
+    weir.stop().await;
+}
+
+/// Scenario: a backend that does not know us any more.
+/// Guarantees: the list of queues says that the exporter waits for an operator, and why, to people and to machines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_exporter_is_listed_with_the_reason() {
+    let (a, b) = (OtlpSink::start().await, OtlpSink::start().await);
+    a.answer(|_| Answer::Unauthorized);
+    let weir = Weir::start(TWO_EXPORTERS, &[("a", a.address()), ("b", b.address())]).await;
+    weir.log().announce("exporter paused until an operator acts");
+    let mut sender = Sender::new(Protocol::OtlpGrpc, weir.address("otlp"));
+    assert_eq!(sender.send(BatchId { sender: 1, number: 0 }, SHAPE).await, Verdict::Taken);
+    let of_a = [("exporter", "otlp/a")];
+    weir.metric_becomes(deadline(SHOWN), "weir_exporter_paused", &of_a, 1.0).await;
+    let (_, health) = weir.health().await;
+    let what = health["problems"][0]["what"].as_str().expect("words").to_owned();
+    let paused = cursor(&weir, "otlp/a").await.expect("it is listed")["paused"].clone();
+    let why = paused.as_str().unwrap_or_else(|| panic!("not told: {what}"));
+    assert!(what.contains(why), "{what} is not {why}");
+    assert_eq!(cursor(&weir, "otlp/b").await.expect("it is listed")["paused"], Value::Null);
+    let text = queue(&weir, &["ls"]).await.well().text();
+    assert!(text.contains(&format!("paused until an operator acts: {why}")), "{text}");
+}
+
+/// Scenario: the daemon has no descriptor left for an operator's connection, and later has one again.
+/// Guarantees: it says so once and burns no processor over it; then the operator who waited is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_waits_for_a_descriptor() {
+    let (a, b) = (OtlpSink::start().await, OtlpSink::start().await);
+    let weir = Weir::start(TWO_EXPORTERS, &[("a", a.address()), ("b", b.address())]).await;
+    const FAILS: &str = "accept on the admin socket fails";
+    weir.log().announce(FAILS);
+    let pid = i32::try_from(weir.pid()).ok().and_then(Pid::from_raw);
+    let limit = |limit| prlimit(pid, Resource::Nofile, limit).expect("our own process may be limited");
+    let before = getrlimit(Resource::Nofile);
+    limit(Rlimit { current: Some(0), ..before });
+    let asked = queue(&weir, &["ls"]);
+    let told = async {
+        wait_until(deadline(SHOWN), "the log says so", || weir.log().find(&[FAILS])).await;
+        limit(before);
+    };
+    let (listed, ()) = tokio::join!(asked, told);
+    assert!(listed.well().text().contains("otlp/a"));
+    let lines = weir.log().lines();
+    assert_eq!(lines.iter().filter(|line| line.contains(FAILS)).count(), 1, "{}", weir.log().tail());
     weir.stop().await;
 }

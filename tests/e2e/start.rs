@@ -1,11 +1,14 @@
 //! What is refused at start, and how it is told.
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 use weir_tests::port::free_address;
@@ -163,6 +166,7 @@ service:
     let said = run(folder.path(), &config.replace("ADDRESS", &address)).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains(&address) && said.err.contains("in use"), "{}", said.err);
+    assert!(said.err.trim_end().ends_with("set another `endpoint`"), "{}", said.err);
 
     let said = command(&binary().await, &["run", "--config", "/nowhere/weir.yaml"]).await;
     assert_eq!(said.code, Some(78), "{said:?}");
@@ -279,4 +283,118 @@ service:
         let status = timeout(deadline(Duration::from_secs(10)), weir.wait()).await.expect("it ends");
         assert_eq!(status.expect("a child can be waited for").code(), Some(0));
     }
+}
+
+/// A daemon of which nothing is kept.
+const QUIET: &str = "receivers:
+  otlp: {protocols: {grpc: {endpoint: '127.0.0.1:0'}}}
+exporters:
+  debug:
+service:
+  queue: {storage: memory}
+  telemetry: {metrics: {enabled: false}}
+  health: {enabled: false}
+  pipelines:
+    traces: {receivers: [otlp], exporters: [debug]}
+";
+
+/// Whether SIGHUP is caught, and the number of threads, as `/proc/PID/status` says.
+fn hangup_and_threads(pid: u32) -> Option<(bool, u32)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let of = |word: &str| status.lines().find_map(|line| line.strip_prefix(word)).map(str::trim);
+    let caught = u64::from_str_radix(of("SigCgt:")?, 16).ok()?;
+    Some((caught & 1 == 1, of("Threads:")?.parse().ok()?))
+}
+
+/// Scenario: SIGHUP as soon as the process does not end at it, long before it is ready.
+/// Guarantees: that is before its first thread; it starts, then reads its file again as it was told, and ends well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_before_it_is_ready_ends_nothing() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let file = folder.path().join("weir.yaml");
+    std::fs::write(&file, QUIET).expect("our folder");
+    for _ in 0..5 {
+        let mut weir = Command::new(binary().await)
+            .args(["run", "--config"])
+            .arg(&file)
+            .env_remove("WEIR_LOG")
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the binary starts");
+        let number = weir.id().expect("it runs");
+        let pid = i32::try_from(number).ok().and_then(Pid::from_raw).expect("a process has a number");
+        let caught = tokio::task::spawn_blocking(move || {
+            // As fast as it can be looked: what is sought is a moment.
+            while let Some((caught, threads)) = hangup_and_threads(number) {
+                if caught || threads > 1 {
+                    return caught;
+                }
+            }
+            false
+        });
+        let caught = timeout(deadline(Duration::from_secs(10)), caught).await.expect("it starts");
+        assert!(caught.expect("a look is a look"), "it has threads, and a hangup would end it");
+        kill_process(pid, Signal::HUP).expect("our own process may be told");
+        let mut lines = BufReader::new(weir.stderr.take().expect("it is piped")).lines();
+        let long = deadline(Duration::from_secs(20));
+        let reloads = async {
+            while let Some(line) = lines.next_line().await.expect("lines of text") {
+                if line.contains("configuration reloaded") {
+                    return;
+                }
+            }
+            panic!("it ended before it had read its file again");
+        };
+        timeout(long, reloads).await.expect("it reads its file again");
+        kill_process(pid, Signal::TERM).expect("our own process may be told");
+        let end = async { while let Ok(Some(_)) = lines.next_line().await {} };
+        let (status, ()) = timeout(long, async { tokio::join!(weir.wait(), end) }).await.expect("it ends");
+        assert_eq!(status.expect("a child can be waited for").code(), Some(0));
+    }
+}
+
+/// Scenario: supervisors that listen on a path and under an abstract name, and one that is not there.
+/// Guarantees: they are told when senders are let in and when the drain begins; without one the daemon serves as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_is_told_of_start_and_end() {
+    let folder = TempDir::with_prefix("weir-start-").expect("a folder");
+    let path = folder.path().join("notify");
+    let name = format!("weir-{}-{}", std::process::id(), fastrand::u64(..));
+    let named = SocketAddr::from_abstract_name(&name).expect("a name");
+    let of_path = UnixDatagram::bind(&path).expect("our folder");
+    let of_name = UnixDatagram::bind_addr(&named).expect("nobody else has it");
+    let path = path.to_str().expect("a path of ours").to_owned();
+    let mut weir = weir_tests::Weir::start(QUIET_BUT_HEALTH, &[]).await;
+    weir.terminate().await;
+    for (variable, socket) in [(path, &of_path), (format!("@{name}"), &of_name)] {
+        weir.environment("NOTIFY_SOCKET", &variable);
+        weir.restart().await;
+        assert_eq!(told(socket), "READY=1");
+        weir.terminate().await;
+        assert_eq!(told(socket), "STOPPING=1");
+    }
+    weir.environment("NOTIFY_SOCKET", "/nowhere/notify");
+    weir.log().announce("the supervisor was not told");
+    weir.restart().await;
+    weir.stop().await;
+}
+
+/// A daemon of which only health can be looked at.
+const QUIET_BUT_HEALTH: &str = "receivers:
+  otlp: {protocols: {grpc: {endpoint: '127.0.0.1:0'}}}
+exporters:
+  debug:
+service:
+  pipelines:
+    traces: {receivers: [otlp], exporters: [debug]}
+";
+
+/// The next thing that a supervisor is told.
+fn told(supervisor: &UnixDatagram) -> String {
+    let long = deadline(Duration::from_secs(10));
+    supervisor.set_read_timeout(Some(long)).expect("a time that is none is refused");
+    let mut text = [0; 64];
+    let length = supervisor.recv(&mut text).expect("it is told within its time");
+    String::from_utf8_lossy(&text[..length]).into_owned()
 }

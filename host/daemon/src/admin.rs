@@ -16,14 +16,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
+use weir_model::Ledger;
+use weir_model::ledger::Claim;
 use weir_net::Drain;
 use weir_plugin::{EndKind, Host, Released, SlotState, SlotView};
 use weir_queue::{DeadLetter, Status};
 
-use crate::assembly::{Current, NamedQueue};
+use crate::assembly::{Current, NamedQueue, Views};
+use crate::telemetry::metrics::Sources;
 
 /// The socket's name in the data folder.
 const SOCKET: &str = "weir.sock";
@@ -33,6 +37,17 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 
 /// Bytes of a reply line: a page of dead letters, or one body in hex.
 const REPLY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes of a dead letter that a running daemon dumps: in hex and in its line they fit into a reply.
+const DUMP_BYTES_MAX: u64 = REPLY_BYTES_MAX / 2 - 1024;
+
+/// Bytes of memory for each byte that is dumped: its two digits, and these again in the line that is sent. The body itself is
+/// gone before the line is made.
+const DUMP_COPIES: u64 = 4;
+
+/// The pause after an accept that failed for want of something (descriptors, memory), as at the doors: what is missing
+/// comes back when a connection ends, and asking faster only burns the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests that are answered at once; an operator has two hands.
 const REQUESTS_MAX: usize = 8;
@@ -282,18 +297,84 @@ pub async fn perform(queues: &[NamedQueue], waiting: &[QueueView], request: Requ
     }
 }
 
-/// Does what is asked, on queues and plugins of a running daemon.
-async fn serve(parts: &Parts, request: Request) -> Reply {
-    let Parts { queues, waiting, plugins } = parts;
+/// Does what is asked, on queues and plugins of a running daemon. The answer takes memory for as long as the second lives.
+async fn serve(parts: &Parts, request: Request) -> (Reply, Option<Paid>) {
+    let Parts { queues, waiting, sources, plugins, dumps } = parts;
     match request {
-        Request::Plugins => Reply::Plugins(plugins.slots().into_iter().map(PluginView::of).collect()),
-        Request::ReleasePlugin { id } => release(plugins, &id),
+        Request::Plugins => (Reply::Plugins(plugins.slots().into_iter().map(PluginView::of).collect()), None),
+        Request::ReleasePlugin { id } => (release(plugins, &id), None),
+        Request::Dump { pipeline, id } => {
+            let paid = match letter_bytes(queues, &pipeline, id).await.map(|bytes| dumps.admit(bytes)) {
+                Some(Err(why)) => return (Reply::Refused(why), None),
+                Some(Ok(paid)) => Some(paid),
+                None => None,
+            };
+            (perform(queues, waiting, Request::Dump { pipeline, id }).await, paid)
+        }
         request @ (Request::Ls
         | Request::DeadLetters { .. }
-        | Request::Dump { .. }
         | Request::Requeue { .. }
         | Request::Drop { .. }
-        | Request::Forget { .. }) => perform(queues, waiting, request).await,
+        | Request::Forget { .. }) => {
+            let mut reply = perform(queues, waiting, request).await;
+            if let Reply::Queues(queues) = &mut reply {
+                queues.iter_mut().for_each(|queue| tell_pauses(queue, sources));
+            }
+            (reply, None)
+        }
+    }
+}
+
+/// Says of each exporter why it is paused: exporters know, not the queues.
+fn tell_pauses(queue: &mut QueueView, sources: &Sources) {
+    for cursor in &mut queue.exporters {
+        let of = sources
+            .exporters
+            .iter()
+            .find(|source| source.pipeline == queue.pipeline && source.exporter == cursor.exporter);
+        if let Some(why) = of.and_then(|source| source.counts.state().paused) {
+            cursor.paused = Some(why);
+        }
+    }
+}
+
+/// Bytes of a dead letter; nothing where it is not there.
+async fn letter_bytes(queues: &[NamedQueue], pipeline: &str, id: u64) -> Option<u64> {
+    let queue = Arc::clone(&queues.iter().find(|named| named.pipeline == pipeline)?.queue);
+    let read = move || queue.dead_letters(id.checked_sub(1)?, 1).ok()?.pop();
+    let letter = tokio::task::spawn_blocking(read).await.ok()??;
+    (letter.id == id).then_some(letter.bytes)
+}
+
+/// Who may dump a letter: one at a time, and only what there is memory for.
+#[derive(Clone)]
+struct Dumps {
+    turn: Arc<Mutex<()>>,
+    ledger: Arc<Ledger>,
+}
+
+/// What a dump holds until its answer is written.
+#[derive(Debug)]
+struct Paid {
+    _turn: OwnedMutexGuard<()>,
+    _claim: Claim,
+}
+
+impl Dumps {
+    /// Room for a letter of so many bytes, or why not and what to do.
+    fn admit(&self, bytes: u64) -> Result<Paid, String> {
+        const OFFLINE: &str = "`weir queue dump` reads the files itself while the daemon is stopped";
+        if bytes > DUMP_BYTES_MAX {
+            return Err(format!(
+                "the letter has {bytes} bytes, and a running daemon dumps at most {DUMP_BYTES_MAX}: {OFFLINE}"
+            ));
+        }
+        let turn = Arc::clone(&self.turn).try_lock_owned();
+        let turn =
+            turn.map_err(|_| "another letter is being dumped: try again when it is done".to_owned())?;
+        let claim = self.ledger.claim(bytes.saturating_mul(DUMP_COPIES));
+        let claim = claim.map_err(|error| format!("{error}: try again when less is under way; {OFFLINE}"))?;
+        Ok(Paid { _turn: turn, _claim: claim })
     }
 }
 
@@ -350,7 +431,7 @@ impl Act {
                     let body = queue.dead_body(id)?;
                     let letters = queue.dead_letters(id.saturating_sub(1), 1)?;
                     let signal = letters.first().map(|letter| letter.signal.clone()).unwrap_or_default();
-                    Ok(Reply::Body { signal, hex: crate::assembly::hex(&body) })
+                    Ok(Reply::Body { signal, hex: hex(&body) })
                 };
                 tokio::task::spawn_blocking(read).await?
             }
@@ -363,6 +444,16 @@ impl Act {
     }
 }
 
+/// In hex, in memory of twice the size and no more.
+fn hex(body: &[u8]) -> String {
+    let mut text = String::with_capacity(body.len() * 2);
+    for byte in body {
+        let digits = [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16));
+        text.extend(digits.into_iter().flatten());
+    }
+    text
+}
+
 // === the socket ===
 
 /// The daemon's end of the socket, bound.
@@ -371,26 +462,31 @@ pub struct Admin {
     path: PathBuf,
     queues: Current<Vec<NamedQueue>>,
     waiting: Current<Vec<QueueView>>,
+    sources: Current<Sources>,
     plugins: Host,
+    dumps: Dumps,
 }
 
 /// What is asked about, as it is at the time.
 struct Parts {
     queues: Arc<Vec<NamedQueue>>,
     waiting: Arc<Vec<QueueView>>,
+    sources: Arc<Sources>,
     plugins: Host,
+    dumps: Dumps,
 }
 
 impl Admin {
-    /// Binds the socket. The caller has the data folder's lock, so a socket that lies there belongs to nobody.
+    /// Binds the socket. The caller has the data folder's lock, so a socket that lies there belongs to nobody. What is
+    /// dumped is paid for from `ledger`.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn bind(
+    pub(crate) fn bind(
         data_dir: &Path,
-        queues: Current<Vec<NamedQueue>>,
-        waiting: Current<Vec<QueueView>>,
+        views: &Views,
         plugins: Host,
+        ledger: Arc<Ledger>,
     ) -> io::Result<Self> {
         let path = data_dir.join(SOCKET);
         match std::fs::remove_file(&path) {
@@ -400,7 +496,19 @@ impl Admin {
         let listener = UnixListener::bind(&path)?;
         // The folder keeps others out where we made it; one that an operator made may be open to them.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, queues, waiting, plugins })
+        let dumps = Dumps { turn: Arc::default(), ledger };
+        let (queues, waiting) = (views.queues.clone(), views.waiting.clone());
+        Ok(Self { listener, path, queues, waiting, sources: views.sources.clone(), plugins, dumps })
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            queues: self.queues.now(),
+            waiting: self.waiting.now(),
+            sources: self.sources.now(),
+            plugins: self.plugins.clone(),
+            dumps: self.dumps.clone(),
+        }
     }
 
     /// Answers until `drain`.
@@ -409,22 +517,30 @@ impl Admin {
     /// None; an accept that fails is told in the log.
     pub async fn serve(self, drain: Drain) -> io::Result<()> {
         let mut answering = JoinSet::new();
+        let mut failing = false;
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if answering.len() < REQUESTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        let parts = Parts {
-                            queues: self.queues.now(),
-                            waiting: self.waiting.now(),
-                            plugins: self.plugins.clone(),
-                        };
+                        failing = false;
+                        let parts = self.parts();
                         answering.spawn(async move {
                             if let Err(error) = timeout(REQUEST_TIME_MAX, answer(stream, &parts)).await.unwrap_or(Ok(())) {
                                 warn!(%error, "an operator's request was not answered");
                             }
                         });
                     }
-                    Err(error) => warn!(%error, "accept on the admin socket"),
+                    Err(error) => {
+                        // Said once for each spell of failures, not ten times a second.
+                        if !failing {
+                            warn!(%error, "accept on the admin socket fails, trying on");
+                        }
+                        failing = true;
+                        tokio::select! {
+                            () = drain.signaled() => break,
+                            () = sleep(ACCEPT_PAUSE) => (),
+                        }
+                    }
                 },
                 Some(_) = answering.join_next() => (),
                 () = drain.signaled() => break,
@@ -441,11 +557,15 @@ async fn answer(stream: UnixStream, parts: &Parts) -> io::Result<()> {
     let mut line = String::new();
     let mut read = BufReader::new(read.take(REQUEST_BYTES_MAX));
     timeout(LINE_TIME_MAX, read.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let reply = match serde_json::from_str(&line) {
+    let (reply, _paid) = match serde_json::from_str(&line) {
         Ok(request) => serve(parts, request).await,
-        Err(error) => Reply::Refused(format!("not a request of this version: {error}")),
+        Err(error) => (Reply::Refused(format!("not a request of this version: {error}")), None),
     };
-    let mut text = serde_json::to_vec(&reply)?;
+    // A line that grows by itself would take twice its memory.
+    let room = if let Reply::Body { hex, .. } = &reply { hex.len() + 128 } else { 0 };
+    let mut text = Vec::with_capacity(room);
+    serde_json::to_writer(&mut text, &reply)?;
+    drop(reply);
     text.push(b'\n');
     write.write_all(&text).await
 }
@@ -469,5 +589,65 @@ pub async fn ask(data_dir: &Path, request: &Request) -> io::Result<Option<Reply>
     let mut line = String::new();
     let mut read = BufReader::new(read.take(REPLY_BYTES_MAX));
     timeout(REQUEST_TIME_MAX, read.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    if !line.ends_with('\n') {
+        let why = match line.len() as u64 >= REPLY_BYTES_MAX {
+            true => format!("its answer is longer than {REPLY_BYTES_MAX} bytes"),
+            false => {
+                "it closed the connection before its answer was complete: its log may say why".to_owned()
+            }
+        };
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+    }
     Ok(Some(serde_json::from_str(&line)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: letters that fit, that are too large for a reply, while another is dumped, with the memory used up.
+    /// Guarantees: one at a time is dumped and paid for; the others are told the limit and what to do.
+    #[test]
+    fn a_dump_is_paid_for_or_refused_with_the_limit() {
+        let dumps = Dumps { turn: Arc::default(), ledger: Ledger::new(DUMP_BYTES_MAX * DUMP_COPIES) };
+        let refused = dumps.admit(DUMP_BYTES_MAX + 1).unwrap_err();
+        assert!(refused.contains(&DUMP_BYTES_MAX.to_string()) && refused.contains("stopped"), "{refused}");
+        let paid = dumps.admit(DUMP_BYTES_MAX).unwrap();
+        assert_eq!(dumps.ledger.used(), DUMP_BYTES_MAX * DUMP_COPIES);
+        let refused = dumps.admit(1).unwrap_err();
+        assert!(refused.contains("another letter"), "{refused}");
+        drop(paid);
+        let held = dumps.ledger.claim(dumps.ledger.limit()).unwrap();
+        let refused = dumps.admit(1).unwrap_err();
+        assert!(refused.contains("memory budget") && refused.contains("stopped"), "{refused}");
+        drop(held);
+        dumps.admit(1).unwrap();
+    }
+
+    /// Scenario: the largest letter that is dumped, as a reply.
+    /// Guarantees: the line fits, and takes the memory that was paid for.
+    #[test]
+    fn the_largest_dump_fits_into_a_reply() {
+        assert_eq!(hex(&[0, 0x7f, 0xa0, 255]), "007fa0ff");
+        let reply = Reply::Body { signal: "metrics".to_owned(), hex: String::new() };
+        let around = serde_json::to_vec(&reply).unwrap().len() as u64 + 1;
+        assert!(DUMP_BYTES_MAX * 2 + around <= REPLY_BYTES_MAX);
+    }
+
+    /// Scenario: a daemon that takes a request and ends before it has answered.
+    /// Guarantees: the operator reads that in words.
+    #[tokio::test]
+    async fn an_answer_that_was_cut_is_told_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        let closing = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (read, mut write) = stream.into_split();
+            BufReader::new(read).read_line(&mut String::new()).await.unwrap();
+            write.write_all(b"{\"queues\":[").await.unwrap();
+        });
+        let error = ask(folder.path(), &Request::Ls).await.unwrap_err();
+        assert!(error.to_string().contains("before its answer was complete"), "{error}");
+        closing.await.unwrap();
+    }
 }

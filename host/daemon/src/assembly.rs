@@ -157,9 +157,8 @@ impl Daemon {
         let admin = match in_memory {
             true => None,
             false => {
-                let (queues, waiting) = (views.queues.clone(), views.waiting.clone());
-                let plugins = foundation.plugins.host().clone();
-                let bound = Admin::bind(&config.service.data_dir, queues, waiting, plugins);
+                let (plugins, ledger) = (foundation.plugins.host().clone(), Arc::clone(&foundation.ledger));
+                let bound = Admin::bind(&config.service.data_dir, &views, plugins, ledger);
                 Some(bound.context("bind the admin socket")?)
             }
         };

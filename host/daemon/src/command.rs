@@ -4,9 +4,10 @@ mod demo;
 mod plugin;
 mod queue;
 mod run;
+mod supervisor;
 mod validate;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,7 +37,10 @@ enum Command {
     /// Without a configuration: the standard ports on localhost, a queue in memory, and the `debug` exporter.
     Run {
         /// The configuration, YAML in the shape of the OpenTelemetry Collector's.
-        #[arg(long, short, value_name = "FILE")]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The same.
+        #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
         config: Option<PathBuf>,
     },
     /// Says everything that is wrong with a configuration, or what it would do.
@@ -78,12 +82,16 @@ impl From<anyhow::Error> for Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // First of all: what only looks ends at a hangup as any command does, the daemon never.
+    let hangup = std::env::args_os().nth(1).filter(|word| word == "run").map(|_| run::listen_for_hangup());
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
     let done = match arguments.command {
-        Command::Run { config } => run::run(config.as_deref()),
+        Command::Run { file, config } => {
+            run::run(file.or(config).as_deref(), hangup.unwrap_or_else(run::listen_for_hangup))
+        }
         Command::Validate { file, config } => validate::validate(file.or(config).as_deref()),
         Command::Demo { once } => demo::demo(once),
         Command::Plugin(command) => plugin::plugin(command),
@@ -96,9 +104,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(78)
         }
         Err(Failure::Other(error)) => {
-            complain(&format!("error: {error:#}"));
+            complain(&format!("error: {error:#}{}", advice(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The next thing to do, where the cause tells.
+fn advice(error: &anyhow::Error) -> &'static str {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::AddrInUse) => ": end the process that has it, or set another `endpoint`",
+        Some(io::ErrorKind::AddrNotAvailable) => ": set `endpoint` to an address of this machine",
+        // Foreign: other kinds tell nothing of what to do.
+        Some(_) | None => "",
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `listener.rs`, `tls.rs`, `secret.rs`, `id.rs` | what these have in common |
 //! | `pipelines.rs` | who is connected to whom |
 //! | `report.rs`, `nearest.rs`, `location.rs` | what is wrong, all of it at once, each with its place |
+//! | `veil.rs` | what no report shows |
 //!
 //! Reading never stops at an error but at broken YAML: a wrong value is told and replaced by a default, so that a
 //! person sees everything that is wrong at once. What a plugin must be asked about is checked in `validate.rs`.
@@ -62,6 +63,7 @@ mod substitute;
 mod tests;
 mod tls;
 mod tree;
+mod veil;
 
 /// Bytes of a file. A large configuration has a hundredth of them; more is a file of another kind.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -1,12 +1,11 @@
 //! What asks for another look at the configuration: SIGHUP, and a change of the file.
 
 use std::fmt;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// How often the file is looked at: an editor's two writes lie closer together, and a person waits that long.
@@ -60,15 +59,11 @@ pub(super) struct Print {
 }
 
 impl Triggers {
-    /// SIGHUP, which from now on does not end the process; and changes of `file` from what it is now.
-    ///
-    /// # Errors
-    /// Where the signal cannot be listened for.
-    pub fn listen(file: Option<&Path>) -> io::Result<Self> {
-        let hangup = signal(SignalKind::hangup())?;
+    /// SIGHUP, also one that has come before this; and changes of `file` from what it is now.
+    pub fn listen(hangup: Signal, file: Option<&Path>) -> Self {
         let watch =
             file.map(|path| Watch { path: path.to_owned(), looks: None, read: Print::of(path), seen: None });
-        Ok(Self { hangup: Some(hangup), watch })
+        Self { hangup: Some(hangup), watch }
     }
 
     /// The file, where there is one.

@@ -8,7 +8,7 @@ mod live;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use tokio::runtime::Runtime;
 use weir_plugin::Inspection;
@@ -52,33 +52,31 @@ pub(super) struct Where {
 /// Does it.
 pub(super) fn plugin(command: Plugin) -> Result<ExitCode, Failure> {
     let runtime = Runtime::new().context("start the runtime")?;
-    let (inspections, json) = match command {
-        Plugin::Release(release) => return live::release(release, &runtime),
+    match command {
+        Plugin::Release(release) => live::release(release, &runtime),
         Plugin::List(list) => {
             if live::list(&list, &runtime)? {
                 return Ok(ExitCode::SUCCESS);
             }
-            let place = list.place;
-            let host = foundation(&place, &runtime)?;
+            let host = foundation(&list.place, &runtime)?;
             let all =
                 runtime.block_on(host.plugins.host().inspect_all()).context("read the plugin folder")?;
-            (all, place.json)
+            match list.place.json {
+                true => live::Listed { running: false, plugins: &all }.say()?,
+                false => all.iter().for_each(show_line),
+            }
+            Ok(ExitCode::SUCCESS)
         }
-        Plugin::Precompile(asked) => return precompile::precompile(asked, &runtime),
+        Plugin::Precompile(asked) => precompile::precompile(asked, &runtime),
         Plugin::Inspect { plugin, place } => {
             let host = foundation(&place, &runtime)?;
             let one = runtime.block_on(host.plugins.host().inspect(&plugin));
             let config = place.config.as_ref().map(|_| place.read()).transpose()?;
             inspect::show(&one, config.as_ref(), place.json).context("write JSON")?;
-            return Ok(if one.error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            let Some(why) = &one.error else { return Ok(ExitCode::SUCCESS) };
+            Err(anyhow!(why.clone()).into())
         }
-    };
-    if json {
-        say(&serde_json::to_string_pretty(&inspections).context("write JSON")?);
-    } else {
-        inspections.iter().for_each(show_line);
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 impl Where {

@@ -234,7 +234,7 @@ fn show_queue(queue: &QueueView) {
     }
     for cursor in &queue.exporters {
         let state = match (&cursor.paused, cursor.configured) {
-            (Some(why), _) => format!("paused: {why}"),
+            (Some(why), _) => format!("paused until an operator acts: {why}"),
             (None, Some(true)) => "ok".to_owned(),
             (None, None) => "no daemon runs".to_owned(),
             (None, Some(false)) => {

@@ -1,12 +1,15 @@
 //! `weir run`.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use super::supervisor::{READY, STOPPING, Supervisor};
 use super::{Failure, complain};
 use crate::allocator::give_back;
 use crate::assembly::{CompiledCode, Daemon, Foundation, Triggers};
@@ -22,15 +25,24 @@ pub(super) struct Prepared {
     pub(super) foundation: Foundation,
 }
 
+/// SIGHUP, which from now on does not end the process: a signal that asks for a look at the file is no reason to die.
+///
+/// Takes no thread, so that it can be had before all else; what comes is kept for the runtime that is built later.
+///
+/// # Errors
+/// Where it cannot be listened for.
+pub(super) fn listen_for_hangup() -> io::Result<Signal> {
+    let first = Builder::new_current_thread().enable_io().build()?;
+    let _entered = first.enter();
+    signal(SignalKind::hangup())
+}
+
 /// Runs until SIGTERM or Ctrl-C.
-pub(super) fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
+pub(super) fn run(file: Option<&Path>, hangup: io::Result<Signal>) -> Result<ExitCode, Failure> {
+    let hangup = hangup.context("listen for signals")?;
     let mut runtime = Builder::new_multi_thread();
     let runtime = runtime.enable_all().on_thread_park(give_back).build().context("start the runtime")?;
-    // Before anything else: a signal that asks for a look at the file is no reason to die.
-    let triggers = {
-        let _entered = runtime.enter();
-        Triggers::listen(file).context("listen for signals")?
-    };
+    let triggers = Triggers::listen(hangup, file);
     let prepared = match file {
         Some(path) => {
             let draft = config::load(path);
@@ -81,9 +93,11 @@ async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failu
     let started = std::time::Instant::now();
     let daemon = Daemon::assemble(prepared.config, prepared.foundation).await?;
     let stop = Stop::default();
+    let supervisor = Supervisor::of_environment();
     let mut signals = Signals::listen().context("listen for signals")?;
     let mut running = tokio::spawn(daemon.run(stop.clone(), triggers));
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
+    supervisor.tell(READY);
     let ended = loop {
         tokio::select! {
             ended = &mut running => break ended.context("the daemon panicked")?,
@@ -93,6 +107,7 @@ async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failu
                     stop.cut.signal();
                 } else {
                     info!(signal, "draining");
+                    supervisor.tell(STOPPING);
                     stop.begin.signal();
                 }
             }

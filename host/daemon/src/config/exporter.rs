@@ -13,6 +13,7 @@ use super::secret::Secret;
 use super::section::{Field, Hints, Section};
 use super::tls::{self, ClientTls};
 use super::tree::Value;
+use super::veil::may_bear_secret;
 use super::{Id, Kind};
 
 /// Exporters that are part of the binary.
@@ -337,6 +338,10 @@ fn example(protocol: OtlpProtocol) -> &'static str {
 fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Option<Located<Uri>> {
     let address = format!("an address as in `{}`", example(protocol));
     let text = field.text(&address)?;
+    if may_bear_secret(text) {
+        field.wrong("expected an address without a user and without a query; credentials stand under `auth`");
+        return None;
+    }
     let expected = format!("expected {address}");
     let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let written: Option<Uri> = whole.parse().ok();
@@ -367,10 +372,6 @@ fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Optio
         }
         None => !plain.unwrap_or(!tls.asks_for_tls() && is_loopback(&uri)),
     };
-    if authority.contains('@') || uri.query().is_some() {
-        field.wrong("expected an address without a user and without a query; credentials stand under `auth`");
-        return None;
-    }
     let base = uri.path().trim_end_matches('/');
     match protocol {
         OtlpProtocol::Grpc if uri.port_u16().is_none() => {

@@ -11,6 +11,7 @@ use super::id::{WORD, is_word};
 use super::location::{Located, Location};
 use super::section::{Field, Hints, MIB, Section, describe, join};
 use super::tree::{Entry, Node, Scalar, Value};
+use super::veil::bears_secret;
 use super::{Id, Kind};
 
 /// The SHA-256 of a component's file.
@@ -210,7 +211,8 @@ impl Settings {
         path
     }
 
-    /// A message about the value under this pointer, without what variables gave: that may be a secret.
+    /// A message about the value under this pointer, without what variables gave and without URLs that may hold one: those
+    /// may be secrets.
     pub(crate) fn hide(&self, pointer: &str, message: &str) -> String {
         let mut open: Vec<&Node> = match self.nearest(pointer).node {
             Some(node) => vec![node],
@@ -219,12 +221,18 @@ impl Settings {
         let mut message = message.to_owned();
         while let Some(node) = open.pop() {
             match &node.value {
-                Value::Scalar(Scalar { text, written: Some(written), .. }) if !text.is_empty() => {
+                Value::Scalar(scalar) => {
+                    let Scalar { text, written, .. } = scalar;
+                    let instead = match written {
+                        _ if text.is_empty() => continue,
+                        _ if bears_secret(scalar) => "(not shown)",
+                        Some(written) => written,
+                        None => continue,
+                    };
                     // Checkers print values as JSON.
                     let escaped = Json::from(text.as_str()).to_string();
-                    message = message.replace(escaped.trim_matches('"'), written).replace(text, written);
+                    message = message.replace(escaped.trim_matches('"'), instead).replace(text, instead);
                 }
-                Value::Scalar(_) => {}
                 Value::List(items) => open.extend(items),
                 Value::Mapping(entries) => open.extend(entries.iter().map(|entry| &entry.value)),
             }

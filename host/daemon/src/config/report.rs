@@ -15,6 +15,7 @@ use std::fmt;
 
 use super::location::{Location, Source};
 use super::tree::{Node, Scalar, Value};
+use super::veil::{guarded, veiled};
 
 /// Errors that are shown of one file. A person mends a few and asks again; a file of another kind has thousands.
 const SHOWN_MAX: usize = 50;
@@ -142,69 +143,6 @@ fn is_reference(scalar: &Scalar) -> bool {
     written.starts_with("${") && written.find('}').is_none_or(|end| end + 1 == written.len())
 }
 
-/// What stands in a report for each character of a secret.
-const HIDING: char = '•';
-
-/// The source as a report may show it.
-fn veiled(source: &Source, hidden: &[Location]) -> Source {
-    if hidden.is_empty() {
-        return source.clone();
-    }
-    let mut lines: Vec<Vec<char>> = source.text.lines().map(|line| line.chars().collect()).collect();
-    for at in hidden {
-        let first = (at.line as usize).saturating_sub(1);
-        let start = (at.column as usize).saturating_sub(1);
-        let Some(line) = lines.get_mut(first) else { continue };
-        let end = start.saturating_add(at.length as usize).min(line.len());
-        line.get_mut(start.min(end)..end).into_iter().for_each(veil);
-        if at.length == u32::MAX {
-            // A text of several lines: it goes on for as long as lines are empty, or indented as deep where it has begun on
-            // a line of its own, deeper where a key stands before it.
-            let indent = indent(line);
-            let deeper = usize::from(start > indent);
-            let rest = lines.iter_mut().skip(first + 1);
-            let goes_on = |line: &&mut Vec<char>| is_blank(line) || self::indent(line) >= indent + deeper;
-            rest.take_while(goes_on).for_each(|line| veil(line));
-        }
-    }
-    let lines: Vec<String> = lines.into_iter().map(|line| line.into_iter().collect()).collect();
-    Source { name: source.name.clone(), text: lines.join("\n").into() }
-}
-
-fn veil(shown: &mut [char]) {
-    shown.iter_mut().filter(|shown| !shown.is_whitespace()).for_each(|shown| *shown = HIDING);
-}
-
-fn indent(line: &[char]) -> usize {
-    line.iter().take_while(|shown| shown.is_whitespace()).count()
-}
-
-fn is_blank(line: &[char]) -> bool {
-    indent(line) == line.len()
-}
-
-/// Words in keys whose values are not shown where broken YAML keeps it unknown what they are.
-const TELLING: [&str; 9] =
-    ["password", "passwd", "secret", "token", "bearer", "credential", "apikey", "api_key", "authorization"];
-
-/// The source as a report on broken YAML may show it: without what follows a key that sounds like a secret's.
-fn guarded(source: &Source) -> Source {
-    let guard = |line: &str| {
-        let lower = line.to_ascii_lowercase();
-        let found = TELLING.iter().filter_map(|word| lower.find(word)).min();
-        let colon = found.and_then(|at| Some(at + lower.get(at..)?.find(':')?));
-        match colon.and_then(|colon| line.split_at_checked(colon + 1)) {
-            Some((shown, rest)) => {
-                let rest = rest.chars().map(|c| if c.is_whitespace() { c } else { HIDING });
-                format!("{shown}{}", rest.collect::<String>())
-            }
-            None => line.to_owned(),
-        }
-    };
-    let lines: Vec<String> = source.text.lines().map(guard).collect();
-    Source { name: source.name.clone(), text: lines.join("\n").into() }
-}
-
 /// What is odd about a file that is taken all the same.
 #[derive(Debug, Clone)]
 pub struct Warning {
@@ -235,7 +173,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report that ends the reading.
+    /// A report that ends the reading. Nobody knows then what of the file is a secret, so that no value is shown.
     pub(crate) fn of(source: Source, mut diagnostics: Vec<Diagnostic>) -> Self {
         sort(&mut diagnostics);
         Self { source: guarded(&source), diagnostics }
@@ -382,25 +320,4 @@ fn printable(text: &str) -> String {
             c => c,
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Scenario: secrets of several lines, as a block, folded, in quotes; each beside what is none.
-    /// Guarantees: all of their lines are hidden, and nothing else is.
-    #[test]
-    fn all_lines_of_a_secret_are_hidden() {
-        let text = "a: |\n  hunter2\n\n  hunter2\nb: >-\n  hunter2\n  hunter2\nc: \"hunter2\n  hunter2\"\nd: shown\n";
-        let source = Source::new("case", text);
-        let problems = Problems::default();
-        let root = super::super::tree::parse(&source, &|_| None, &problems).unwrap();
-        let Value::Mapping(entries) = &root.value else { panic!("a mapping") };
-        entries.iter().filter(|entry| entry.key != "d").for_each(|entry| problems.hide(&entry.value));
-        let (_, hidden) = problems.take();
-        let shown = veiled(&source, &hidden).text;
-        assert!(!shown.contains("hunter2"), "{shown}");
-        assert!(shown.contains("d: shown") && shown.contains("b: >-"), "{shown}");
-    }
 }

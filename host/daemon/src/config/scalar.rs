@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::veil::may_bear_secret;
+
 /// The time in `200ms`, `5s`, `1m30s`, `1.5h`; a bare number only where it is 0.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
@@ -119,10 +121,15 @@ pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, AddressSlip> {
         return Ok(address);
     }
     if let Some((_, rest)) = text.split_once("://") {
-        let authority = rest.split('/').next().unwrap_or_default();
+        // Without what may be a secret: a user before it, a query behind it.
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let authority = authority.rsplit('@').next().unwrap_or_default();
         return Err(AddressSlip::Url(authority.to_owned()));
     }
     let (host, port) = text.rsplit_once(':').ok_or(AddressSlip::Form)?;
+    if may_bear_secret(text) {
+        return Err(AddressSlip::Form);
+    }
     let port: u16 = port.parse().map_err(|_| AddressSlip::Port)?;
     match host {
         "" => Err(AddressSlip::NoHost(port)),
@@ -182,6 +189,8 @@ mod tests {
         assert_eq!(address("127.0.0.1:70000"), Err(AddressSlip::Port));
         assert_eq!(address(":4317"), Err(AddressSlip::NoHost(4317)));
         assert_eq!(address("http://localhost:4318/v1"), Err(AddressSlip::Url("localhost:4318".into())));
+        assert_eq!(address("http://u:hunter2@a:1?key=hunter2"), Err(AddressSlip::Url("a:1".into())));
+        assert_eq!(address("hunter2@a:1"), Err(AddressSlip::Form));
         assert_eq!(address("collector.internal:4317"), Err(AddressSlip::Name("collector.internal".into())));
     }
 }

@@ -12,6 +12,7 @@ use super::nearest::nearest;
 use super::report::{Diagnostic, Problems};
 use super::scalar::{ShownBytes, ShownDuration, bytes, duration};
 use super::tree::{Entry, Node, Scalar, Value};
+use super::veil::{bears_secret, may_bear_secret};
 
 /// Characters of a value that a message repeats.
 const QUOTED_CHARS_MAX: usize = 60;
@@ -98,7 +99,7 @@ impl<'t> Section<'t> {
         known.dedup();
         for entry in self.rest() {
             let mut key = entry.key.as_str();
-            if self.secret {
+            if self.secret || may_bear_secret(key) {
                 self.problems.hide(&entry.value);
                 let end = key.find([':', '=', ' ']).unwrap_or(key.len());
                 if end < key.len() {
@@ -113,6 +114,9 @@ impl<'t> Section<'t> {
             );
             let hint = hints.iter().find(|(hinted, _)| *hinted == entry.key);
             let error = match (hint, nearest(key, known.iter().copied())) {
+                (None, Some(near)) if near == key => {
+                    error.label(format!("expected a space after the colon in `{key}:`"))
+                }
                 (Some((_, hint)), _) => error.label(*hint),
                 (None, Some(near)) => error.label(format!("did you mean `{near}`?")),
                 (None, None) => error.label("not a key that is known here"),
@@ -336,12 +340,15 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
-/// What a message calls a value. What a variable held is never shown: it may be a secret.
+/// What a message calls a value. What a variable held is never shown, nor what may be a URL with a secret in it.
 pub(crate) fn describe(node: &Node) -> String {
     match &node.value {
         Value::List(_) => "a list".to_owned(),
         Value::Mapping(_) => "a mapping".to_owned(),
         Value::Scalar(scalar) if scalar.is_null() => "nothing".to_owned(),
+        Value::Scalar(scalar) if bears_secret(scalar) => {
+            "a text with `@` or `?` (not shown: it may hold a secret)".to_owned()
+        }
         Value::Scalar(Scalar { written: Some(written), .. }) => {
             format!("what `{}` stands for (not shown)", shortened(written))
         }

@@ -276,7 +276,7 @@ fn what_is_no_file_of_ours_is_told_for_what_it_is() {
         error: the byte 0xfc here is not UTF-8
           --> DIR/latin.yaml:2:7
            |
-         2 |   # gr
+         2 |   # ••
            |       ^ expected text in UTF-8
            |
 

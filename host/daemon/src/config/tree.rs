@@ -16,6 +16,7 @@ use super::location::{Location, Source};
 use super::report::{Diagnostic, Problems};
 use super::section::{join, shortened};
 use super::substitute::{SlipKind, substitute};
+use super::veil::bears_secret;
 
 /// Nodes of a tree, aliases replaced; each 64 bytes of text count as one more. A large configuration has a thousand.
 const CELLS_MAX: usize = 100_000;
@@ -214,14 +215,19 @@ impl<'t> Builder<'t> {
                 (Value::Mapping(self.mapping(depth)?), anchor)
             }
             Event::Alias(anchor) => return self.alias(anchor, at),
-            Event::UnresolvedAlias(name) => {
-                let error = self.error(at, format!("nothing before this is named `&{name}`"));
-                return Err(Box::new(error.label("expected the name of something that stands before it")));
+            Event::UnresolvedAlias(_) => {
+                // Not its name: a password may begin like an alias.
+                let error = self.error(at, "an alias of nothing that stands before it");
+                let error = error.label("expected `*name` of a `&name` before it");
+                return Err(Box::new(error.note("a text that begins with `*` must stand in quotes")));
             }
             // A foreign enum: the rest are no nodes, and the parser does not give them here.
             _ => (Value::Mapping(Vec::new()), 0),
         };
         let node = Node { at, value };
+        if matches!(&node.value, Value::Scalar(scalar) if bears_secret(scalar)) {
+            self.problems.hide(&node);
+        }
         if anchor != 0 {
             self.pay(node.cells(), at)?;
             self.anchors.insert(anchor, node.clone());
@@ -242,9 +248,12 @@ impl<'t> Builder<'t> {
     fn tagged(&self, tag: Option<&yaml::Tag>, span: &Span) -> bool {
         let Some(tag) = tag else { return false };
         let Some(core) = tag.core_suffix() else {
-            let at = span.tag_start().map_or_else(|| place(span), |start| point(start, 1));
-            let error = self.error(at, format!("a tag `{}{}`", tag.handle(), tag.suffix()));
-            self.problems.push(error.label("expected a value without a tag"));
+            let length = tag.handle().chars().count() + tag.suffix().chars().count();
+            let at = span.tag_start().map_or_else(|| place(span), |start| point(start, length));
+            // Not its name: a password may begin like a tag.
+            self.problems.hide_at(at);
+            let error = self.error(at, "a tag").label("expected a value without a tag");
+            self.problems.push(error.note("a text that begins with `!` must stand in quotes"));
             return false;
         };
         core == "str"
@@ -434,6 +443,12 @@ fn syntax(source: &Source, error: &ScanError) -> Diagnostic {
             diagnostic.note("a quotation mark on a line before may not be closed")
         }
         ErrorKind::ExpectedBlockMappingKey => diagnostic.note("keys of one mapping begin in the same column"),
+        ErrorKind::MappingValueNotAllowed => diagnostic.note(
+            "keys of one mapping begin in the same column, and a text with `: ` in it stands in quotes",
+        ),
+        ErrorKind::UnexpectedCharacter { .. } => {
+            diagnostic.note("a text that begins with this character must stand in quotes")
+        }
         // A foreign enum: the rest explain themselves.
         _ => diagnostic,
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::{Where, say};
@@ -62,23 +63,45 @@ impl Daemon {
     }
 }
 
-/// Shows what the daemon has loaded; `false` where none answers.
+/// What `--json` shows, with a daemon and without.
+#[derive(Serialize)]
+pub(super) struct Listed<'a, T> {
+    /// Whether these are what a running daemon has loaded; else they are what the program and the plugin folder have.
+    pub(super) running: bool,
+    /// The plugins.
+    pub(super) plugins: &'a [T],
+}
+
+impl<T: Serialize> Listed<'_, T> {
+    pub(super) fn say(&self) -> anyhow::Result<()> {
+        say(&serde_json::to_string_pretty(self).context("write JSON")?);
+        Ok(())
+    }
+}
+
+/// Says that the list is not a daemon's.
+fn note(why: &str) {
+    complain(&format!("note: {why}; this is what the program and the plugin folder have"));
+}
+
+/// Shows what the daemon has loaded; `false` where none answers, which is told.
 pub(super) fn list(list: &List, runtime: &Runtime) -> Result<bool, Failure> {
     let Some(daemon) = Daemon::of(list.place.config.as_ref(), list.data_dir.as_ref())? else {
+        note("no daemon was asked (--config FILE or --data-dir DIR says which)");
         return Ok(false);
     };
     if !daemon.is_reachable {
-        complain(
-            "note: the queue of this configuration is in memory, so its daemon has no socket to be asked by; below \
-             is what the program and the plugin folder have",
-        );
+        note("the queue of this configuration is in memory, so its daemon has no socket to be asked by");
         return Ok(false);
     }
     let asked = runtime.block_on(admin::ask(&daemon.data_dir, &Request::Plugins));
     match asked.context("ask the running daemon")? {
-        None => Ok(false),
+        None => {
+            note(&format!("no daemon has the data folder {}", daemon.data_dir.display()));
+            Ok(false)
+        }
         Some(Reply::Plugins(plugins)) if list.place.json => {
-            say(&serde_json::to_string_pretty(&Reply::Plugins(plugins)).context("write JSON")?);
+            Listed { running: true, plugins: &plugins }.say()?;
             Ok(true)
         }
         Some(Reply::Plugins(plugins)) => {
