@@ -384,6 +384,8 @@ pub(crate) const CASES: [Case; 39] = [
         counts: &[("ends", "trap")],
         answers: Some(503),
         role: Role::Receiver,
+        // It needs most of what plugins have together.
+        alone: true,
         ..PLAIN
     },
     Case {
