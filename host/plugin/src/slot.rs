@@ -267,17 +267,7 @@ impl Slot {
         let instances_max = pool.instances_max();
         let serving = Ok(Arc::new(Generation { loaded, pool }));
         let now = RwLock::new(Now { serving, number: 1, last, tried, refused: None, again: None });
-        Ok(Arc::new(Self {
-            wanted,
-            part,
-            plugin,
-            pinned,
-            promised,
-            instances_max,
-            counts,
-            meter,
-            now,
-        }))
+        Ok(Arc::new(Self { wanted, part, plugin, pinned, promised, instances_max, counts, meter, now }))
     }
 
     pub(crate) fn plugin(&self) -> &str {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weir_net::Drain;
 
 use super::triggers::Cause;
@@ -42,6 +43,10 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../net/tests/data")
 }
 
+fn hangup() -> Signal {
+    signal(SignalKind::hangup()).expect("signals can be listened for")
+}
+
 impl Stage {
     /// Runs with this file; its ports are any.
     async fn start(text: &str) -> Self {
@@ -56,7 +61,7 @@ impl Stage {
         let checked = checked.await.expect("it does not panic").expect("the file is good");
         let mut daemon = Daemon::assemble(checked.config, foundation).await.expect("it assembles");
         daemon.parts.start();
-        let triggers = Triggers::listen(Some(&path)).expect("signals can be listened for");
+        let triggers = Triggers::listen(hangup(), Some(&path));
         Self { daemon, triggers, stop: Drain::new(), folder }
     }
 
@@ -233,7 +238,7 @@ async fn an_exporter_whose_certificates_are_renewed_is_made_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hangup_without_a_file_does_no_harm() {
     let mut stage = Stage::start(FILE).await;
-    stage.triggers = Triggers::listen(None).expect("signals can be listened for");
+    stage.triggers = Triggers::listen(hangup(), None);
     let addresses = stage.daemon.addresses();
     stage.reload().await;
     assert!(stage.is_serving());
