@@ -245,6 +245,7 @@ pub(crate) const CASES: [Case; 39] = [
         name: "print-flood",
         role: Role::Errand,
         settings: "mode: print-flood",
+        limits: PATIENT,
         reads: &[&["plugin=errand", "printed", "line 9999"]],
         counts: &[("log_lines_suppressed", ""), ("pushes", "accepted")],
         ..PLAIN
