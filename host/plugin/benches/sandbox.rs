@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use mimalloc::MiMalloc;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use weir_model::{Exporter as _, Ledger, Push, Signal};
@@ -21,6 +22,10 @@ use weir_net::client::{Client, ClientSettings};
 use weir_plugin::{Host, HostSettings, Part, PluginExporter};
 use weir_wire::Encoder;
 use zipkin_exporter::{Format, encode};
+
+/// The daemon's: bodies of hundreds of kilobytes cost the system's a mapping each.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Spans of a push.
 const SPANS: u32 = 512;

@@ -10,6 +10,7 @@ use weir_wire::json::{Unwritten, to_json_within};
 
 use crate::counts::PluginCounts;
 use crate::describe::Encoding;
+use crate::end::PUSH;
 use crate::instance::Mold;
 use crate::meter::Meter;
 use crate::quarantine::Quarantined;
@@ -84,7 +85,7 @@ impl PluginExporter {
         // that hangs does not hold up a stop for the rest of the call's deadline.
         let nobody_waits = CancellationToken::new();
         let _waiting = nobody_waits.clone().drop_guard();
-        let pushed = generation.pool.call(turn, move |instance| {
+        let pushed = generation.pool.call(turn, PUSH, move |instance| {
             Box::pin(async move {
                 let pushing = instance.push(&push, encoding, &body);
                 let outcome = nobody_waits.run_until_cancelled(pushing).await;

@@ -7,6 +7,7 @@ use tracing::warn;
 use weir_model::{BoxFuture, HttpReceiver, Reason, Refusal, http};
 
 use crate::counts::PluginCounts;
+use crate::end::RECEIVE;
 use crate::meter::Meter;
 use crate::quarantine::Quarantined;
 use crate::slot::{Away, Released, Slot};
@@ -56,9 +57,9 @@ impl PluginHttpReceiver {
             Err(_) => return unavailable("all instances of the plugin are busy"),
         };
         let listener = listener.to_owned();
-        let received = generation
-            .pool
-            .call(turn, move |instance| Box::pin(async move { instance.receive(&listener, &request).await }));
+        let received = generation.pool.call(turn, RECEIVE, move |instance| {
+            Box::pin(async move { instance.receive(&listener, &request).await })
+        });
         match received.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => {

@@ -35,6 +35,9 @@ const DELIVERY_BYTES_MAX: usize = 120;
 /// The call in which a guest is shown records.
 pub(crate) const PUSH: &str = "exporter.push";
 
+/// The call in which it is shown a request.
+pub(crate) const RECEIVE: &str = "http-receiver.receive";
+
 /// What the making of an instance is called among the calls.
 pub(crate) const INSTANTIATE: &str = "instantiate";
 
@@ -227,7 +230,7 @@ fn cause(error: &wasmtime::Error, met: Option<Deadline>, refused: Option<Refused
     }
     if let Some(refused) = refused {
         let kind = match refused {
-            Refused::Limit { .. } | Refused::Table { .. } => EndKind::MemoryLimit,
+            Refused::Limit { .. } | Refused::Share { .. } | Refused::Table { .. } => EndKind::MemoryLimit,
             Refused::Ledger { .. } => EndKind::MemoryBudget,
         };
         return (kind, refused.to_string());

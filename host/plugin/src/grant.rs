@@ -72,8 +72,7 @@ pub(crate) struct Authorization {
 impl Authorization {
     /// Warns of origins where anybody on the way can read the credential.
     pub(crate) fn new(credential: Credential, id: &str, marks: &Marks, settings: &Value) -> Self {
-        let origins = written(marks, settings).filter_map(|(_, url)| url.parse::<Origin>().ok());
-        let origins: Vec<_> = origins.collect();
+        let origins: Vec<_> = trusted(marks, settings).collect();
         for origin in origins.iter().filter(|origin| is_readable(origin)) {
             warn!(id, %origin, "credential is sent without TLS, anybody on the way can read it: write https://");
         }
@@ -85,6 +84,11 @@ impl Authorization {
         let origin = target.parse::<Origin>().ok()?;
         self.origins.contains(&origin).then_some(&self.credential)
     }
+}
+
+/// The origins that get the credential of `auth:`.
+pub(crate) fn trusted(marks: &Marks, settings: &Value) -> impl Iterator<Item = Origin> {
+    written(marks, settings).filter_map(|(_, url)| url.parse().ok())
 }
 
 fn is_readable(origin: &Origin) -> bool {

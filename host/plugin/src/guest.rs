@@ -20,6 +20,7 @@ use crate::engine::GuestEngine;
 use crate::grant::{Powers, Secrets, Unsendable};
 use crate::limits::{Limiter, Limits, Timer, TooManyCalls};
 use crate::meter::Meter;
+use crate::pool::Idlers;
 use crate::rate::Bucket;
 use crate::said;
 use crate::stderr::Tail;
@@ -107,6 +108,7 @@ impl Guest {
         identity: &Identity,
         powers: &Powers,
         limits: &Limits,
+        idlers: &Idlers,
     ) -> Self {
         let Identity { counts, .. } = identity;
         let stderr = Tail::default();
@@ -114,7 +116,7 @@ impl Guest {
         resources.set_max_capacity(RESOURCES_MAX);
         Self {
             about: identity.about().into(),
-            limiter: Limiter::new(limits.memory_bytes, ledger, counts.memory_peak_bytes.clone()),
+            limiter: Limiter::new(limits.memory_bytes, ledger, counts.memory_peak_bytes.clone(), idlers),
             timer: Timer::new(limits),
             wasi: null_wasi(&stderr),
             stderr,

@@ -443,6 +443,7 @@ impl Shared {
             identity,
             powers,
             limits,
+            idlers: self.tasks.idlers(),
         }
     }
 }

@@ -9,11 +9,12 @@ use weir_model::{Ledger, Outcome, Push, http};
 
 use crate::convert;
 use crate::describe::{Descriptor, DescriptorError, Encoding, SettingsError};
-use crate::end::{End, EndKind, INSTANTIATE, Named, PUSH};
+use crate::end::{End, EndKind, INSTANTIATE, Named, PUSH, RECEIVE};
 use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
 use crate::limits::{ANSWER_GRACE, HANDLES_MAX, HANDOVER_BYTES_MAX, Limits};
+use crate::pool::Idlers;
 use crate::said;
 use crate::v1::exports::weir::plugin::{exporter, http_receiver, plugin};
 use crate::workers::Load;
@@ -63,6 +64,8 @@ pub(crate) struct Mold {
     pub(crate) identity: Identity,
     pub(crate) powers: Powers,
     pub(crate) limits: Limits,
+    /// Who gives memory back where this one has none.
+    pub(crate) idlers: Idlers,
 }
 
 /// One instance: a store with a component in it. After an [`End`] it must be dropped.
@@ -92,9 +95,10 @@ impl Instance {
     /// # Errors
     /// [`End`].
     pub(crate) async fn with_load(mold: &Mold, load: Arc<Load>) -> Result<Self, End> {
-        let Mold { engine, ledger, blueprint, identity, powers, limits } = mold;
+        let Mold { engine, ledger, blueprint, identity, powers, limits, idlers } = mold;
         identity.counts.instances.add(1);
-        let mut store = Store::new(engine.engine(), Guest::new(engine, ledger, identity, powers, limits));
+        let mut store =
+            Store::new(engine.engine(), Guest::new(engine, ledger, identity, powers, limits, idlers));
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(HANDOVER_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
@@ -201,7 +205,7 @@ impl Instance {
         listener: &str,
         request: &http::Request,
     ) -> Result<Result<http::Answer, String>, End> {
-        let call = Call::begin("http-receiver.receive", &self.engine, &mut self.store);
+        let call = Call::begin(RECEIVE, &self.engine, &mut self.store);
         let Some(receiver) = &self.http_receiver else {
             return Err(absent(self.store.data(), call.named));
         };

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use wasmtime::ResourceLimiter;
-use weir_model::{Claim, Counter, Ledger};
+use weir_model::{Claim, Counter, Exhausted, Ledger};
 
 use crate::engine::TICK;
+use crate::pool::Idlers;
 use crate::workers::Load;
 
 /// Elements of one table. A table element costs 8 bytes; interpreters compiled to Wasm need some ten thousand.
@@ -103,6 +104,8 @@ pub(crate) enum Refused {
     Limit { asked: usize, limit: usize },
     /// The process has no memory left to lend, or none to guests: `part` is what they may have together.
     Ledger { asked: usize, limit: u64, part: Option<u64> },
+    /// The same, of an instance that asks for more than half of what all guests may have together: it is the reason.
+    Share { asked: usize, limit: u64, part: u64 },
     /// A table over [`TABLE_ELEMENTS_MAX`].
     Table { asked: usize },
 }
@@ -130,6 +133,14 @@ impl std::fmt::Display for Refused {
                     mebibytes(*asked)
                 )
             }
+            Self::Share { asked, limit, part } => write!(
+                f,
+                "memory budget of the process ({} MiB) used up, asked for {} MiB, more than half of the plugins' part of \
+                 it ({} MiB)",
+                limit / (1024 * 1024),
+                mebibytes(*asked),
+                part / (1024 * 1024)
+            ),
             Self::Table { asked } => {
                 write!(f, "table limit {TABLE_ELEMENTS_MAX} elements reached, asked for {asked}")
             }
@@ -146,11 +157,13 @@ pub(crate) struct Limiter {
     last_granted: usize,
     refused: Option<Refused>,
     peak: Counter,
+    idlers: Idlers,
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: usize, ledger: &Arc<Ledger>, peak: Counter) -> Self {
-        Self { limit, ledger: Arc::clone(ledger), claim: None, last_granted: 0, refused: None, peak }
+    pub(crate) fn new(limit: usize, ledger: &Arc<Ledger>, peak: Counter, idlers: &Idlers) -> Self {
+        let (ledger, idlers) = (Arc::clone(ledger), idlers.clone());
+        Self { limit, ledger, claim: None, last_granted: 0, refused: None, peak, idlers }
     }
 
     /// Bytes that the instance has now.
@@ -169,14 +182,17 @@ impl Limiter {
             self.refused = Some(Refused::Limit { asked, limit: self.limit });
             return false;
         }
-        let granted = match &mut self.claim {
-            Some(claim) => claim.grow(more as u64),
-            None => self.ledger.claim_for_guest(more as u64).map(|claim| self.claim = Some(claim)),
-        };
+        let mut granted = self.claim_more(more);
+        if granted.is_err() && self.idlers.give_back() {
+            granted = self.claim_more(more);
+        }
         if let Err(exhausted) = granted {
-            let limit = self.ledger.limit();
-            let part = (exhausted.limit < limit).then_some(exhausted.limit);
-            self.refused = Some(Refused::Ledger { asked, limit, part });
+            let (limit, part) = (self.ledger.limit(), self.ledger.guests_limit());
+            self.refused = Some(if asked as u64 > part / 2 {
+                Refused::Share { asked, limit, part }
+            } else {
+                Refused::Ledger { asked, limit, part: (exhausted.limit < limit).then_some(part) }
+            });
             return false;
         }
         self.last_granted = more;
@@ -184,6 +200,13 @@ impl Limiter {
             self.peak.set(asked as u64);
         }
         true
+    }
+
+    fn claim_more(&mut self, more: usize) -> Result<(), Exhausted> {
+        match &mut self.claim {
+            Some(claim) => claim.grow(more as u64),
+            None => self.ledger.claim_for_guest(more as u64).map(|claim| self.claim = Some(claim)),
+        }
     }
 
     fn give_back_last(&mut self) {
@@ -343,14 +366,14 @@ mod tests {
         const MIB: usize = 1024 * 1024;
         let ledger = Ledger::new(200 * MIB as u64);
         let peak = Counter::default();
-        let mut limiter = Limiter::new(64 * MIB, &ledger, peak.clone());
+        let mut limiter = Limiter::new(64 * MIB, &ledger, peak.clone(), &Idlers::default());
         assert!(limiter.memory_growing(0, 60 * MIB, None).unwrap());
         assert!(!limiter.memory_growing(60 * MIB, 71 * MIB, None).unwrap());
         assert_eq!(
             limiter.take_refused().unwrap().to_string(),
             "memory limit 64 MiB reached, asked for 71 MiB"
         );
-        let mut other = Limiter::new(64 * MIB, &ledger, peak.clone());
+        let mut other = Limiter::new(64 * MIB, &ledger, peak.clone(), &Idlers::default());
         assert!(!other.memory_growing(0, 41 * MIB, None).unwrap());
         assert_eq!(
             other.take_refused().unwrap().to_string(),

@@ -83,6 +83,31 @@ pub(crate) struct Tasks {
     running: TaskTracker,
     stop: CancellationToken,
     workers: Arc<Workers>,
+    idlers: Idlers,
+}
+
+/// The pools of a host, for their idle instances: those give their memory back where another instance has none. Cloning shares
+/// them.
+#[derive(Clone, Default)]
+pub(crate) struct Idlers(Arc<Mutex<Vec<Weak<Pool>>>>);
+
+impl Idlers {
+    /// Drops the idle instances of all pools; says whether there were any.
+    pub(crate) fn give_back(&self) -> bool {
+        let pools: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let given = pools.iter().map(|pool| pool.drop_idle()).sum::<usize>();
+        given > 0
+    }
+
+    fn join(&self, pool: &Arc<Pool>) {
+        let mut pools = self.lock();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(pool));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The right to make one call: room for it, and leave.
@@ -102,6 +127,10 @@ pub(crate) enum NoTurn {
 }
 
 impl Tasks {
+    pub(crate) fn idlers(&self) -> Idlers {
+        self.idlers.clone()
+    }
+
     /// Waits for calls under way; nothing else is waited for.
     pub(crate) async fn drain(&self) {
         self.stop.cancel();
@@ -122,7 +151,8 @@ impl Pool {
         let PoolSettings { instances, calls_max, age_max } = *pool;
         let instances_max = instances.clamp(1, LANES);
         let quarantine = Quarantine::new(quarantine, mold.identity.counts.clone());
-        Arc::new(Self {
+        let idlers = tasks.idlers();
+        let pool = Arc::new(Self {
             mold,
             settings,
             instances_max,
@@ -135,7 +165,9 @@ impl Pool {
             logs: Mutex::new(Bucket::new(END_LOGS_BURST, END_LOG_INTERVAL)),
             sweeping: AtomicBool::new(false),
             tasks,
-        })
+        });
+        idlers.join(&pool);
+        pool
     }
 
     pub(crate) fn instances_max(&self) -> usize {
@@ -171,6 +203,7 @@ impl Pool {
     pub(crate) fn retire(&self) {
         self.permits.close();
         self.quarantine.retire();
+        self.drop_idle();
     }
 
     /// What a caller is told who comes in quarantine.
@@ -179,7 +212,7 @@ impl Pool {
         format!("plugin {} of id {} is {quarantined}", identity.plugin, identity.id)
     }
 
-    /// Calls `f` with an instance of its own.
+    /// Calls `f` with an instance of its own; `call` is what it is called where the host itself breaks.
     ///
     /// # Errors
     /// [`End`]: the instance is gone.
@@ -189,13 +222,14 @@ impl Pool {
     pub(crate) async fn call<R: Send + 'static>(
         self: &Arc<Self>,
         turn: Turn,
+        call: &'static str,
         f: impl for<'a> FnOnce(&'a mut Instance) -> BoxFuture<'a, Result<R, End>> + Send + 'static,
     ) -> Result<R, End> {
         let pool = Arc::clone(self);
         let task = self.tasks.running.spawn(async move {
             let Turn { _permit, admission } = turn;
             let started = Instant::now();
-            let served = pool.work(f).await;
+            let served = pool.work(call, f).await;
             pool.mold.identity.counts.called(started.elapsed());
             match &served {
                 Ok(_) => pool.answered(admission),
@@ -204,7 +238,7 @@ impl Pool {
             served
         });
         task.await.unwrap_or_else(|error| {
-            let end = self.lost(&error);
+            let end = self.lost(call, &error);
             self.ended(&end, None);
             Err(end)
         })
@@ -213,6 +247,7 @@ impl Pool {
     /// Serves a call where it is, or on the threads for long ones.
     async fn work<R: Send + 'static>(
         self: &Arc<Self>,
+        call: &'static str,
         f: impl for<'a> FnOnce(&'a mut Instance) -> BoxFuture<'a, Result<R, End>> + Send + 'static,
     ) -> Result<R, End> {
         let load = Arc::new(Load::default());
@@ -226,7 +261,7 @@ impl Pool {
             Ran::Here(served) => served,
             Ran::Moved(served) => {
                 self.mold.identity.counts.moved.add(1);
-                served.unwrap_or_else(|error| Err(self.lost(&error)))
+                served.unwrap_or_else(|error| Err(self.lost(call, &error)))
             }
         }
     }
@@ -270,7 +305,14 @@ impl Pool {
             self.mold.identity.counts.retired.of(why).add(1);
             return;
         }
-        self.lock_idle().push((Instant::now(), instance));
+        let mut idle = self.lock_idle();
+        // Looked at under the lock: what retires a pool closes it first, and then drops what is idle.
+        if self.permits.is_closed() {
+            drop(idle);
+            return drop(instance);
+        }
+        idle.push((Instant::now(), instance));
+        drop(idle);
         if !self.sweeping.swap(true, Ordering::AcqRel) {
             let (pool, stop) = (Arc::downgrade(self), self.tasks.stop.clone());
             self.tasks.running.spawn(async move { stop.run_until_cancelled(sweep(pool)).await });
@@ -279,9 +321,7 @@ impl Pool {
 
     fn retires(&self, instance: &Instance) -> Option<Retirement> {
         let Mold { ledger, limits, .. } = &self.mold;
-        let scarce =
-            ledger.used() > ledger.limit() / 4 * 3 || ledger.used_by_guests() > ledger.guests_limit() / 4 * 3;
-        let short = scarce && instance.bytes() > KEPT_BYTES;
+        let short = ledger.used() > ledger.limit() / 4 * 3 && instance.bytes() > KEPT_BYTES;
         if short || instance.bytes() > limits.memory_bytes / 2 {
             // Its next call might find no room to grow, or leave none for others.
             return Some(Retirement::Memory);
@@ -303,6 +343,13 @@ impl Pool {
         // Unmapping memory takes a while; nobody waits for the lock meanwhile.
         drop(retired);
         left
+    }
+
+    /// Drops all idle instances and says how many; those in calls go on.
+    fn drop_idle(&self) -> usize {
+        let dropped = std::mem::take(&mut *self.lock_idle());
+        self.mold.identity.counts.retired.of(Retirement::Memory).add(dropped.len() as u64);
+        dropped.len()
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Vec<(Instant, Instance)>> {
@@ -341,8 +388,8 @@ impl Pool {
     }
 
     /// A host function has panicked, or the runtime is gone: the instance went with it.
-    fn lost(&self, error: &tokio::task::JoinError) -> End {
-        self.told("a call", EndKind::Trap, &error.to_string())
+    fn lost(&self, call: &'static str, error: &tokio::task::JoinError) -> End {
+        self.told(call, EndKind::Trap, &error.to_string())
     }
 
     fn told(&self, call: &'static str, kind: EndKind, cause: &str) -> End {

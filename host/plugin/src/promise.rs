@@ -6,6 +6,7 @@ use tracing::info;
 use weir_model::Signal;
 
 use crate::describe::{ListenKind, SettingsError};
+use crate::grant::trusted;
 use crate::host::{Part, PartError};
 use crate::load::Loaded;
 use crate::scan::ImportClass;
@@ -34,6 +35,8 @@ struct Reach {
     origins: Vec<String>,
     /// Imports that reach outside, without their versions.
     imports: Vec<String>,
+    /// Where the host sends the credential of `auth:`.
+    trusted: Vec<String>,
 }
 
 // === impl Promised ===
@@ -50,7 +53,7 @@ impl Promised {
 
     /// Tells what the id's code may do.
     pub(crate) fn tell(&self, loaded: &Loaded, part: &Part) {
-        let Reach { secrets, origins, imports: _ } = &self.reach;
+        let Reach { secrets, origins, imports: _, trusted: _ } = &self.reach;
         let Loaded { name, source, digest, descriptor, .. } = loaded;
         let (egress, secrets) = (origins.join(" "), secrets.join(" "));
         let private_networks = part.grants.private_networks;
@@ -128,12 +131,16 @@ impl Reach {
             secrets: loaded.marks.secrets(&part.settings),
             origins: egress.origins().iter().map(ToString::to_string).collect(),
             imports: granted.map(|import| unversioned(&import.name)).collect(),
+            trusted: match part.authorization {
+                Some(_) => trusted(&loaded.marks, &part.settings).map(|origin| origin.to_string()).collect(),
+                None => Vec::new(),
+            },
         })
     }
 
     /// Whether `other` is no wider.
     fn holds(&self, other: &Self) -> Result<(), String> {
-        let Self { secrets, origins, imports } = self;
+        let Self { secrets, origins, imports, trusted } = self;
         let missing = |all: &[String], of: &[String]| {
             let missing: Vec<&str> =
                 of.iter().filter(|each| !all.contains(each)).map(String::as_str).collect();
@@ -144,6 +151,9 @@ impl Reach {
         }
         if let Some(more) = missing(origins, &other.origins) {
             return Err(format!("it would reach origins that were not granted: {more}"));
+        }
+        if let Some(more) = missing(trusted, &other.trusted) {
+            return Err(format!("it would have the credential of `auth` sent to: {more}"));
         }
         match missing(imports, &other.imports) {
             Some(more) if !other.origins.is_empty() => {
@@ -185,7 +195,8 @@ mod tests {
     fn other_code_may_do_no_more_than_the_first() {
         let of = |secrets: &[&str], origins: &[&str], imports: &[&str]| {
             let owned = |all: &[&str]| all.iter().map(|each| (*each).to_owned()).collect();
-            Reach { secrets: owned(secrets), origins: owned(origins), imports: owned(imports) }
+            let trusted = Vec::new();
+            Reach { secrets: owned(secrets), origins: owned(origins), imports: owned(imports), trusted }
         };
         let first = of(&["/key"], &["http://a:80", "http://b:80"], &["weir:plugin/http-client"]);
         for narrower in [

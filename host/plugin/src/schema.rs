@@ -27,9 +27,9 @@ const PATTERNS_MAX: usize = 64;
 /// Bytes of all different patterns: they are read anew for each unusual escape in them.
 const PATTERN_BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes of a compiled pattern, of which there may be several forms. A host's name with all its bounds spelled out comes to
-/// two thirds of it; the library's own limit is 10 MiB.
-const PATTERN_COMPILED_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of a compiled pattern, of which there may be several forms. `.{1,255}`, which stands for every letter that there is,
+/// comes to most of it; the library's own limit is 10 MiB.
+const PATTERN_COMPILED_BYTES_MAX: usize = 512 * 1024;
 
 /// Places of a schema times values of settings up to which each finding is told: each may hold to each.
 const FINDINGS_COST_MAX: usize = 250_000;
@@ -63,6 +63,9 @@ const WALKED: [&str; 11] = [
 
 /// Keywords that hold values, not schemas: a mark in them would mean nothing.
 const VALUES: [&str; 4] = ["default", "examples", "enum", "const"];
+
+/// Keywords whose members are named by the author: a property may be called as a keyword is.
+const NAMES: [&str; 5] = ["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"];
 
 /// Keywords that refer to schemas in ways that the walk does not follow.
 const REFERS: [&str; 3] = ["$dynamicRef", "$recursiveRef", "discriminator"];
@@ -121,12 +124,15 @@ impl<'a> Unfolded<'a> {
                 if key == "patternProperties" {
                     map.keys().try_for_each(|pattern| self.pattern(pattern))?;
                 }
+                let are_names = NAMES.contains(&key);
                 for (key, value) in map {
                     self.place()?;
-                    if matches!(key.as_str(), "x-weir" | "$ref") || REFERS.contains(&key.as_str()) {
+                    let refers = matches!(key.as_str(), "x-weir" | "$ref") || REFERS.contains(&key.as_str());
+                    if refers && !are_names {
                         return Err(missed(key, under));
                     }
-                    self.unwalked(under, key, value)?;
+                    // A name is no keyword, whatever it is.
+                    self.unwalked(under, if are_names { "" } else { key }, value)?;
                 }
                 Ok(())
             }
@@ -307,10 +313,14 @@ mod tests {
         assert!(
             refusal(&json!({"not": {"pattern": "x".repeat(20_000)}})).contains("16384 bytes of patterns")
         );
-        assert!(refusal(&json!({"pattern": "[a-z]{9000}"})).contains("131072 bytes when it is compiled"));
-        for fine in
-            ["^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]{1,63}){0,9}$", "^\\S+$", "^[!-~]{1,255}$"]
-        {
+        assert!(refusal(&json!({"pattern": "[a-z]{30000}"})).contains("524288 bytes when it is compiled"));
+        for fine in [
+            "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]{1,63}){0,9}$",
+            "^\\S+$",
+            "^[!-~]{1,255}$",
+            "^.{1,255}$",
+            "^[^/]{1,255}$",
+        ] {
             Schema::compile(&json!({ "pattern": fine })).unwrap();
         }
         Schema::compile(&many(5)).unwrap();
@@ -326,6 +336,11 @@ mod tests {
             defs.insert(format!("a{n}"), json!({"allOf": [half, half]}));
         }
         let bomb = json!({"$ref": "#/$defs/a30"});
+        // Names of properties, which are no keywords.
+        let named = json!({"if": {"properties": {"discriminator": {"const": "a"}, "$ref": {"const": "b"}}}});
+        Schema::compile(&named).unwrap();
+        let hidden = json!({"if": {"properties": {"properties": bomb}}, "$defs": {"a30": false}});
+        assert!(refusal(&hidden).contains("$ref"));
         for (keyword, value) in [
             ("patternProperties", json!({"": bomb})),
             ("propertyNames", bomb.clone()),

@@ -13,8 +13,8 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use crate::grant::Secrets;
 use crate::words::tame;
 
-/// Bytes of output that are kept: a panic's message with a backtrace.
-const TAIL_BYTES: usize = 4 * 1024;
+/// Bytes of output that are kept: a panic's message with a backtrace, behind which a long secret may be cut in two.
+const TAIL_BYTES: usize = 16 * 1024;
 
 /// Bytes of output that an error message shows.
 const SHOWN_BYTES: usize = 1024;

@@ -399,6 +399,11 @@ impl Book {
                     continue;
                 }
                 match cursor.is_leaving {
+                    // Nothing of the lane is owed to it any more.
+                    true if lane.pending.records == 0 && lane.flight.is_none() => {
+                        lane.floor = head.seq + 1;
+                        lane.ahead.clear();
+                    }
                     true => drop(lane.ahead.insert(head.seq)),
                     false => lane.pending.add(head_totals(head)),
                 }

@@ -105,7 +105,7 @@ pub(crate) const CASES: [Case; 39] = [
         settings: "mode: grow",
         limits: "memory_mib: 4096, cpu_deadline: 5s",
         reads: &[&[PUSH, "exporter.push", "memory budget of the process (", "used up, asked for"]],
-        counts: &[("ends", "memory_budget")],
+        counts: &[("ends", "memory_limit")],
         alone: true,
         ..PLAIN
     },

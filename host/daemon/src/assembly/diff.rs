@@ -17,14 +17,16 @@ pub(crate) struct Changes<K> {
     pub(crate) changed: BTreeSet<K>,
     /// To be ended.
     pub(crate) removed: BTreeSet<K>,
+    /// To be removed, and not there: it had failed.
+    pub(crate) gone: BTreeSet<K>,
     /// To be left alone.
     pub(crate) kept: BTreeSet<K>,
 }
 
 impl<K> Default for Changes<K> {
     fn default() -> Self {
-        let (added, changed, removed, kept) = Default::default();
-        Self { added, changed, removed, kept }
+        let (added, changed, removed, gone, kept) = Default::default();
+        Self { added, changed, removed, gone, kept }
     }
 }
 
@@ -44,7 +46,8 @@ impl<K: Ord + Clone> Changes<K> {
         let missing = |from: &BTreeMap<K, T>, of: &BTreeMap<K, T>| {
             of.keys().filter(|key| !from.contains_key(key)).cloned().collect()
         };
-        Self { added: missing(old, new), changed: both(false), removed: missing(new, old), kept: both(true) }
+        let (added, removed, gone) = (missing(old, new), missing(new, old), BTreeSet::new());
+        Self { added, changed: both(false), removed, gone, kept: both(true) }
     }
 
     /// To be ended, for whatever reason.
@@ -67,7 +70,10 @@ impl<K: Ord + Clone> Changes<K> {
         self.changed = changed;
         let absent: BTreeSet<K> = absent;
         self.added.extend(absent);
-        self.removed.retain(|key| is_there(key));
+        let (removed, gone) = std::mem::take(&mut self.removed).into_iter().partition(|key| is_there(key));
+        self.removed = removed;
+        let gone: BTreeSet<K> = gone;
+        self.gone.extend(gone);
     }
 }
 

@@ -399,7 +399,9 @@ impl Daemon {
             parts.configured(config, id);
         });
         plan.exporters.removed.iter().for_each(|id| drop(parts.exporters.remove(id)));
-        plan.receivers.removed.iter().for_each(|id| views.health.settle(&name_of_door(id)));
+        let doors = plan.receivers.removed.iter().chain(&plan.receivers.gone);
+        doors.for_each(|id| views.health.settle(&name_of_door(id)));
+        plan.deliveries.gone.iter().for_each(|route| views.health.settle(&name_of_route(route)));
         for (id, door) in &parts.doors {
             let name = name_of_door(id);
             if plan.receivers.starting().any(|started| started == id) {

@@ -334,11 +334,18 @@ fn example(protocol: OtlpProtocol) -> &'static str {
     }
 }
 
+/// Whether a URL names a user or a query. In a path, `@` is a letter like any other.
+fn has_user_or_query(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.contains('@') || url.contains('?') || (may_bear_secret(url) && url.parse::<Uri>().is_err())
+}
+
 /// The endpoint with its scheme: what was written, else by `tls`, else plaintext on loopback and TLS elsewhere.
 fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Option<Located<Uri>> {
     let address = format!("an address as in `{}`", example(protocol));
     let text = field.text(&address)?;
-    if may_bear_secret(text) {
+    if has_user_or_query(text) {
         field.wrong("expected an address without a user and without a query; credentials stand under `auth`");
         return None;
     }
@@ -420,6 +427,11 @@ const HEADERS_MAX: usize = 64;
 fn headers(section: Section<'_>) -> BTreeMap<String, Secret> {
     let mut read = BTreeMap::new();
     for (name, value) in section.fields() {
+        // Whatever becomes of it, also where its name is wrong.
+        value.problems.hide(value.node);
+        if read.len() > HEADERS_MAX {
+            continue;
+        }
         let known: Option<HeaderName> = name.parse().ok();
         let own = known.as_ref().is_some_and(|name| OWN_HEADERS.contains(&name.as_str()));
         match known {
@@ -427,14 +439,13 @@ fn headers(section: Section<'_>) -> BTreeMap<String, Secret> {
                 let error = value.key_error(format!("the header `{}` is the protocol's", value.name));
                 value.problems.push(error.label("expected no such header"));
             }
-            Some(_) if read.len() == HEADERS_MAX => {
+            Some(name) if read.len() == HEADERS_MAX => {
                 value.problems.push(
                     value.key_error("too many headers").label(format!("expected at most {HEADERS_MAX}")),
                 );
-                break;
+                read.insert(name.as_str().to_owned(), Secret::new(""));
             }
             Some(name) => {
-                value.problems.hide(value.node);
                 let Some(text) = value.text("a text") else {
                     continue;
                 };

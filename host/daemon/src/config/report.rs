@@ -137,10 +137,12 @@ impl Problems {
     }
 }
 
-/// Whether nothing but a variable was written, or a slip at one: the file holds no secret there.
+/// Whether nothing but a variable was written, or a slip at one: the file holds no secret there, unless it is the default.
 fn is_reference(scalar: &Scalar) -> bool {
     let written = scalar.written.as_deref().unwrap_or_default().trim_matches(['"', '\'']);
-    written.starts_with("${") && written.find('}').is_none_or(|end| end + 1 == written.len())
+    written.starts_with("${")
+        && !written.contains(":-")
+        && written.find('}').is_none_or(|end| end + 1 == written.len())
 }
 
 /// What is odd about a file that is taken all the same.

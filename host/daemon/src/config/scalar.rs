@@ -122,7 +122,11 @@ pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, AddressSlip> {
     }
     if let Some((_, rest)) = text.split_once("://") {
         // Without what may be a secret: a user before it, a query behind it.
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        // A password with a slash in it makes an authority of the user.
+        if behind.contains('@') {
+            return Err(AddressSlip::Form);
+        }
         let authority = authority.rsplit('@').next().unwrap_or_default();
         return Err(AddressSlip::Url(authority.to_owned()));
     }

@@ -101,7 +101,7 @@ impl<'t> Section<'t> {
             let mut key = entry.key.as_str();
             if self.secret || may_bear_secret(key) {
                 self.problems.hide(&entry.value);
-                let end = key.find([':', '=', ' ']).unwrap_or(key.len());
+                let end = key.find([':', '=', ' ', '@', '?']).unwrap_or(key.len());
                 if end < key.len() {
                     self.problems.hide_at(entry.key_at);
                     key = &key[..end];
@@ -350,7 +350,9 @@ pub(crate) fn describe(node: &Node) -> String {
             "a text with `@` or `?` (not shown: it may hold a secret)".to_owned()
         }
         Value::Scalar(Scalar { written: Some(written), .. }) => {
-            format!("what `{}` stands for (not shown)", shortened(written))
+            let (name, default) = written.split_once(":-").unwrap_or((written, ""));
+            let default = if default.is_empty() { "" } else { ":-…}" };
+            format!("what `{}{default}` stands for (not shown)", shortened(name))
         }
         Value::Scalar(scalar) if scalar.text.is_empty() => "an empty text".to_owned(),
         Value::Scalar(scalar) => format!("`{}`", shortened(&scalar.text)),

@@ -217,8 +217,17 @@ impl Guard {
     fn block(&mut self) {
         let digits = |sign: char| sign.is_ascii_digit();
         let from = self.at;
-        while self.here().is_some_and(|sign| "|>+-".contains(sign) || digits(sign)) {
-            self.at += 1;
+        self.at += 1;
+        // An indentation and what becomes of the last line break, in either order; more may be a secret.
+        for _ in 0..2 {
+            let had = |line: &[char], what: fn(char) -> bool| line.iter().any(|sign| what(*sign));
+            let seen = &self.line[from + 1..self.at];
+            let fits = match self.here() {
+                Some('+' | '-') => !had(seen, |sign| "+-".contains(sign)),
+                Some(sign) => digits(sign) && !had(seen, |sign| sign.is_ascii_digit()),
+                None => false,
+            };
+            self.at += usize::from(fits);
         }
         // With a digit in them the first line may be indented deeper than the text is.
         let begins = !self.line[from..self.at].iter().any(|sign| digits(*sign));

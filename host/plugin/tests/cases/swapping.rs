@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weir_model::http::{Answer, Request};
 use weir_model::{Exporter as _, HttpReceiver as _, Ledger, Outcome, Reason, Refusal};
 use weir_net::client::{Client, ClientSettings};
+use weir_plugin::counts::Retirement;
 use weir_plugin::{Bundled, Host, HostSettings, Limits, Part, Released, SlotState, SlotView, Source, Wanted};
 
 use super::loading::renamed;
@@ -156,6 +157,48 @@ async fn a_call_that_waits_goes_to_the_new_code() {
         assert!(!hangs.is_finished(), "the first call was not cut");
         Gate::answer(held).await;
         assert_eq!(hangs.await.unwrap(), Outcome::Accepted);
+    }
+}
+
+/// Scenario: an exporter with two instances, one idle and one in a call that hangs, is released; then four ids whose
+/// instances each take most of what plugins may have together push one after the other.
+/// Guarantees: what is idle in old code gives its memory back at once; an instance that finds none gets that of the idle
+/// ones of other ids, so that none starves.
+#[tokio::test]
+async fn idle_instances_keep_no_memory_from_others() {
+    let fixture = Fixture::new();
+    let (gate, url) = Gate::open().await;
+    let settings = json!({"mode": "send", "endpoint": url});
+    let exporter = fixture.hostile_part(settings, |part| part.pool.instances = 2).await;
+    let pushed = |id: &'static str| {
+        let exporter = Arc::clone(&exporter);
+        tokio::spawn(async move { exporter.push(push(id)).await })
+    };
+    let (first, second) = (pushed("first"), pushed("second"));
+    let (held, other) = (gate.request().await, gate.request().await);
+    Gate::answer(held).await;
+    // Which of the two was answered is not known: the backend sees no ids.
+    let (mut first, mut second) = (first, second);
+    let hangs = tokio::select! {
+        done = &mut first => done.map(|outcome| (outcome, second)),
+        done = &mut second => done.map(|outcome| (outcome, first)),
+    };
+    let (outcome, hangs) = hangs.unwrap();
+    assert_eq!(outcome, Outcome::Accepted);
+    assert_eq!(exporter.counts().retired.of(Retirement::Memory).get(), 0);
+    assert_eq!(fixture.host.release(Wanted::Exporter, "hostile/test"), Released::Working);
+    assert_eq!(exporter.counts().retired.of(Retirement::Memory).get(), 1);
+    Gate::answer(other).await;
+    assert_eq!(hangs.await.unwrap(), Outcome::Accepted);
+
+    fixture.replace(&hungry(0, 60));
+    let limits = Limits { memory_bytes: 128 << 20, ..Limits::default() };
+    let mut hungry = Vec::new();
+    for _ in 0..4 {
+        hungry.push(fixture.hostile(mode("accept"), limits.clone()).await);
+    }
+    for exporter in hungry.iter().chain(&hungry) {
+        assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
     }
 }
 
