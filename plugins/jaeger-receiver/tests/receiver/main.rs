@@ -3,6 +3,7 @@
 #[path = "../../../zipkin-receiver/tests/receiver/text.rs"]
 mod text;
 
+mod doors;
 mod encode;
 mod mapping;
 mod random;
