@@ -5,7 +5,7 @@
 //! tags otel.scope.*, otel.library.*                               ──▶ Scope
 //! ids, operationName, startTime, duration                         ──▶ Span
 //!   references: the parent, the others                            ──▶ parent_span_id, links
-//!   tags span.kind, w3c.tracestate                                ──▶ fields of the same meaning
+//!   tags span.kind, w3c.tracestate, otel.dropped_*                ──▶ fields of the same meaning
 //!   tags error, otel.status_*, http.status_*                      ──▶ status
 //!   logs: field `event`, or else `message`; the others            ──▶ events: name; attributes
 //!   flags: sampled; debug, firehose                               ──▶ flags; attributes jaeger.debug, jaeger.firehose
@@ -61,6 +61,8 @@ struct Sorted {
     trace_state: Option<usize>,
     code: u64,
     message: Option<usize>,
+    /// Attributes, events and links that a sender has left out.
+    dropped: [u64; 3],
 }
 
 impl Request {
@@ -155,6 +157,9 @@ impl Sorted {
                 Some(Role::Code) if status_code(&tag.value).is_some() => code = Some(index),
                 Some(Role::Description) if is_text => description = Some(index),
                 Some(Role::TraceState) if is_text => self.trace_state = Some(index),
+                Some(Role::Dropped(what)) if let Some(count) = count(&tag.value) => {
+                    self.dropped[what] = count
+                }
                 Some(Role::Scope(part)) if is_text => self.scope[part as usize] = Some(index),
                 Some(Role::HttpCode) => {
                     http_code = http_code.or(http_status(&tag.value));
@@ -210,17 +215,18 @@ fn write_span(out: &mut Encoder, span: &Span<'_>, sorted: &Sorted) {
             out.attribute_bool(9, key, true);
         }
     }
-    out.nonzero_varint(10, beyond(sorted.attributes.len(), room));
+    let [attributes, events, mut links] = sorted.dropped;
+    out.nonzero_varint(10, attributes + beyond(sorted.attributes.len(), room));
     for (number, log) in span.logs.iter().enumerate() {
         write_event(out, log.time, span.fields_of(number));
     }
-    let mut lost = 0;
+    out.nonzero_varint(12, events);
     for (place, reference) in span.references.iter().enumerate() {
         if told == Some(place) {
             continue;
         }
         if reference.trace_id == [0; 16] || reference.id == [0; 8] {
-            lost += 1;
+            links += 1;
             continue;
         }
         out.message(13, |link| {
@@ -236,7 +242,7 @@ fn write_span(out: &mut Encoder, span: &Span<'_>, sorted: &Sorted) {
             );
         });
     }
-    out.nonzero_varint(14, lost);
+    out.nonzero_varint(14, links);
     if sorted.code != 0 {
         out.message(15, |status| {
             status.nonempty_bytes(2, sorted.message.map_or(&[][..], text));
@@ -292,6 +298,14 @@ fn kind(value: &Value<'_>) -> Option<u64> {
         [(b"internal", 1), (b"server", KIND_SERVER), (b"client", 3), (b"producer", 4), (b"consumer", 5)];
     let Value::Text(text) = value else { return None };
     KINDS.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, kind)| *kind)
+}
+
+/// A count other than zero.
+fn count(value: &Value<'_>) -> Option<u64> {
+    match value {
+        Value::Int(count) => u32::try_from(*count).ok().filter(|count| *count != 0).map(u64::from),
+        Value::Text(_) | Value::Double(_) | Value::Bool(_) | Value::Bytes(_) => None,
+    }
 }
 
 /// True, or the word for it.

@@ -21,6 +21,8 @@ pub(crate) enum Role {
     TraceState,
     /// Of the scope.
     Scope(ScopeTag),
+    /// `otel.dropped_*_count`: of attributes, events, links.
+    Dropped(usize),
 }
 
 /// What a tag says of the scope.
@@ -33,7 +35,7 @@ pub(crate) enum ScopeTag {
     OldVersion,
 }
 
-static ROLES: KeyTable<Role, 12> = KeyTable::new([
+static ROLES: KeyTable<Role, 15> = KeyTable::new([
     (b"span.kind", Role::Kind),
     (b"error", Role::Error),
     (b"otel.status_code", Role::Code),
@@ -46,6 +48,9 @@ static ROLES: KeyTable<Role, 12> = KeyTable::new([
     (b"otel.scope.version", Role::Scope(ScopeTag::Version)),
     (b"otel.library.name", Role::Scope(ScopeTag::OldName)),
     (b"otel.library.version", Role::Scope(ScopeTag::OldVersion)),
+    (b"otel.dropped_attributes_count", Role::Dropped(0)),
+    (b"otel.dropped_events_count", Role::Dropped(1)),
+    (b"otel.dropped_links_count", Role::Dropped(2)),
 ]);
 
 /// What the tag with this key is; nothing for a plain attribute.

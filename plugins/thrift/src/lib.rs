@@ -17,7 +17,7 @@ mod varint;
 pub mod writer;
 
 pub use reader::{Fields, Malformed, Message, Reader};
-pub use writer::Writer;
+pub use writer::{OpenList, Writer};
 
 /// How values are spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -411,12 +411,16 @@ mod tests {
         writer.field(&mut fields, 301, Type::Double);
         writer.double(0.1);
         writer.field(&mut fields, 302, Type::List);
-        writer.list(Type::I32, 20);
-        (0..20).for_each(|n| writer.i32(-n));
+        let list = writer.open_list(Type::I32);
+        (0..200).for_each(|n| writer.i32(-n));
+        writer.close_list(list, 200);
         writer.field(&mut fields, 303, Type::Struct);
         let mut inner = Fields::default();
         writer.field(&mut inner, 1, Type::I16);
         writer.i16(-1);
+        writer.field(&mut inner, 2, Type::List);
+        writer.list(Type::Binary, 1);
+        writer.text(b"one");
         writer.stop();
         writer.stop();
         writer.finish()
@@ -442,8 +446,8 @@ mod tests {
                     (300, Type::Binary) => assert_eq!(reader.text().unwrap(), b"text"),
                     (301, Type::Double) => assert_eq!(reader.double().unwrap(), 0.1),
                     (302, Type::List) => {
-                        assert_eq!(reader.list().unwrap(), (Type::I32, 20));
-                        (0..20).for_each(|n| assert_eq!(reader.i32().unwrap(), -n));
+                        assert_eq!(reader.list().unwrap(), (Type::I32, 200));
+                        (0..200).for_each(|n| assert_eq!(reader.i32().unwrap(), -n));
                     }
                     (303, Type::Struct) => reader.skip(kind).unwrap(),
                     other => panic!("{other:?}"),

@@ -3,6 +3,16 @@
 use crate::varint;
 use crate::{BINARY_VERSION, COMPACT_FALSE, COMPACT_ID, COMPACT_VERSION, Fields, Kind, Protocol, Type};
 
+/// Bytes of a varint that has room for every number of 32 bits; it need not be minimal.
+const LONG_VARINT_BYTES: usize = 5;
+
+/// A list whose number of elements is not written yet.
+#[derive(Debug)]
+#[must_use]
+pub struct OpenList {
+    at: usize,
+}
+
 /// Writes values one after the other. What is written is right where the caller keeps the order: a field's head before
 /// its value, as many elements as a list's head has promised, [`Writer::stop`] at a struct's end.
 #[derive(Clone, Debug)]
@@ -94,6 +104,48 @@ impl Writer {
                 varint::write(&mut self.out, u64::from(count));
             }
         }
+    }
+
+    /// The head of a list of which nobody knows yet how long it becomes; [`Writer::close_list`] writes the number.
+    pub fn open_list(&mut self, kind: Type) -> OpenList {
+        let kind = kind.number(self.protocol);
+        self.out.push(match self.protocol {
+            Protocol::Binary => kind,
+            Protocol::Compact => 0xf0 | kind,
+        });
+        let at = self.out.len();
+        let room = match self.protocol {
+            Protocol::Binary => 4,
+            Protocol::Compact => LONG_VARINT_BYTES,
+        };
+        self.out.resize(at + room, 0);
+        OpenList { at }
+    }
+
+    /// Writes how long a list has become.
+    pub fn close_list(&mut self, list: OpenList, count: u32) {
+        match self.protocol {
+            Protocol::Binary => self.out[list.at..list.at + 4].copy_from_slice(&count.to_be_bytes()),
+            Protocol::Compact => {
+                let bytes = &mut self.out[list.at..list.at + LONG_VARINT_BYTES];
+                for (place, byte) in bytes.iter_mut().enumerate() {
+                    let more = if place + 1 < LONG_VARINT_BYTES { 0x80 } else { 0 };
+                    *byte = (count >> (7 * place)).to_le_bytes()[0] & 0x7f | more;
+                }
+            }
+        }
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether nothing is written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// A number of 16 bits.
