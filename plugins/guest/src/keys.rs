@@ -83,6 +83,32 @@ pub fn same(left: &[u8], right: &[u8]) -> bool {
     }
 }
 
+/// Pairs from which on duplicates are looked for by sorting.
+const FEW_PAIRS: usize = 32;
+
+/// Attributes are a map: of pairs with equal keys the last that was sent counts, at the place of the first. Many are sorted
+/// by their keys, few keep their order.
+pub fn keep_last_of_each<T>(pairs: &mut Vec<T>, key: impl Fn(&T) -> &[u8]) {
+    if pairs.len() > FEW_PAIRS {
+        // The sort is stable: of equal keys the first of the reversed list is the last that was sent.
+        pairs.reverse();
+        pairs.sort_by(|left, right| key(left).cmp(key(right)));
+        pairs.dedup_by(|later, earlier| key(later) == key(earlier));
+        return;
+    }
+    let mut index = 0;
+    while index < pairs.len() {
+        let (before, rest) = pairs.split_at_mut(index);
+        match before.iter_mut().find(|pair| same(key(pair), key(&rest[0]))) {
+            Some(earlier) => {
+                core::mem::swap(earlier, &mut rest[0]);
+                pairs.remove(index);
+            }
+            None => index += 1,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@
 //! | `pairs.rs` | attributes and tags in protobuf, likewise |
 //! | `stores.rs` | what these writers are fast by |
 //! | `keys.rs` | keys that mean something, found fast |
+//! | `groups.rs` | items by resource and scope, as a receiver writes them |
 //! | `spans.rs` | a span's fields in one pass |
 //! | `text.rs` | attribute values as text, as OpenTelemetry wants them in formats that have only text |
 //! | `bindings.rs` | generated from `wit/plugin.wit` |
@@ -29,6 +30,7 @@ extern crate self as weir_guest;
 
 pub mod bindings;
 pub mod delivery;
+pub mod groups;
 pub mod host;
 mod http_date;
 pub mod json;

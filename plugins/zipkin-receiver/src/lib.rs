@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /api/v2/spans` | JSON, or protobuf by content type |
-//! | `POST /api/v1/spans` | JSON; thrift is answered with 415 |
+//! | `POST /api/v1/spans` | JSON, or thrift by content type |
 //! | `GET /health` | 200 |
 //!
 //! Accepted is 202 with an empty body, once the pipeline has taken the spans; invalid is 400 with the
@@ -15,7 +15,9 @@
 //! | file | what it is |
 //! |---|---|
 //! | `span.rs` | a Zipkin span and the rules for its fields |
-//! | `json.rs`, `v1.rs`, `protobuf.rs` | the three spellings of it |
+//! | `json.rs`, `protobuf.rs` | the two spellings of it |
+//! | `v1.rs` | a span of the first version as spans of the second |
+//! | `v1_json.rs`, `v1_thrift.rs` | the two spellings of that |
 //! | `otlp.rs` | a Zipkin span as OTLP |
 //! | `roles.rs` | tags that are more than an attribute |
 //! | `event.rs` | events and links inside of texts |
@@ -27,6 +29,8 @@ mod protobuf;
 mod roles;
 mod span;
 mod v1;
+mod v1_json;
+mod v1_thrift;
 
 use serde::Deserialize;
 use weir_guest::{
@@ -61,6 +65,8 @@ pub enum Spelling {
     JsonV1,
     /// `zipkin.proto3.ListOfSpans`.
     Proto3,
+    /// A list of v1 spans in thrift's binary protocol.
+    Thrift,
 }
 
 /// A body that is refused.
@@ -99,10 +105,7 @@ impl HttpReceiver for ZipkinReceiver {
         let spelling = match (request.method.as_str(), path) {
             ("POST", "/api/v2/spans") if is_protobuf(&content_type) => Spelling::Proto3,
             ("POST", "/api/v2/spans") => Spelling::JsonV2,
-            ("POST", "/api/v1/spans") if content_type == "application/x-thrift" => {
-                let text = "v1 thrift is not supported: send v1 JSON, or v2 to /api/v2/spans\n";
-                return Answer::Reply(reply(415, text));
-            }
+            ("POST", "/api/v1/spans") if content_type == "application/x-thrift" => Spelling::Thrift,
             ("POST", "/api/v1/spans") => Spelling::JsonV1,
             (_, "/api/v1/spans" | "/api/v2/spans") => {
                 let mut response = reply(405, "spans are sent with POST\n");
@@ -135,23 +138,22 @@ pub fn read(body: &[u8], spelling: Spelling) -> Result<Vec<Vec<u8>>, Refused> {
     if body.is_empty() {
         return Ok(Vec::new());
     }
+    let first = body.trim_ascii_start().first();
     let (name, begins, source) = match spelling {
-        Spelling::JsonV2 => ("JSON_V2", b'[', "json"),
-        Spelling::JsonV1 => ("JSON_V1", b'[', "json"),
-        Spelling::Proto3 => ("PROTO3", b'\n', "proto3"),
+        Spelling::JsonV2 => ("JSON_V2", first == Some(&b'['), "json"),
+        Spelling::JsonV1 => ("JSON_V1", first == Some(&b'['), "json"),
+        Spelling::Proto3 => ("PROTO3", body[0] == b'\n', "proto3"),
+        Spelling::Thrift => ("THRIFT", v1_thrift::is_list(body), "TBinary"),
     };
-    let first = match spelling {
-        Spelling::JsonV2 | Spelling::JsonV1 => body.trim_ascii_start().first(),
-        Spelling::Proto3 => body.first(),
-    };
-    if first != Some(&begins) {
+    if !begins {
         return Err(Refused { status: 400, text: format!("Expected a {name} encoded list\n") });
     }
     let mut request = otlp::Request::default();
     let read = match spelling {
         Spelling::JsonV2 => json::read_v2(body, |span| request.add(span)),
-        Spelling::JsonV1 => v1::read(body, |span| request.add(span)),
+        Spelling::JsonV1 => v1_json::read(body, |span| request.add(span)),
         Spelling::Proto3 => protobuf::read(body, |span| request.add(span)),
+        Spelling::Thrift => v1_thrift::read(body, |span| request.add(span)),
     };
     match read {
         Ok(()) => Ok(request.finish()),

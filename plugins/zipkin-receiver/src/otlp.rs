@@ -10,14 +10,12 @@
 //!   annotations                                                   ──▶ events
 //! ```
 //!
-//! Spans of one resource and scope become one `ResourceSpans`, in the order in which they came; a body with
-//! several of these is their concatenation, since a repeated field is one wherever its parts stand.
+//! Spans of one resource and scope become one `ResourceSpans`, in the order in which they came.
 
-use std::collections::BTreeMap;
-
+use weir_guest::groups::Groups;
+use weir_guest::keys::keep_last_of_each;
 use weir_guest::pairs::PairWriter;
 use weir_guest::wire::Encoder;
-use weir_guest::wire::encode::Open;
 
 use crate::event::{is_link, write_event, write_link};
 use crate::roles::{
@@ -35,17 +33,6 @@ pub(crate) const TAGS_MAX: usize = 256 - ENDPOINT_KEYS.len() - MARK_KEYS.len();
 /// Tags of one span that go into the resource; what is beyond stays the span's. Real senders have five.
 const RESOURCE_TAGS_MAX: usize = 64;
 
-/// Bytes up to which the groups of a request are joined into one batch; beyond, each is a batch of its own,
-/// since an instance has no room for all of them twice.
-const JOINED_BYTES_MAX: usize = 8 << 20;
-
-/// Bytes from which on a group is closed and goes on in a batch of its own: what grows is copied, and an
-/// instance has no room for the copies of a large one.
-const GROUP_BYTES_MAX: usize = 4 << 20;
-
-/// Tags from which on duplicates are looked for by sorting.
-const FEW_TAGS: usize = 32;
-
 const STATUS_OK: u64 = 1;
 const STATUS_ERROR: u64 = 2;
 
@@ -57,27 +44,13 @@ const SERVICE_SOURCES: [&[u8]; 4] =
 /// The spans of a request.
 #[derive(Default)]
 pub(crate) struct Request {
-    groups: Vec<Group>,
-    /// Groups that were closed since they had become large.
-    closed: Vec<Vec<u8>>,
-    /// Groups by the bytes that they begin with. Senders choose those, hence a tree.
-    by_head: BTreeMap<Vec<u8>, usize>,
-    /// The beginning and the group of the last span; most requests have one group.
-    last: Option<(Vec<u8>, usize)>,
+    groups: Groups,
     /// Service and group of the last span whose local endpoint alone decided on its group.
     plain: Option<(Vec<u8>, usize)>,
     head: Encoder,
     spans: usize,
     sorted: Sorted,
     attributes: PairWriter,
-}
-
-/// One `ResourceSpans` that is being written.
-struct Group {
-    spans: usize,
-    out: Encoder,
-    resource_spans: Open,
-    scope_spans: Open,
 }
 
 /// Where the tags of a span go: indexes into them.
@@ -105,19 +78,11 @@ impl Request {
         if self.spans > SPANS_MAX {
             return Err(Fault::too_much(format!("more than {SPANS_MAX} spans in one request, send fewer")));
         }
-        keep_last_of_each_key(&mut span.tags);
+        keep_last_of_each(&mut span.tags, |tag| &tag.key);
         self.sorted.sort(span);
         let group = self.group_of(span);
-        let Group { out, spans, .. } = &mut self.groups[group];
-        *spans += 1;
-        write_span(out, span, &self.sorted, &mut self.attributes);
-        if out.len() > GROUP_BYTES_MAX {
-            self.write_head(span);
-            let full = core::mem::replace(&mut self.groups[group], Group::new(self.head.as_bytes()));
-            let mut body = full.finish();
-            body.shrink_to_fit();
-            self.closed.push(body);
-        }
+        let Self { groups, sorted, attributes, .. } = self;
+        groups.add(group, |out| write_span(out, span, sorted, attributes));
         Ok(())
     }
 
@@ -131,7 +96,7 @@ impl Request {
             return *group;
         }
         self.write_head(span);
-        let group = self.group();
+        let group = self.groups.find(self.head.as_bytes());
         if is_plain {
             self.plain = Some((service.to_vec(), group));
         }
@@ -140,12 +105,7 @@ impl Request {
 
     /// The requests' bodies: none for no spans, several where one would be too large.
     pub(crate) fn finish(self) -> Vec<Vec<u8>> {
-        let mut bodies = self.closed;
-        bodies.extend(self.groups.into_iter().filter(|group| group.spans > 0).map(Group::finish));
-        if bodies.len() > 1 && bodies.iter().map(Vec::len).sum::<usize>() <= JOINED_BYTES_MAX {
-            bodies = vec![bodies.concat()];
-        }
-        bodies
+        self.groups.finish()
     }
 
     /// Resource and scope of a span, as the fields that its group begins with.
@@ -165,55 +125,6 @@ impl Request {
             scope.nonempty_bytes(1, name);
             scope.nonempty_bytes(2, version);
         });
-    }
-
-    /// The group of the resource and scope in `head`.
-    fn group(&mut self) -> usize {
-        let head = self.head.as_bytes();
-        if let Some((last, group)) = &self.last
-            && last == head
-        {
-            return *group;
-        }
-        let group = match self.by_head.get(head) {
-            Some(&group) => group,
-            None => {
-                self.by_head.insert(head.to_vec(), self.groups.len());
-                self.groups.push(Group::new(head));
-                self.groups.len() - 1
-            }
-        };
-        self.last = Some((head.to_vec(), group));
-        group
-    }
-}
-
-impl Group {
-    /// `head` is a `Resource` in field 1 and an `InstrumentationScope` in field 2.
-    fn new(head: &[u8]) -> Self {
-        use weir_guest::wire::{Reader, Value};
-        let (mut resource, mut scope): (&[u8], &[u8]) = (&[], &[]);
-        let mut fields = Reader::new(head);
-        while let Ok(Some(field)) = fields.next() {
-            match (field.number, field.value) {
-                (1, Value::Bytes(bytes)) => resource = bytes,
-                (_, Value::Bytes(bytes)) => scope = bytes,
-                (_, Value::Varint(_) | Value::Fixed64(_) | Value::Fixed32(_)) => {}
-            }
-        }
-        let mut out = Encoder::new();
-        let resource_spans = out.open_large(1);
-        out.nonempty_bytes(1, resource);
-        let scope_spans = out.open_large(2);
-        out.nonempty_bytes(1, scope);
-        Self { spans: 0, out, resource_spans, scope_spans }
-    }
-
-    fn finish(self) -> Vec<u8> {
-        let Self { mut out, resource_spans, scope_spans, spans: _ } = self;
-        out.close(scope_spans);
-        out.close(resource_spans);
-        out.into_bytes()
     }
 }
 
@@ -483,26 +394,4 @@ fn status_code(text: &[u8]) -> Option<u64> {
 /// A count other than zero.
 fn count(text: &[u8]) -> Option<u32> {
     core::str::from_utf8(text).ok()?.parse().ok().filter(|count| *count != 0)
-}
-
-/// Zipkin's tags are a map: of equal keys the last counts.
-fn keep_last_of_each_key(tags: &mut Vec<Tag<'_>>) {
-    if tags.len() > FEW_TAGS {
-        // The sort is stable: of equal keys the first of the reversed list is the last that was sent.
-        tags.reverse();
-        tags.sort_by(|left, right| left.key.cmp(&right.key));
-        tags.dedup_by(|later, earlier| later.key == earlier.key);
-        return;
-    }
-    let mut index = 0;
-    while index < tags.len() {
-        let (before, rest) = tags.split_at_mut(index);
-        match before.iter_mut().find(|tag| weir_guest::keys::same(&tag.key, &rest[0].key)) {
-            Some(earlier) => {
-                core::mem::swap(&mut earlier.value, &mut rest[0].value);
-                tags.remove(index);
-            }
-            None => index += 1,
-        }
-    }
 }

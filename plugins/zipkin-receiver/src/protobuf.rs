@@ -3,13 +3,10 @@
 //! Looser than the reference server in nothing, as loose in this: trace ids of 64 bits, a kind that is
 //! unknown, a tag without a key or an annotation without both of its parts, which are passed over.
 
-use std::borrow::Cow;
-
 use weir_guest::wire::reader::{Malformed, Reader, Value};
 
-use crate::json::STRING_BYTES_MAX;
 use crate::span::{
-    Annotation, Endpoint, Fault, Kind, Span, Tag, Text, add, byte_id, lower_case, micros, not_zero,
+    Annotation, Endpoint, Fault, Kind, Span, Tag, Text, add, byte_id, lower_case, micros, not_zero, text,
 };
 
 /// Reads a list and hands on each of its spans, complete.
@@ -108,17 +105,6 @@ fn read_tag(message: &[u8]) -> Result<Option<Tag<'_>>, Fault> {
         }
     }
     Ok(key.map(|key| Tag { key, value }))
-}
-
-/// A string; what is not UTF-8 becomes U+FFFD.
-fn text(bytes: &[u8]) -> Result<Text<'_>, Fault> {
-    if bytes.len() > STRING_BYTES_MAX {
-        return Err(Fault::too_much(format!("a string is longer than {STRING_BYTES_MAX} bytes")));
-    }
-    Ok(match String::from_utf8_lossy(bytes) {
-        Cow::Borrowed(_) => Cow::Borrowed(bytes),
-        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-    })
 }
 
 impl From<Malformed> for Fault {

@@ -14,6 +14,8 @@
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::json::STRING_BYTES_MAX;
+
 /// Tags, and annotations, of one span. They are held until the span is whole, at a multiple of what they take
 /// in a body; OpenTelemetry's SDKs stop at 128.
 pub(crate) const PARTS_MAX: usize = 16 << 10;
@@ -307,6 +309,17 @@ pub(crate) fn byte_id<const N: usize>(name: &str, bytes: &[u8]) -> Result<[u8; N
 /// An id that may not be zero.
 pub(crate) fn not_zero<const N: usize>(name: &str, id: [u8; N]) -> Result<[u8; N], Fault> {
     if id == [0; N] { Err(Fault::new(format!("{name} is all zeros"))) } else { Ok(id) }
+}
+
+/// A string; what is not UTF-8 becomes U+FFFD.
+pub(crate) fn text(bytes: &[u8]) -> Result<Text<'_>, Fault> {
+    if bytes.len() > STRING_BYTES_MAX {
+        return Err(Fault::too_much(format!("a string is longer than {STRING_BYTES_MAX} bytes")));
+    }
+    Ok(match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(_) => Cow::Borrowed(bytes),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    })
 }
 
 /// Names are lower case, in every alphabet that has cases.

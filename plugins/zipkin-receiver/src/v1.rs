@@ -1,4 +1,4 @@
-//! Zipkin v1 JSON, as v2 spans.
+//! Zipkin v1 spans, in whatever they were spelled, as v2 spans.
 //!
 //! In v1 an annotation carries the endpoint that logged it, `cs`, `sr`, `ss`, `cr` (and `ms`, `mr`, `ws`,
 //! `wr`) are the ends of a call, and one span may hold both sides of it. The conversion is the reference
@@ -11,27 +11,69 @@
 //! wr · mr                    ──▶ CONSUMER          an end without its beginning stays an annotation
 //! ```
 //!
-//! Only annotations with an endpoint are ends of a call. A v1 span has no local endpoint; the member
-//! `localEndpoint`, which some senders add, is passed over, as every unknown member is.
+//! Only annotations with an endpoint are ends of a call.
 
-use weir_guest::scan::{Next, Stop};
-
-use crate::json::Values;
-use crate::span::{Annotation, Endpoint, Fault, Kind, Span, Tag, Text, add, hex_id};
+use crate::span::{Annotation, Endpoint, Fault, Kind, Span, Tag, Text, add};
 
 /// A v1 span as it was sent.
 #[derive(Default)]
-struct V1<'a> {
-    trace_id: [u8; 16],
-    id: [u8; 8],
-    parent_id: [u8; 8],
-    name: Text<'a>,
-    timestamp: i64,
-    duration: i64,
-    debug: bool,
+pub(crate) struct V1<'a> {
+    /// All zeros: not seen.
+    pub(crate) trace_id: [u8; 16],
+    /// All zeros: not seen.
+    pub(crate) id: [u8; 8],
+    pub(crate) parent_id: [u8; 8],
+    pub(crate) name: Text<'a>,
+    /// Microseconds since the Unix epoch, 0 where absent.
+    pub(crate) timestamp: i64,
+    /// Microseconds, 0 where absent.
+    pub(crate) duration: i64,
+    pub(crate) debug: bool,
     annotations: Vec<Logged<'a>>,
     tags: Vec<TagAt<'a>>,
     addresses: [Option<Endpoint<'a>>; 3],
+}
+
+impl<'a> V1<'a> {
+    /// Something that happened, and who logged it.
+    pub(crate) fn annotate(
+        &mut self,
+        annotation: Annotation<'a>,
+        endpoint: Option<Endpoint<'a>>,
+    ) -> Result<(), Fault> {
+        add(&mut self.annotations, Logged { annotation, endpoint })
+    }
+
+    /// A binary annotation with a text, and who logged it.
+    pub(crate) fn tag(&mut self, tag: Tag<'a>, endpoint: Option<Endpoint<'a>>) -> Result<(), Fault> {
+        add(&mut self.tags, TagAt { tag, endpoint })
+    }
+
+    /// A binary annotation that is `true`: an address, if its key says so.
+    pub(crate) fn address(&mut self, key: &[u8], endpoint: Endpoint<'a>) {
+        if let Some(place) = ADDRESSES.iter().position(|address| *address == key) {
+            self.addresses[place] = Some(endpoint);
+        }
+    }
+
+    /// The v2 spans of it, complete.
+    ///
+    /// # Errors
+    /// [`Fault`] where an id is missing, or more than [`SERVICES_MAX`] services take part.
+    pub(crate) fn finish(mut self) -> Result<Vec<Span<'a>>, Fault> {
+        if self.trace_id == [0; 16] {
+            return Err(Fault::new("traceId == 0"));
+        }
+        if self.id == [0; 8] {
+            return Err(Fault::new("id == 0"));
+        }
+        // In order of time and text; tags in order of their keys.
+        self.annotations.sort_by(|left, right| left.annotation.cmp(&right.annotation));
+        self.tags.sort_by(|left, right| left.tag.key.cmp(&right.tag.key));
+        let mut spans = Conversion::of(self)?;
+        spans.iter_mut().try_for_each(Span::complete)?;
+        Ok(spans)
+    }
 }
 
 /// An annotation and who logged it.
@@ -64,127 +106,6 @@ const WR: usize = 7;
 
 /// Services that take part in one span. Two are the rule, and each is looked for among the others.
 const SERVICES_MAX: usize = 64;
-
-/// Reads a v1 list and hands on the v2 spans of each of its spans, complete.
-pub(crate) fn read<'a>(
-    body: &'a [u8],
-    mut take: impl FnMut(&mut Span<'a>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    Values::of(body, |values| {
-        values.scanner.begin_list()?;
-        while values.scanner.element()? {
-            let spans = Conversion::of(span(values)?);
-            for mut span in values.check(spans)? {
-                values.check(span.complete())?;
-                values.check(take(&mut span))?;
-            }
-        }
-        values.scanner.end()
-    })
-}
-
-// === reading ===
-
-fn span<'a>(values: &mut Values<'a>) -> Result<V1<'a>, Stop> {
-    let mut span = V1::default();
-    values.scanner.begin_object()?;
-    while let Some(key) = values.key()? {
-        match &*key {
-            b"traceId" => span.trace_id = id(values, "traceId")?,
-            b"id" => span.id = id(values, "id")?,
-            b"parentId" if values.is_null()? => {}
-            b"parentId" => span.parent_id = id(values, "parentId")?,
-            b"name" => span.name = values.name_or_null()?,
-            b"timestamp" => span.timestamp = values.long_or_null()?.unwrap_or(0),
-            b"duration" => span.duration = values.long_or_null()?.unwrap_or(0),
-            b"debug" => span.debug |= values.bool_or_null()?,
-            b"annotations" => annotations(values, &mut span.annotations)?,
-            b"binaryAnnotations" => binary_annotations(values, &mut span)?,
-            b"tags" | b"kind" | b"shared" | b"remoteEndpoint" => {
-                values.not_of_this_version("JSON_V1", "JSON_V2")?
-            }
-            _ => values.scanner.skip()?,
-        }
-    }
-    if span.trace_id == [0; 16] {
-        return Err(values.fail(|_| Fault::new("traceId == 0")));
-    }
-    if span.id == [0; 8] {
-        return Err(values.fail(|_| Fault::new("id == 0")));
-    }
-    // In order of time and text; tags in order of their keys.
-    span.annotations.sort_by(|left, right| left.annotation.cmp(&right.annotation));
-    span.tags.sort_by(|left, right| left.tag.key.cmp(&right.tag.key));
-    Ok(span)
-}
-
-fn annotations<'a>(values: &mut Values<'a>, annotations: &mut Vec<Logged<'a>>) -> Result<(), Stop> {
-    if !values.begin_list_or_null()? {
-        return Ok(());
-    }
-    while values.scanner.element()? {
-        values.scanner.begin_object()?;
-        let (mut timestamp, mut value, mut endpoint) = (None, None, None);
-        while let Some(key) = values.key()? {
-            match &*key {
-                b"timestamp" => timestamp = Some(values.long()?),
-                b"value" => value = Some(values.string()?),
-                b"endpoint" => endpoint = present(values)?,
-                _ => values.scanner.skip()?,
-            }
-        }
-        let annotation = values.annotation(timestamp, value)?;
-        values.check(add(annotations, Logged { annotation, endpoint }))?;
-    }
-    Ok(())
-}
-
-fn binary_annotations<'a>(values: &mut Values<'a>, span: &mut V1<'a>) -> Result<(), Stop> {
-    if !values.begin_list_or_null()? {
-        return Ok(());
-    }
-    while values.scanner.element()? {
-        values.scanner.begin_object()?;
-        let (mut key, mut text, mut flag, mut endpoint) = (None, None, false, None);
-        while let Some(member) = values.key()? {
-            match &*member {
-                b"key" => key = values.string_or_null()?,
-                b"value" => match values.scanner.upcoming()? {
-                    Next::String => text = Some(values.string()?),
-                    Next::Bool => flag = values.scanner.bool()?,
-                    // Numbers and bytes of the old types are passed over, as in the reference server.
-                    Next::Number | Next::Object | Next::List | Next::Null => values.scanner.skip()?,
-                },
-                b"endpoint" => endpoint = present(values)?,
-                _ => values.scanner.skip()?,
-            }
-        }
-        let Some(key) = key else {
-            return Err(values.fail(|place| Fault::new(format!("No key at {place}"))));
-        };
-        if let Some(value) = text {
-            values.check(add(&mut span.tags, TagAt { tag: Tag { key, value }, endpoint }))?;
-        } else if let Some(place) = ADDRESSES.iter().position(|address| *address == &*key)
-            && flag
-            && endpoint.is_some()
-        {
-            span.addresses[place] = endpoint;
-        }
-    }
-    Ok(())
-}
-
-fn id<const N: usize>(values: &mut Values<'_>, name: &str) -> Result<[u8; N], Stop> {
-    let hex = values.string()?;
-    values.check(hex_id(name, &hex))
-}
-
-/// An endpoint of which something is known.
-fn present<'a>(values: &mut Values<'a>) -> Result<Option<Endpoint<'a>>, Stop> {
-    let mut endpoint = Endpoint::default();
-    values.endpoint(&mut endpoint)?;
-    Ok(Some(endpoint).filter(|endpoint| !endpoint.is_absent()))
-}
 
 // === conversion ===
 

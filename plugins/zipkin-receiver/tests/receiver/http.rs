@@ -80,9 +80,9 @@ fn what_is_wrong_is_answered_with_a_text() {
             "Missing : traceId id reading List<Span> from json",
         ),
         (
-            receive("POST", "/api/v1/spans", Some("application/x-thrift"), b"\x0c"),
-            415,
-            "v1 thrift is not supported: send v1 JSON, or v2 to /api/v2/spans\n",
+            receive("POST", "/api/v1/spans", Some("application/x-thrift"), b"[]"),
+            400,
+            "Expected a THRIFT encoded list\n",
         ),
         (receive("GET", "/api/v2/spans", None, b""), 405, "spans are sent with POST\n"),
         (receive("POST", "/", None, b""), 404, "spans are sent to /api/v2/spans or /api/v1/spans\n"),

@@ -15,4 +15,5 @@ mod mapping;
 mod random;
 mod round_trip;
 mod text;
+mod thrift;
 mod vectors;

@@ -50,7 +50,7 @@ const PIECES: [&str; 40] = [
     "\"\\\"n\\\": {\\\"k\\\":[1]}\"",
 ];
 
-const GOOD: [(&[u8], Spelling); 3] = [
+const GOOD: [(&[u8], Spelling); 4] = [
     (
         br#"[{"traceId":"1","id":"2","kind":"CLIENT","name":"n","timestamp":1,"duration":2,"localEndpoint":{"serviceName":"a","ipv4":"1.2.3.4","port":5},
         "annotations":[{"timestamp":1,"value":"\"n\": {\"k\":[1]}"}],"tags":{"k":"v","error":"x","otlp.link.0":"y"},"shared":true}]"#,
@@ -64,6 +64,10 @@ const GOOD: [(&[u8], Spelling); 3] = [
     (
         b"\x0a\x34\x0a\x08\x01\x02\x03\x04\x05\x06\x07\x08\x1a\x01\x02\x20\x01\x2a\x01n\x31\x01\0\0\0\0\0\0\0\x42\x09\x0a\x01a\x12\x04\x01\x02\x03\x04\x5a\x06\x0a\x01k\x12\x01v",
         Spelling::Proto3,
+    ),
+    (
+        b"\x0c\0\0\0\x01\x0a\0\x01\0\0\0\0\0\0\0\x01\x0a\0\x04\0\0\0\0\0\0\0\x02\x0b\0\x03\0\0\0\x01n\x0f\0\x06\x0c\0\0\0\x01\x0a\0\x01\0\0\0\0\0\0\0\x05\x0b\0\x02\0\0\0\x02cs\x0c\0\x03\x08\0\x01\x01\x02\x03\x04\0\0\0",
+        Spelling::Thrift,
     ),
 ];
 

@@ -75,7 +75,7 @@ fn description_as_error(lines: &mut Vec<String>, message: &str) {
 fn every_vector_survives_the_round_trip() {
     let Some(vectors) = vectors::vectors() else { return };
     for (file, spelling) in vectors::ACCEPTED {
-        let [once, json, protobuf] = there_and_back(&vectors::body(&vectors, file), spelling);
+        let [once, json, protobuf] = there_and_back(&vectors::body(&vectors, file, spelling), spelling);
         let expected = with_known_losses(&once);
         assert_eq!(json, expected, "{file} as JSON");
         assert_eq!(protobuf, expected, "{file} as protobuf");
