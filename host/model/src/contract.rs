@@ -17,9 +17,13 @@
 //! told nothing), a dropped `push` counts as deferred.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
-use crate::http;
-use crate::{Arrival, Batch, Outcome, Push, Receipt, Refusal};
+use bytes::Bytes;
+
+use crate::scrape::{Fetched, Target};
+use crate::{Arrival, Batch, Outcome, Push, Receipt, Refusal, Signal};
+use crate::{http, unary};
 
 /// A future behind a pointer: these calls happen once a request, never once an item.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -89,4 +93,67 @@ pub trait HttpReceiver: Send + Sync {
         listener: &'a str,
         request: http::Request,
     ) -> BoxFuture<'a, Result<http::Answer, Refusal>>;
+}
+
+/// A plugin seen as a receiver of datagrams. The door owns the socket and the limits; there is nobody to answer.
+pub trait DatagramReceiver: Send + Sync {
+    /// Makes telemetry out of one datagram: OTLP bytes by signal, not checked yet. `listener` is the name of the setting
+    /// that bound the address.
+    ///
+    /// # Errors
+    /// Outside, a [`Refusal`] as of [`HttpReceiver::receive`]; inside, why the datagram is no telemetry.
+    fn receive<'a>(
+        &'a self,
+        listener: &'a str,
+        datagram: Bytes,
+    ) -> BoxFuture<'a, Result<Result<Vec<(Signal, Bytes)>, String>, Refusal>>;
+}
+
+/// A plugin seen as a receiver of unary gRPC calls. The door owns the socket, frames, limits and the answer.
+pub trait GrpcReceiver: Send + Sync {
+    /// Makes telemetry or a reply out of one call; `listener` is the name of the setting that bound the address.
+    ///
+    /// # Errors
+    /// Outside, a [`Refusal`] as of [`HttpReceiver::receive`]; inside, the status that the caller gets.
+    fn receive<'a>(
+        &'a self,
+        listener: &'a str,
+        call: unary::Call,
+    ) -> BoxFuture<'a, Result<Result<unary::Received, unary::Status>, Refusal>>;
+}
+
+/// A plugin seen as the reader of what targets answer. The host owns targets, schedule and requests. All calls of one id
+/// meet the same instance, one at a time, as long as it behaves: what it remembers of a target is lost with it.
+pub trait Scraper: Send + Sync {
+    /// What to send to a target: method, URL and headers, such as `accept`.
+    ///
+    /// # Errors
+    /// [`Refusal::Transient`] where the plugin's instance ended or was not free in time.
+    fn prepare(&self, target: Arc<Target>) -> BoxFuture<'_, Result<http::Request, Refusal>>;
+
+    /// Makes telemetry out of what came of a fetch, a failed one too: OTLP bytes by signal, not checked yet.
+    ///
+    /// # Errors
+    /// As [`Scraper::prepare`].
+    fn digest(
+        &self,
+        target: Arc<Target>,
+        fetched: Fetched,
+    ) -> BoxFuture<'_, Result<Vec<(Signal, Bytes)>, Refusal>>;
+
+    /// The target is not fetched any more; `at` is now, in nanoseconds since the Unix epoch. The last telemetry of it.
+    ///
+    /// # Errors
+    /// As [`Scraper::prepare`].
+    fn forget(&self, target: Arc<Target>, at: u64) -> BoxFuture<'_, Result<Vec<(Signal, Bytes)>, Refusal>>;
+}
+
+/// An exporter that is fetched from: what was pushed to it is on its page. One instance serves and takes, one call at a
+/// time; what it remembers is lost with it.
+pub trait PageServer: Exporter {
+    /// Answers one request for the page.
+    ///
+    /// # Errors
+    /// [`Refusal::Transient`] where the instance ended, was not free in time, or there is no memory for the body.
+    fn serve(&self, request: http::Request) -> BoxFuture<'_, Result<http::Page, Refusal>>;
 }

@@ -7,12 +7,12 @@ use crate::Signal;
 /// Names and values in order; names in lower case.
 pub type Headers = Vec<(String, String)>;
 
-/// A request: incoming to a plugin's receiver.
+/// A request: incoming to a plugin's receiver or page, or outgoing for a scraper.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// `GET`, `POST` …
     pub method: String,
-    /// Path and query.
+    /// Path and query; a full URL where it goes out.
     pub target: String,
     /// Without `content-encoding`: the body is decompressed.
     pub headers: Headers,
@@ -20,7 +20,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-/// A response of a plugin's receiver.
+/// A response of a plugin's receiver or page, or of a scraper's target.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// 100 to 599.
@@ -51,4 +51,13 @@ pub struct Received {
     pub accepted: Response,
     /// Sent when the pipeline refuses for now; the host adds `Retry-After`.
     pub refused: Response,
+}
+
+/// A page that a plugin serves.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Status, headers and the first part of the body.
+    pub response: Response,
+    /// The rest of the body, in order, paid for.
+    pub rest: Vec<Bytes>,
 }

@@ -10,7 +10,7 @@
 //! | `node.rs`, `registry.rs` | the process that speaks, and the bounded table of those heard |
 //! | `ledger.rs` | one budget of memory, paid with permits |
 //! | `count.rs` | counters that parts own and the daemon shows |
-//! | `http.rs` | an HTTP message as a plugin sees it |
+//! | `http.rs`, `unary.rs`, `scrape.rs` | an HTTP message, a gRPC call and a target as a plugin sees them |
 //!
 //! Invariant: no I/O, no task, no clock, no generated type.
 
@@ -24,10 +24,15 @@ pub mod outcome;
 pub mod receipt;
 pub mod refusal;
 pub mod registry;
+pub mod scrape;
 pub mod seq;
+pub mod unary;
 
 pub use batch::{Arrival, Batch, LANES, Lane};
-pub use contract::{Admission, BoxFuture, Consumer, Exporter, HttpReceiver, Log};
+pub use contract::{
+    Admission, BoxFuture, Consumer, DatagramReceiver, Exporter, GrpcReceiver, HttpReceiver, Log, PageServer,
+    Scraper,
+};
 pub use count::Counter;
 pub use ledger::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 pub use node::{Node, NodeId};

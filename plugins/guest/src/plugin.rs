@@ -161,9 +161,11 @@ pub struct GrpcStatus {
 /// What a scraper is asked to fetch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
+    /// Name of the scrape configuration that it comes from.
+    pub job: String,
     /// Full URL.
     pub url: String,
-    /// Labels of the target, for the resource of its batches.
+    /// Labels of the target after relabelling, sorted by name.
     pub labels: Vec<(String, String)>,
 }
 
@@ -363,7 +365,7 @@ macro_rules! __export_kind {
             fn prepare(
                 target: $crate::bindings::scraper::exports::weir::plugin::scraper::Target,
             ) -> $crate::Request {
-                let target = $crate::Target { url: target.url, labels: target.labels };
+                let target = $crate::Target { job: target.job, url: target.url, labels: target.labels };
                 with_instance(|plugin| $crate::Scraper::prepare(plugin, target))
             }
 
@@ -371,7 +373,7 @@ macro_rules! __export_kind {
                 target: $crate::bindings::scraper::exports::weir::plugin::scraper::Target,
                 fetched: $crate::bindings::scraper::exports::weir::plugin::scraper::Fetched,
             ) -> ::std::vec::Vec<$crate::Batch> {
-                let target = $crate::Target { url: target.url, labels: target.labels };
+                let target = $crate::Target { job: target.job, url: target.url, labels: target.labels };
                 let fetched = $crate::Fetched { at: fetched.at, took: fetched.took, answer: fetched.answer };
                 with_instance(|plugin| $crate::Scraper::digest(plugin, target, fetched))
             }
@@ -380,7 +382,7 @@ macro_rules! __export_kind {
                 target: $crate::bindings::scraper::exports::weir::plugin::scraper::Target,
                 at: u64,
             ) -> ::std::vec::Vec<$crate::Batch> {
-                let target = $crate::Target { url: target.url, labels: target.labels };
+                let target = $crate::Target { job: target.job, url: target.url, labels: target.labels };
                 with_instance(|plugin| $crate::Scraper::forget(plugin, target, at))
             }
         }
