@@ -1,18 +1,9 @@
 //! Prometheus targets as OTLP metrics.
 //!
 //! Invariant: keeps of a target only which series it had, for the markers of those that are gone.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `family.rs` | families of samples, as a target exposes them |
-//! | `otlp.rs` | a family as an OTLP metric |
-//! | `units.rs` | units in OpenTelemetry's words |
-
-mod family;
-mod otlp;
-mod units;
 
 use weir_exposition::{Dialect, Fault};
+use weir_prometheus::{family, otlp};
 
 /// One fetched text as an `ExportMetricsServiceRequest`, and the points that are not in it, by reason. `labels` are the
 /// target's, `time` is when it was fetched, in nanoseconds since the Unix epoch.

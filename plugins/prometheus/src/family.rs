@@ -8,35 +8,35 @@ use weir_exposition::{Dialect, Fault, Kind, Label, Reader, Record, Sample, float
 const POINTS_MAX: usize = 1 << 20;
 
 /// Labels in the order of their names, none empty.
-pub(crate) type Labels = Vec<(String, String)>;
+pub type Labels = Vec<(String, String)>;
 
 /// A family with its points.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Family {
+pub struct Family {
     /// As the samples are called; of histograms and summaries without a suffix.
-    pub(crate) name: String,
-    pub(crate) kind: Kind,
-    pub(crate) help: String,
-    pub(crate) unit: String,
-    pub(crate) points: Vec<Point>,
+    pub name: String,
+    pub kind: Kind,
+    pub help: String,
+    pub unit: String,
+    pub points: Vec<Point>,
 }
 
 /// What a family is at a time for some labels.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Point {
+pub struct Point {
     /// Without `le` and `quantile`.
-    pub(crate) labels: Labels,
+    pub labels: Labels,
     /// Nanoseconds since the Unix epoch, where the target says it.
-    pub(crate) time: Option<i64>,
+    pub time: Option<i64>,
     /// Since when it counts, where the target says it (`_created`).
-    pub(crate) start: Option<u64>,
-    pub(crate) value: Value,
-    pub(crate) exemplars: Vec<Exemplar>,
+    pub start: Option<u64>,
+    pub value: Value,
+    pub exemplars: Vec<Exemplar>,
 }
 
 /// What was measured.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
     Number(f64),
     Histogram(Histogram),
     Summary(Summary),
@@ -44,29 +44,29 @@ pub(crate) enum Value {
 
 /// Counts of values up to bounds.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Histogram {
+pub struct Histogram {
     /// Bounds with how many values are not above them, in the order of the text.
-    pub(crate) buckets: Vec<(f64, f64)>,
-    pub(crate) count: Option<f64>,
-    pub(crate) sum: Option<f64>,
+    pub buckets: Vec<(f64, f64)>,
+    pub count: Option<f64>,
+    pub sum: Option<f64>,
 }
 
 /// Quantiles.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Summary {
+pub struct Summary {
     /// Quantiles with their values, in the order of the text.
-    pub(crate) quantiles: Vec<(f64, f64)>,
-    pub(crate) count: Option<f64>,
-    pub(crate) sum: Option<f64>,
+    pub quantiles: Vec<(f64, f64)>,
+    pub count: Option<f64>,
+    pub sum: Option<f64>,
 }
 
 /// One of the things that were counted.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Exemplar {
-    pub(crate) value: f64,
+pub struct Exemplar {
+    pub value: f64,
     /// Nanoseconds since the Unix epoch, where the target says it.
-    pub(crate) time: Option<i64>,
-    pub(crate) labels: Labels,
+    pub time: Option<i64>,
+    pub labels: Labels,
 }
 
 impl Default for Value {
@@ -76,7 +76,7 @@ impl Default for Value {
 }
 
 /// Reads a text and hands on its families, complete. Returns the number of samples.
-pub(crate) fn read(text: &[u8], dialect: Dialect, take: impl FnMut(Family)) -> Result<usize, Fault> {
+pub fn read(text: &[u8], dialect: Dialect, take: impl FnMut(Family)) -> Result<usize, Fault> {
     let mut reader = Reader::new(text, dialect)?;
     let mut collector = Collector { take, known: HashMap::new(), open: None, samples: 0 };
     while let Some(record) = reader.next()? {

@@ -24,7 +24,7 @@ use crate::family::{Exemplar, Family, Histogram, Labels, Point, Summary, Value};
 use crate::units::ucum;
 
 /// The bits of the NaN that says that a series is gone.
-pub(crate) const STALE_NAN: u64 = 0x7ff0_0000_0000_0002;
+pub const STALE_NAN: u64 = 0x7ff0_0000_0000_0002;
 
 /// The flag of a point that has no value.
 const NO_RECORDED_VALUE: u64 = 1;
@@ -36,7 +36,7 @@ const TARGET_INFO: &str = "target_info";
 
 /// Whose labels count where the target and what it exposes have the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Honor {
+pub enum Honor {
     /// The target's; the other is called `exported_…`.
     #[default]
     Target,
@@ -45,7 +45,7 @@ pub(crate) enum Honor {
 }
 
 /// Metrics of one fetch.
-pub(crate) struct Metrics<'t> {
+pub struct Metrics<'t> {
     /// Labels of the target, `job` and `instance` among them.
     labels: &'t [(String, String)],
     honor: Honor,
@@ -71,17 +71,17 @@ struct Placed {
 }
 
 impl<'t> Metrics<'t> {
-    pub(crate) fn new(labels: &'t [(String, String)], honor: Honor, time: u64) -> Self {
+    pub fn new(labels: &'t [(String, String)], honor: Honor, time: u64) -> Self {
         Self { labels, honor, time, resources: BTreeMap::new(), dropped: BTreeMap::new() }
     }
 
     /// Points that are not there, by reason.
-    pub(crate) fn dropped(&self) -> &BTreeMap<&'static str, u64> {
+    pub fn dropped(&self) -> &BTreeMap<&'static str, u64> {
         &self.dropped
     }
 
     /// Takes a family.
-    pub(crate) fn add(&mut self, family: &Family) {
+    pub fn add(&mut self, family: &Family) {
         if family.name == TARGET_INFO {
             return family.points.iter().for_each(|point| self.describe(point));
         }
@@ -104,7 +104,7 @@ impl<'t> Metrics<'t> {
     }
 
     /// The request; nothing for no points.
-    pub(crate) fn finish(self, url: Option<&Url<'_>>) -> Option<Vec<u8>> {
+    pub fn finish(self, url: Option<&Url<'_>>) -> Option<Vec<u8>> {
         let mut out = Encoder::new();
         for ((job, instance), Resource { info, scopes }) in self.resources {
             if scopes.is_empty() {
@@ -236,10 +236,10 @@ impl<'t> Metrics<'t> {
 }
 
 /// What a target's URL says of it.
-pub(crate) struct Url<'u> {
-    pub(crate) host: &'u str,
-    pub(crate) port: &'u str,
-    pub(crate) scheme: &'u str,
+pub struct Url<'u> {
+    pub host: &'u str,
+    pub port: &'u str,
+    pub scheme: &'u str,
 }
 
 /// A histogram as OTLP has it: counts of single buckets.
