@@ -28,8 +28,9 @@ pub(crate) const ARROWS: [(&str, &[&str]); 13] = [
     ("tests", &["model", "proto", "queue", "wire"]),
 ];
 
-/// What a package in plugins/ may import of ours: what any author has.
-const GUEST_ARROWS: &[&str] = &["guest", "wire"];
+/// What a package in plugins/ may import of ours: what any author has, and the codecs that receiver and exporter of one format
+/// share.
+const GUEST_ARROWS: &[&str] = &["exposition", "guest", "prometheus", "remote-write", "thrift", "wire"];
 
 /// Strangers that are heavy, or that decide much: which crates may import them, and what to do instead.
 const STRANGERS: [(&str, &[&str], &str); 5] = [
