@@ -25,8 +25,12 @@ pub(crate) fn sources(language: &str) -> PathBuf {
 /// The interpreter of one of the groups of Python packages, whose pins quarrel with one another.
 #[track_caller]
 pub(crate) fn python(group: &'static str) -> PathBuf {
-    static GROUPS: [(&str, Installed); 3] =
-        [("opencensus", OnceLock::new()), ("otlp", OnceLock::new()), ("protobuf3", OnceLock::new())];
+    static GROUPS: [(&str, Installed); 4] = [
+        ("opencensus", OnceLock::new()),
+        ("otlp", OnceLock::new()),
+        ("prometheus", OnceLock::new()),
+        ("protobuf3", OnceLock::new()),
+    ];
     let named = GROUPS.iter().find(|(name, _)| *name == group);
     let (_, cell) = named.expect("a group that is there");
     let make = || {
@@ -87,6 +91,32 @@ pub(crate) fn go() -> PathBuf {
         Ok(program)
     };
     installed(&PROGRAM, make)
+}
+
+/// A program out of Debian's package of its name, unpacked and run where it lies: nothing of it becomes part of the system.
+#[track_caller]
+pub(crate) fn debian(package: &'static str) -> PathBuf {
+    static PACKAGES: [(&str, Installed); 2] =
+        [("prometheus", OnceLock::new()), ("prometheus-node-exporter", OnceLock::new())];
+    let named = PACKAGES.iter().find(|(name, _)| *name == package);
+    let (_, cell) = named.expect("a package that is there");
+    let make = || {
+        let folder = once(&format!("debian-{package}"), &[], |folder| {
+            let download =
+                || run(Command::new("apt-get").args(["--quiet=2", "download", package]).current_dir(folder));
+            // A machine that never asked what there is knows no package.
+            let update = || run(Command::new("apt-get").args(["--quiet=2", "update"]));
+            download().or_else(|_| update().and_then(|()| download()))?;
+            let listed =
+                std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            let mut files = listed.flatten().map(|entry| entry.path());
+            let file = files.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+            let file = file.ok_or_else(|| format!("apt-get downloaded no {package}"))?;
+            run(Command::new("dpkg").arg("--extract").arg(file).arg(folder))
+        });
+        Ok(folder?.join("usr/bin").join(package))
+    };
+    installed(cell, make)
 }
 
 /// The class path of the Java client.

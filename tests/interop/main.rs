@@ -25,6 +25,7 @@ mod mapping;
 mod opencensus;
 mod opentelemetry;
 mod outline;
+mod prometheus;
 mod stage;
 mod streams;
 mod zipkin;

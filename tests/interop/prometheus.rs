@@ -1,0 +1,168 @@
+//! Prometheus: its client library and `node_exporter` as targets, the server as who reads what we show.
+//!
+//! ```text
+//! prometheus_client, node_exporter ──▶ weir: prometheus receiver ──▶ prometheus exporter ──▶ a Prometheus (via="weir")
+//!               └────────────────────────────────────────────────────────────────────────▶ the same (via="itself")
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use weir_tests::client::HttpClient;
+use weir_tests::port::free_address;
+use weir_tests::wait::until;
+use weir_tests::{Profile, Weir};
+
+use crate::client::Client;
+use crate::install::{debian, python, sources};
+use crate::stage::{DEADLINE, TURN};
+
+/// A Prometheus server with a folder of its own.
+struct Prometheus {
+    address: SocketAddr,
+    http: HttpClient,
+    _folder: TempDir,
+    _child: Child,
+}
+
+/// Series by their labels, with the value as Prometheus writes it.
+type Series = BTreeMap<BTreeMap<String, String>, String>;
+
+impl Prometheus {
+    /// Starts one that scrapes and writes as `config` says, and waits until it is ready.
+    async fn start(config: &str) -> Self {
+        let folder = TempDir::with_prefix("prometheus-").expect("a folder for a server");
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, config).expect("its folder is there");
+        let address = free_address();
+        let mut command = Command::new(debian("prometheus"));
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        command.args(["--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let server = Self { address, http: HttpClient::default(), _folder: folder, _child: child };
+        let ready = until(DEADLINE, async || {
+            let answer = server.http.get(address, "/-/ready").await;
+            answer.is_ok_and(|answer| answer.status() == 200).then_some(())
+        });
+        assert!(ready.await.is_some(), "Prometheus is not ready");
+        server
+    }
+
+    /// What an instant query of these labels gives, without `without`.
+    async fn query(&self, selector: &str, without: &str) -> Series {
+        let escaped: String = selector.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = self.http.get(self.address, &format!("/api/v1/query?query={escaped}")).await;
+        let answer: Value = serde_json::from_slice(answer.expect("it answers").body()).expect("JSON");
+        assert_eq!(answer["status"], "success", "{selector}: {answer}");
+        let result = answer["data"]["result"].as_array().expect("a vector");
+        let series = result.iter().map(|one| {
+            let labels = one["metric"].as_object().expect("labels").iter();
+            let labels = labels.filter(|(name, _)| *name != without);
+            let text = |value: &Value| value.as_str().expect("a text").to_owned();
+            (labels.map(|(name, value)| (name.clone(), text(value))).collect(), text(&one["value"][1]))
+        });
+        series.collect()
+    }
+}
+
+/// Two targets, one of which says what never changes.
+const CONFIG: &str = "
+receivers:
+  prometheus:
+    config:
+      scrape_configs:
+        - {job_name: app, scrape_interval: 500ms, scrape_timeout: 500ms, static_configs: [{targets: ['<app>']}]}
+        - {job_name: node, scrape_interval: 500ms, scrape_timeout: 500ms, static_configs: [{targets: ['<node>']}]}
+exporters:
+  prometheus: {endpoint: <page>, without_scope_info: true}
+service:
+  pipelines:
+    metrics: {receivers: [prometheus], exporters: [prometheus]}
+";
+
+/// What the server that reads both ends is told.
+fn both_ends(app: SocketAddr, node: SocketAddr, page: SocketAddr) -> String {
+    format!(
+        "
+global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}
+scrape_configs:
+  - {{job_name: app, static_configs: [{{targets: ['{app}'], labels: {{via: itself}}}}]}}
+  - {{job_name: node, static_configs: [{{targets: ['{node}'], labels: {{via: itself}}}}]}}
+  - {{job_name: weir, honor_labels: true, static_configs: [{{targets: ['{page}'], labels: {{via: weir}}}}]}}
+"
+    )
+}
+
+fn node_exporter(address: SocketAddr) -> Child {
+    let mut command = Command::new(debian("prometheus-node-exporter"));
+    // Its own runtime and what changes from scrape to scrape are no base for a comparison.
+    command.args(["--web.disable-exporter-metrics", "--collector.disable-defaults"]);
+    command.args(["--collector.uname", "--collector.os", "--collector.filefd", "--collector.netclass"]);
+    command.arg(format!("--web.listen-address={address}"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Scenario: a program with Prometheus' own client and a `node_exporter` are scraped by Weir, and its page by a Prometheus that
+/// scrapes both as well. Then a series of the program goes away.
+/// Guarantees: the same query gives the same series, labels and values at both ends, `up` among them; what is gone at the one end
+/// is gone at the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prometheus_reads_from_our_page_what_it_reads_from_the_targets() {
+    let _turn = TURN.lock().await;
+    let (app, node) = (free_address(), free_address());
+    let mut command = Command::new(python("prometheus"));
+    command.arg(sources("python").join("prometheus_target.py")).arg(app.to_string());
+    let mut target = Client::start(&mut command);
+    let _node = node_exporter(node);
+    let weir = Weir::start_as(Profile::Release, CONFIG, &[("app", app), ("node", node)]).await;
+    let server = Prometheus::start(&both_ends(app, node, weir.address("page"))).await;
+
+    // Ours and the server's own figures of a scrape differ in what they measure.
+    let app_series = r#"{job="app",__name__!~"scrape_.*|.*_created",via="VIA"}"#;
+    let kinds = same(&server, app_series, 20).await;
+    let has = |name: &str| kinds.keys().any(|labels| labels["__name__"] == name);
+    for name in ["up", "orders_total", "temperature_celsius", "latency_seconds_bucket", "size_bytes_sum"] {
+        assert!(has(name), "{name} in {kinds:?}");
+    }
+    let node_series = r#"{job="node",__name__!~"scrape_.*|.*_duration_seconds|node_filefd_allocated|node_network_.*_bytes",via="VIA"}"#;
+    same(&server, node_series, 5).await;
+
+    target.command("gone").await;
+    let gone = until(DEADLINE, async || {
+        let series = server.query(r#"{__name__="queue_items",queue="out"}"#, "").await;
+        series.is_empty().then_some(())
+    });
+    assert!(gone.await.is_some(), "a series that the target has no more is still on our page");
+    same(&server, app_series, 19).await;
+    target.finish().await;
+    weir.stop().await;
+}
+
+/// Waits until both ends have the same of these series, and so many at least; returns them.
+async fn same(server: &Prometheus, selector: &str, least: usize) -> Series {
+    let ask = async |via: &str| server.query(&selector.replace("VIA", via), "via").await;
+    let equal = until(DEADLINE, async || {
+        let (itself, weir) = (ask("itself").await, ask("weir").await);
+        (itself == weir && itself.len() >= least).then_some(itself)
+    });
+    match equal.await {
+        Some(series) => series,
+        None => {
+            let (itself, weir) = (ask("itself").await, ask("weir").await);
+            let only = |a: &Series, b: &Series| -> Vec<String> {
+                let differs = a.iter().filter(|(labels, value)| b.get(*labels) != Some(value));
+                differs.map(|(labels, value)| format!("{labels:?} {value}")).collect()
+            };
+            let (lost, strange) = (only(&itself, &weir).join("\n"), only(&weir, &itself).join("\n"));
+            panic!("of {}\nonly at the target:\n{lost}\nonly on our page:\n{strange}", itself.len())
+        }
+    }
+}
