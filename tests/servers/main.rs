@@ -97,9 +97,8 @@ async fn a_zipkin_server_shows_our_traces() {
     )
     .await;
     let start = send(&weir).await;
-    let seen = server
-        .json(&format!("/api/v2/trace/{TRACE}"), |seen| seen.as_array().is_some_and(|all| all.len() == 2));
-    let seen = seen.await;
+    let is_whole = |seen: &Value| seen.as_array().is_some_and(|all| all.len() == 2);
+    let seen = server.json(&format!("/api/v2/trace/{TRACE}"), is_whole).await;
     let all = seen.as_array().expect("spans");
     let (parent, child) = (by_id(all, "id", PARENT), by_id(all, "id", CHILD));
     for (span, name, kind, from, took) in
