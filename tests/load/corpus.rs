@@ -8,6 +8,8 @@ use weir_proto::opencensus::proto::agent::trace::v1::ExportTraceServiceRequest;
 use weir_proto::opencensus::proto::trace::v1 as opencensus;
 use weir_wire::Encoder;
 
+use crate::formats;
+
 /// Requests of a corpus. Each is a node of its own, so that there are two for each lane of a queue.
 const REQUESTS: u32 = 32;
 
@@ -75,6 +77,24 @@ impl Corpus {
     pub(crate) fn zipkin(spans: u32) -> Self {
         let bodies = (0..REQUESTS).map(|node| zipkin(node, spans));
         Self { loads: bodies.map(|body| Load { body: Bytes::from(body), items: spans }).collect() }
+    }
+
+    /// Jaeger's batches of `spans` spans with 8 tags.
+    pub(crate) fn jaeger(spans: u32) -> Self {
+        let bodies = (0..REQUESTS).map(|node| formats::jaeger(node, spans));
+        Self { loads: bodies.map(|body| Load { body, items: spans }).collect() }
+    }
+
+    /// OTLP requests of `points` points, framed for gRPC.
+    pub(crate) fn points(points: u32) -> Self {
+        let bodies = (0..REQUESTS).map(|node| framed(&formats::points(node, points)));
+        Self { loads: bodies.map(|body| Load { body, items: points }).collect() }
+    }
+
+    /// Remote writes of `points` samples.
+    pub(crate) fn written(points: u32) -> Self {
+        let bodies = (0..REQUESTS).map(|node| formats::written(node, points));
+        Self { loads: bodies.map(|body| Load { body, items: points }).collect() }
     }
 
     /// The request of this number, from the first again after the last.
@@ -189,18 +209,18 @@ fn zipkin(node: u32, spans: u32) -> Vec<u8> {
     serde_json::to_vec(&list).expect("a tree of strings can be written")
 }
 
-fn trace_id(node: u32, index: u32) -> [u8; 16] {
+pub(crate) fn trace_id(node: u32, index: u32) -> [u8; 16] {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&mixed(node, index / 8, 0).to_be_bytes());
     id[8..].copy_from_slice(&(mixed(node, index / 8, 1) | 1).to_be_bytes());
     id
 }
 
-fn span_id(node: u32, index: u32) -> [u8; 8] {
+pub(crate) fn span_id(node: u32, index: u32) -> [u8; 8] {
     (mixed(node, index, 2) | 1).to_be_bytes()
 }
 
-fn start_micros(node: u32, index: u32) -> u64 {
+pub(crate) fn start_micros(node: u32, index: u32) -> u64 {
     EPOCH_MICROS + u64::from(node) * 1_000_000 + u64::from(index)
 }
 
@@ -211,15 +231,15 @@ fn timestamp(micros: u64) -> Timestamp {
     }
 }
 
-fn name(index: u32) -> &'static str {
+pub(crate) fn name(index: u32) -> &'static str {
     ["GET /api/v1/products", "POST /api/v1/cart", "SELECT orders", "GET /healthz"][(index % 4) as usize]
 }
 
-fn key(number: u32) -> String {
+pub(crate) fn key(number: u32) -> String {
     format!("key.{number:02}.{}", ["id", "name"][(number % 2) as usize])
 }
 
-fn value(node: u32, index: u32, number: u32, bytes: usize) -> String {
+pub(crate) fn value(node: u32, index: u32, number: u32, bytes: usize) -> String {
     let mut bits = mixed(node, index, number + 3);
     let letters = (0..bytes).map(|at| {
         if at % 12 == 0 {
@@ -236,7 +256,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// splitmix64's mixing of three numbers.
-fn mixed(node: u32, index: u32, salt: u32) -> u64 {
+pub(crate) fn mixed(node: u32, index: u32, salt: u32) -> u64 {
     [node, index, salt].into_iter().fold(0x9e37_79b9_7f4a_7c15, |mixed, part| {
         let mut z = (mixed ^ u64::from(part)).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -18,7 +18,8 @@
 //! |---|---|
 //! | `rows.rs` | the rows and their bars |
 //! | `measure.rs` | one run, closed loop or open loop |
-//! | `send.rs`, `sink.rs`, `corpus.rs` | senders, backends, the bytes |
+//! | `send.rs`, `sink.rs`, `corpus.rs`, `formats.rs` | senders, backends, the bytes |
+//! | `targets.rs` | ten thousand targets that are scraped, and the page on which they stand then |
 //! | `tally.rs` | what was acknowledged, what arrived, how long it took |
 //! | `process.rs`, `subject.rs` | daemons, their configurations, what `/proc` says about them |
 //! | `append.rs` | the queue alone, beside the raw disk |
@@ -27,6 +28,7 @@
 
 mod append;
 mod corpus;
+mod formats;
 mod measure;
 mod process;
 mod report;
@@ -35,6 +37,7 @@ mod send;
 mod sink;
 mod subject;
 mod tally;
+mod targets;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -151,6 +154,9 @@ async fn run(bench: &mut Bench, arguments: &Arguments) -> anyhow::Result<()> {
                 bench.overload(storage).await.with_context(|| format!("overload {}", storage.name())).err(),
             );
         }
+    }
+    if arguments.wants("targets") {
+        failures.extend(bench.targets().await.context("targets").err());
     }
     if failures.is_empty() {
         return Ok(());

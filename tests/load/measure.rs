@@ -79,10 +79,10 @@ pub(crate) async fn closed(
     let shared = Shared::new(Arc::clone(corpus), Arc::clone(tally));
     let mut workers = JoinSet::new();
     let (connections, shares) = match protocol {
-        Protocol::Otlp => (CONNECTIONS, IN_FLIGHT / CONNECTIONS),
+        Protocol::Otlp | Protocol::OtlpMetrics => (CONNECTIONS, IN_FLIGHT / CONNECTIONS),
         // A stream is a sender; a connection of HTTP/1.1 has one request under way.
         Protocol::OpenCensus => (CONNECTIONS, 1),
-        Protocol::Zipkin => (IN_FLIGHT, 1),
+        Protocol::Zipkin | Protocol::Jaeger | Protocol::RemoteWrite => (IN_FLIGHT, 1),
     };
     for connection in connect(daemon, protocol, connections, shares).await? {
         workers.spawn(send::closed(connection, Arc::clone(&shared)));
@@ -131,8 +131,8 @@ pub(crate) async fn open(
     let mut workers = JoinSet::new();
     let schedule = Schedule { begin: Instant::now() + interval, interval, requests };
     let (connections, shares) = match protocol {
-        Protocol::Otlp => (CONNECTIONS, OPEN_WORKERS / CONNECTIONS),
-        Protocol::Zipkin => (OPEN_WORKERS, 1),
+        Protocol::Otlp | Protocol::OtlpMetrics => (CONNECTIONS, OPEN_WORKERS / CONNECTIONS),
+        Protocol::Zipkin | Protocol::Jaeger | Protocol::RemoteWrite => (OPEN_WORKERS, 1),
         Protocol::OpenCensus => {
             bail!("a message of an OpenCensus stream has no answer, so it has no latency")
         }

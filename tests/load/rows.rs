@@ -18,7 +18,7 @@ use crate::sink::{Backend, Sink};
 use crate::subject::{self, Binaries, Daemon, Storage, Way};
 use crate::tally::Tally;
 
-/// Spans of a request: what the bars are for.
+/// Spans, or points, of a request: what the bars are for.
 const SPANS: u32 = 1000;
 
 /// Load at which latency is told: half of what the daemon has shown in the same round.
@@ -49,7 +49,7 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     way: Way,
-    bar: f64,
+    bar: Bar,
     corpus: fn() -> Corpus,
 }
 
@@ -57,36 +57,71 @@ const OTLP_OTLP: Way = Way { protocol: Protocol::Otlp, backend: Backend::Otlp };
 const OTLP_ZIPKIN: Way = Way { protocol: Protocol::Otlp, backend: Backend::Zipkin };
 
 /// The ways, from the cheapest to the dearest.
-pub(crate) const ROWS: [Row; 5] = [
-    Row { name: "otlp-otlp", way: OTLP_OTLP, bar: 900e3, corpus: || Corpus::otlp(corpus::TWENTY, SPANS) },
+pub(crate) const ROWS: [Row; 10] = [
+    Row {
+        name: "otlp-otlp",
+        way: OTLP_OTLP,
+        bar: Bar::AtLeast(900e3),
+        corpus: || Corpus::otlp(corpus::TWENTY, SPANS),
+    },
     Row {
         name: "opencensus-otlp",
         way: Way { protocol: Protocol::OpenCensus, backend: Backend::Otlp },
-        bar: 250e3,
+        bar: Bar::AtLeast(250e3),
         corpus: || Corpus::opencensus(SPANS),
     },
     Row {
         name: "zipkin-otlp",
         way: Way { protocol: Protocol::Zipkin, backend: Backend::Otlp },
-        bar: 150e3,
+        bar: Bar::AtLeast(150e3),
         corpus: || Corpus::zipkin(SPANS),
     },
     Row {
         name: "otlp-zipkin-441",
         way: OTLP_ZIPKIN,
-        bar: 500e3,
+        bar: Bar::AtLeast(500e3),
         corpus: || Corpus::otlp(corpus::EIGHT, SPANS),
     },
     Row {
         name: "otlp-zipkin-845",
         way: OTLP_ZIPKIN,
-        bar: 250e3,
+        bar: Bar::AtLeast(250e3),
         corpus: || Corpus::otlp(corpus::TWENTY, SPANS),
+    },
+    Row {
+        name: "jaeger-otlp",
+        way: Way { protocol: Protocol::Jaeger, backend: Backend::Otlp },
+        bar: Bar::None,
+        corpus: || Corpus::jaeger(SPANS),
+    },
+    Row {
+        name: "otlp-jaeger",
+        way: Way { protocol: Protocol::Otlp, backend: Backend::Jaeger },
+        bar: Bar::None,
+        corpus: || Corpus::otlp(corpus::TWENTY, SPANS),
+    },
+    Row {
+        name: "otlp-otlp_http",
+        way: Way { protocol: Protocol::Otlp, backend: Backend::OtlpHttp },
+        bar: Bar::None,
+        corpus: || Corpus::otlp(corpus::TWENTY, SPANS),
+    },
+    Row {
+        name: "remotewrite-otlp",
+        way: Way { protocol: Protocol::RemoteWrite, backend: Backend::Otlp },
+        bar: Bar::None,
+        corpus: || Corpus::written(SPANS),
+    },
+    Row {
+        name: "otlp-remotewrite",
+        way: Way { protocol: Protocol::OtlpMetrics, backend: Backend::RemoteWrite },
+        bar: Bar::None,
+        corpus: || Corpus::points(SPANS),
     },
 ];
 
 /// The rows that are no way.
-pub(crate) const OTHERS: [&str; 4] = ["append", "idle", "start", "overload"];
+pub(crate) const OTHERS: [&str; 5] = ["append", "idle", "start", "overload", "targets"];
 
 /// What all rows need.
 #[derive(Debug)]
@@ -106,7 +141,7 @@ impl Bench {
         let mut in_memory = 0.0;
         for storage in [Storage::Memory, Storage::Disk] {
             let name = format!("{} {}", row.name, storage.name());
-            let bar = if storage == Storage::Memory { Bar::AtLeast(row.bar) } else { Bar::None };
+            let bar = if storage == Storage::Memory { row.bar } else { Bar::None };
             let per_cpu_second =
                 self.closed(&name, bar, row.way, storage, &corpus).await.with_context(|| name.clone())?;
             match storage {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CONTENT_TYPE, TE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -37,6 +37,22 @@ pub(crate) enum Protocol {
     OpenCensus,
     /// Zipkin v2 JSON over HTTP/1.1.
     Zipkin,
+    /// Jaeger's thrift over HTTP/1.1.
+    Jaeger,
+    /// OTLP metrics over gRPC, unary.
+    OtlpMetrics,
+    /// Prometheus' remote write, version 1, over HTTP/1.1.
+    RemoteWrite,
+}
+
+impl Protocol {
+    /// One request under way on a connection, and its answer is an HTTP status.
+    pub(crate) fn is_http1(self) -> bool {
+        match self {
+            Self::Zipkin | Self::Jaeger | Self::RemoteWrite => true,
+            Self::Otlp | Self::OtlpMetrics | Self::OpenCensus => false,
+        }
+    }
 }
 
 /// What the daemon said.
@@ -72,13 +88,13 @@ impl Connection {
         stream.set_nodelay(true).context("send without delay")?;
         let io = TokioIo::new(stream);
         let kind = match protocol {
-            Protocol::Zipkin => {
+            Protocol::Zipkin | Protocol::Jaeger | Protocol::RemoteWrite => {
                 let (sender, connection) = http1::handshake(io).await.context("speak HTTP/1.1")?;
                 // Ends with the sender; why it ended is told by the request that it ends under.
                 tokio::spawn(async move { drop(connection.await) });
                 Kind::Http1(sender)
             }
-            Protocol::Otlp | Protocol::OpenCensus => {
+            Protocol::Otlp | Protocol::OtlpMetrics | Protocol::OpenCensus => {
                 let builder = http2::Builder::new(TokioExecutor::new());
                 let (sender, connection) = builder.handshake(io).await.context("speak HTTP/2")?;
                 tokio::spawn(async move { drop(connection.await) });
@@ -113,8 +129,19 @@ impl Connection {
         let post = |uri: String| Request::post(uri).header("user-agent", "weir-load");
         match &mut self.kind {
             Kind::Http1(sender) => {
-                let request = post("/api/v2/spans".to_owned()).header("host", &self.authority);
-                let request = request.header(CONTENT_TYPE, "application/json").body(body)?;
+                let (path, content_type) = match self.protocol {
+                    Protocol::Jaeger => {
+                        ("/api/traces?format=jaeger.thrift", "application/vnd.apache.thrift.binary")
+                    }
+                    Protocol::RemoteWrite => ("/api/v1/write", "application/x-protobuf"),
+                    _ => ("/api/v2/spans", "application/json"),
+                };
+                let mut request = post(path.to_owned()).header("host", &self.authority);
+                if self.protocol == Protocol::RemoteWrite {
+                    request = request.header(CONTENT_ENCODING, "snappy");
+                    request = request.header("x-prometheus-remote-write-version", "0.1.0");
+                }
+                let request = request.header(CONTENT_TYPE, content_type).body(body)?;
                 sender.ready().await.context("wait for the connection")?;
                 sender.send_request(request).await.context("send over HTTP/1.1")
             }
@@ -122,7 +149,8 @@ impl Connection {
                 let path = match self.protocol {
                     Protocol::Otlp => "opentelemetry.proto.collector.trace.v1.TraceService/Export",
                     Protocol::OpenCensus => "opencensus.proto.agent.trace.v1.TraceService/Export",
-                    Protocol::Zipkin => bail!("Zipkin goes over HTTP/1.1"),
+                    Protocol::OtlpMetrics => "opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+                    other => bail!("{other:?} goes over HTTP/1.1"),
                 };
                 let request = post(format!("http://{}/{path}", self.authority)).header(TE, "trailers");
                 let request = request.header(CONTENT_TYPE, "application/grpc").body(body)?;
@@ -136,7 +164,7 @@ impl Connection {
 async fn answer(protocol: Protocol, response: Response<Incoming>) -> anyhow::Result<Answer> {
     let (head, body) = response.into_parts();
     let collected = body.collect().await.context("read the answer")?;
-    if protocol == Protocol::Zipkin {
+    if protocol.is_http1() {
         return match head.status {
             status if status.is_success() => Ok(Answer::Taken),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Ok(Answer::Refused),
@@ -147,7 +175,7 @@ async fn answer(protocol: Protocol, response: Response<Incoming>) -> anyhow::Res
     let of = |name: &str, from: &HeaderMap| from.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let say = |name: &str| of(name, &trailers).or_else(|| of(name, &head.headers));
     match say("grpc-status").as_deref() {
-        Some("0") if protocol == Protocol::Otlp => all_taken(&collected.to_bytes()),
+        Some("0") if protocol != Protocol::OpenCensus => all_taken(&collected.to_bytes()),
         Some("0") => Ok(Answer::Taken),
         Some("8" | "14") => Ok(Answer::Refused),
         other => bail!("gRPC status {other:?}: {:?}", say("grpc-message")),
@@ -196,8 +224,8 @@ impl Shared {
 pub(crate) async fn closed(mut connection: Connection, shared: Arc<Shared>) {
     while shared.goes_on() {
         let result = match connection.protocol {
-            Protocol::Otlp | Protocol::Zipkin => one(&mut connection, &shared).await,
             Protocol::OpenCensus => one_stream(&mut connection, &shared).await,
+            _ => one(&mut connection, &shared).await,
         };
         if let Err(error) = result {
             shared.tally.fail(format!("at a sender: {error:#}"));

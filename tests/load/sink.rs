@@ -30,6 +30,12 @@ pub(crate) enum Backend {
     Otlp,
     /// Zipkin v2 JSON over HTTP/1.1.
     Zipkin,
+    /// OTLP over HTTP/1.1, by the sandboxed exporter.
+    OtlpHttp,
+    /// Jaeger as it is today: OTLP over HTTP/1.1.
+    Jaeger,
+    /// Prometheus' remote write over HTTP/1.1.
+    RemoteWrite,
 }
 
 /// A backend that runs until it is dropped.
@@ -83,9 +89,9 @@ async fn connection(stream: TcpStream, backend: Backend, tally: Arc<Tally>) {
             builder.initial_connection_window_size(CONNECTION_WINDOW_BYTES);
             builder.serve_connection(io, service_fn(|request| otlp(request, Arc::clone(&tally)))).await
         }
-        Backend::Zipkin => {
+        Backend::Zipkin | Backend::OtlpHttp | Backend::Jaeger | Backend::RemoteWrite => {
             let builder = hyper::server::conn::http1::Builder::new();
-            builder.serve_connection(io, service_fn(|request| zipkin(request, &tally))).await
+            builder.serve_connection(io, service_fn(|request| http1(request, backend, &tally))).await
         }
     };
     // The daemon may close its connections as it likes; what it owes shows in the counts.
@@ -109,6 +115,7 @@ async fn otlp(request: Request<Incoming>, tally: Arc<Tally>) -> Result<Reply, In
 }
 
 async fn take_otlp(request: Request<Incoming>, tally: &Tally) -> anyhow::Result<()> {
+    let is_metrics = request.uri().path().contains("MetricsService");
     let body = request.into_body().collect().await.context("read a request")?.to_bytes();
     let Some((&[compressed, a, b, c, d], message)) = body.split_first_chunk::<5>() else {
         bail!("a gRPC body of {} bytes", body.len());
@@ -119,24 +126,35 @@ async fn take_otlp(request: Request<Incoming>, tally: &Tally) -> anyhow::Result<
     if message.len() != u32::from_be_bytes([a, b, c, d]) as usize {
         bail!("a gRPC body that is not one message");
     }
-    tally.arrive(spans_of(message)?);
+    tally.arrive(if is_metrics { points_of(message)? } else { spans_of(message)? });
     Ok(())
 }
 
-async fn zipkin(request: Request<Incoming>, tally: &Tally) -> Result<Reply, Infallible> {
-    if let Err(error) = take_zipkin(request, tally).await {
-        tally.fail(format!("at the Zipkin sink: {error:#}"));
+async fn http1(request: Request<Incoming>, backend: Backend, tally: &Tally) -> Result<Reply, Infallible> {
+    if let Err(error) = take_http1(request, backend, tally).await {
+        tally.fail(format!("at the {backend:?} sink: {error:#}"));
     }
-    let reply = Response::builder().status(StatusCode::ACCEPTED);
+    let status = match backend {
+        Backend::Zipkin => StatusCode::ACCEPTED,
+        Backend::RemoteWrite => StatusCode::NO_CONTENT,
+        Backend::Otlp | Backend::OtlpHttp | Backend::Jaeger => StatusCode::OK,
+    };
+    let reply = Response::builder().status(status).header(CONTENT_TYPE, "application/x-protobuf");
     Ok(reply.body(Empty::new().boxed()).expect("a reply of constants"))
 }
 
-async fn take_zipkin(request: Request<Incoming>, tally: &Tally) -> anyhow::Result<()> {
-    if let Some(encoding) = request.headers().get(CONTENT_ENCODING) {
+async fn take_http1(request: Request<Incoming>, backend: Backend, tally: &Tally) -> anyhow::Result<()> {
+    let encoding = request.headers().get(CONTENT_ENCODING).cloned();
+    let body = request.into_body().collect().await.context("read a request")?.to_bytes();
+    if backend == Backend::RemoteWrite {
+        let plain = snap::raw::Decoder::new().decompress_vec(&body).context("a body that is no snappy")?;
+        tally.arrive(samples_of(&plain)?);
+        return Ok(());
+    }
+    if let Some(encoding) = encoding {
         bail!("the daemon compresses ({encoding:?}), and was told not to");
     }
-    let body = request.into_body().collect().await.context("read a request")?.to_bytes();
-    tally.arrive(objects_of(&body)?);
+    tally.arrive(if backend == Backend::Zipkin { objects_of(&body)? } else { spans_of(&body)? });
     Ok(())
 }
 
@@ -156,6 +174,43 @@ fn spans_of(message: &[u8]) -> Result<u64, Malformed> {
         }
     }
     Ok(spans)
+}
+
+/// Points of an `ExportMetricsServiceRequest`: fields 1, 2, 2, then the kind, then 1.
+fn points_of(message: &[u8]) -> Result<u64, Malformed> {
+    let mut points = 0;
+    for group in inside(message, &[1])? {
+        for scope in inside(group, &[2])? {
+            for metric in inside(scope, &[2])? {
+                for kind in inside(metric, &[5, 7, 9, 10, 11])? {
+                    points += inside(kind, &[1])?.len() as u64;
+                }
+            }
+        }
+    }
+    Ok(points)
+}
+
+/// Samples of a `prometheus.WriteRequest`: fields 1, 2.
+fn samples_of(message: &[u8]) -> Result<u64, Malformed> {
+    let mut samples = 0;
+    for series in inside(message, &[1])? {
+        samples += inside(series, &[2])?.len() as u64;
+    }
+    Ok(samples)
+}
+
+/// The messages that are fields of these numbers.
+fn inside<'a>(message: &'a [u8], numbers: &[u32]) -> Result<Vec<&'a [u8]>, Malformed> {
+    let (mut found, mut fields) = (Vec::new(), Reader::new(message));
+    while let Some(field) = fields.next()? {
+        if let Value::Bytes(bytes) = field.value
+            && numbers.contains(&field.number)
+        {
+            found.push(bytes);
+        }
+    }
+    Ok(found)
 }
 
 /// Objects of a JSON list: what opens at depth one, outside of strings.

@@ -45,6 +45,15 @@ pub(crate) struct Way {
     pub(crate) backend: Backend,
 }
 
+impl Way {
+    fn signal(self) -> &'static str {
+        match self.protocol {
+            Protocol::OtlpMetrics | Protocol::RemoteWrite => "metrics",
+            Protocol::Otlp | Protocol::OpenCensus | Protocol::Zipkin | Protocol::Jaeger => "traces",
+        }
+    }
+}
+
 /// The binaries.
 #[derive(Debug)]
 pub(crate) struct Binaries {
@@ -175,17 +184,27 @@ pub(crate) fn weir_config(
     folder: &Path,
 ) -> String {
     let (receiver, receiver_config) = match way.protocol {
-        Protocol::Otlp => ("otlp", format!("{{protocols: {{grpc: {{endpoint: {entry}}}}}}}")),
+        Protocol::Otlp | Protocol::OtlpMetrics => {
+            ("otlp", format!("{{protocols: {{grpc: {{endpoint: {entry}}}}}}}"))
+        }
         Protocol::OpenCensus => ("opencensus", format!("{{endpoint: {entry}}}")),
         Protocol::Zipkin => ("zipkin", format!("{{endpoint: {entry}}}")),
+        Protocol::Jaeger => ("jaeger", format!("{{protocols: {{thrift_http: {{endpoint: {entry}}}}}}}")),
+        Protocol::RemoteWrite => ("prometheusremotewrite", format!("{{endpoint: {entry}}}")),
     };
     let (exporter, exporter_config) = match way.backend {
         Backend::Otlp => ("otlp", format!("{{endpoint: 'http://{sink}', compression: none}}")),
         Backend::Zipkin => ("zipkin", format!("{{endpoint: 'http://{sink}/api/v2/spans'}}")),
+        Backend::OtlpHttp => ("otlp_http", format!("{{endpoint: 'http://{sink}', compression: none}}")),
+        Backend::Jaeger => ("jaeger", format!("{{endpoint: 'http://{sink}/v1/traces'}}")),
+        Backend::RemoteWrite => {
+            ("prometheusremotewrite", format!("{{endpoint: 'http://{sink}/api/v1/write'}}"))
+        }
     };
+    let signal = way.signal();
     format!(
         "receivers:\n  {receiver}: {receiver_config}\nexporters:\n  {exporter}: {exporter_config}\n{}  pipelines:\n    \
-         traces: {{receivers: [{receiver}], exporters: [{exporter}]}}\n",
+         {signal}: {{receivers: [{receiver}], exporters: [{exporter}]}}\n",
         service(storage, folder),
     )
 }
@@ -202,7 +221,7 @@ pub(crate) fn everything_config(entry: SocketAddr, sink: SocketAddr, folder: &Pa
     )
 }
 
-fn service(storage: Storage, folder: &Path) -> String {
+pub(crate) fn service(storage: Storage, folder: &Path) -> String {
     format!(
         "service:\n  data_dir: {}\n  queue: {{storage: {}}}\n  telemetry: {{metrics: {{endpoint: {}}}}}\n  health: {{endpoint: {}}}\n",
         folder.join("data").display(),
