@@ -1,8 +1,11 @@
-//! Prometheus: its client library and `node_exporter` as targets, the server as who reads what we show.
+//! Prometheus: its client library and `node_exporter` as targets, the server as who reads what we show, who writes to us, and
+//! who is written to.
 //!
 //! ```text
 //! prometheus_client, node_exporter ──▶ weir: prometheus receiver ──▶ prometheus exporter ──▶ a Prometheus (via="weir")
 //!               └────────────────────────────────────────────────────────────────────────▶ the same (via="itself")
+//!
+//! prometheus_client ──▶ a Prometheus ──▶ weir: prometheusremotewrite, receiver and exporter ──▶ another Prometheus
 //! ```
 
 use std::collections::BTreeMap;
@@ -163,6 +166,80 @@ async fn same(server: &Prometheus, selector: &str, least: usize) -> Series {
             };
             let (lost, strange) = (only(&itself, &weir).join("\n"), only(&weir, &itself).join("\n"));
             panic!("of {}\nonly at the target:\n{lost}\nonly on our page:\n{strange}", itself.len())
+        }
+    }
+}
+
+/// What a Prometheus wrote goes on to the next.
+const RELAY: &str = "
+receivers:
+  prometheusremotewrite: {endpoint: <entry>}
+exporters:
+  prometheusremotewrite: {endpoint: 'http://<second>/api/v1/write'}
+service:
+  pipelines:
+    metrics: {receivers: [prometheusremotewrite], exporters: [prometheusremotewrite]}
+";
+
+/// What the first server is told.
+fn writes_to(app: SocketAddr, weir: SocketAddr) -> String {
+    format!(
+        "
+global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}
+scrape_configs:
+  - {{job_name: app, static_configs: [{{targets: ['{app}']}}]}}
+remote_write:
+  - {{url: 'http://{weir}/api/v1/write', send_exemplars: true, metadata_config: {{send_interval: 1s}}, queue_config: {{batch_send_deadline: 200ms}}}}
+"
+    )
+}
+
+/// Scenario: a Prometheus scrapes a program and writes to Weir, which writes to another Prometheus; then a series of the program
+/// goes away.
+/// Guarantees: the same query gives the same series, labels and values at both servers, buckets and `up` among them; what is stale
+/// at the one is stale at the other; nothing was rejected.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_prometheus_writes_is_the_same_at_the_next() {
+    let _turn = TURN.lock().await;
+    let app = free_address();
+    let mut command = Command::new(python("prometheus"));
+    command.arg(sources("python").join("prometheus_target.py")).arg(app.to_string());
+    let mut target = Client::start(&mut command);
+    let second = Prometheus::start("").await;
+    let weir = Weir::start_as(Profile::Release, RELAY, &[("second", second.address)]).await;
+    let first = Prometheus::start(&writes_to(app, weir.address("entry"))).await;
+
+    let constant = r#"{job="app",__name__!~"scrape_.*"}"#;
+    let series = alike(&first, &second, constant, 25).await;
+    let bucket = |labels: &BTreeMap<String, String>| labels.get("le").is_some_and(|le| le == "+Inf");
+    assert!(series.keys().any(bucket), "{series:?}");
+    target.command("gone").await;
+    let gone = until(DEADLINE, async || {
+        let left = second.query(r#"{__name__="queue_items",queue="out"}"#, "").await;
+        left.is_empty().then_some(())
+    });
+    assert!(gone.await.is_some(), "a series that went away at the first server is still at the second");
+    alike(&first, &second, constant, 24).await;
+    let page = weir.metrics().await;
+    let is_loss = |name: &str| {
+        ["refused", "dropped", "dead_letter", "rejected", "failed"].iter().any(|word| name.contains(word))
+    };
+    let lost: Vec<_> = page.samples().iter().filter(|s| is_loss(&s.name) && s.value != 0.0).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    target.finish().await;
+    weir.stop().await;
+}
+
+/// Waits until both servers answer a query alike, with so many series at least.
+async fn alike(first: &Prometheus, second: &Prometheus, selector: &str, least: usize) -> Series {
+    let equal = until(DEADLINE, async || {
+        let (a, b) = (first.query(selector, "").await, second.query(selector, "").await);
+        (a == b && a.len() >= least).then_some(a)
+    });
+    match equal.await {
+        Some(series) => series,
+        None => {
+            panic!("{:#?}\nis not\n{:#?}", first.query(selector, "").await, second.query(selector, "").await)
         }
     }
 }
