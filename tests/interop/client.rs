@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stdin    a command a line, for clients that stay
-//! stdout   {"pid":…} · {"name":…,"trace":…,"span":…,"start":…,"end":…} · {"done":command}
+//! stdout   {"pid":…} · {"name":…,"trace":…,"span":…,"start":…,"end":…} · {"done":command} · what else the client has to say
 //! ```
 
 use std::process::Stdio;
@@ -36,6 +36,8 @@ pub(crate) struct SaidSpan {
 pub(crate) struct Said {
     pub(crate) pid: i64,
     pub(crate) spans: Vec<SaidSpan>,
+    /// Whatever else it said, in the words of that client.
+    pub(crate) facts: Vec<Value>,
     /// See [`Said::in_micros`].
     pub(crate) in_micros: bool,
     done: usize,
@@ -135,6 +137,8 @@ impl Said {
             self.done += 1;
         } else if fact.get("span").is_some() {
             self.spans.push(serde_json::from_value(fact).expect("a client says its spans as it should"));
+        } else {
+            self.facts.push(fact);
         }
     }
 }

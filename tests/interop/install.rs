@@ -76,21 +76,23 @@ pub(crate) fn node() -> PathBuf {
     installed(&FOLDER, make)
 }
 
-/// The Go client.
+/// The Go client in this folder.
 #[track_caller]
-pub(crate) fn go() -> PathBuf {
-    static PROGRAM: Installed = OnceLock::new();
+pub(crate) fn go(folder: &'static str) -> PathBuf {
+    static PROGRAMS: [(&str, Installed); 2] = [("go", OnceLock::new()), ("go-prometheus", OnceLock::new())];
+    let named = PROGRAMS.iter().find(|(name, _)| *name == folder);
+    let (_, cell) = named.expect("a folder that is there");
     let make = || {
         need("go", &["golang-go"])?;
-        let program = cache()?.join("go-client");
+        let program = cache()?.join(format!("{folder}-client"));
         let mut build = Command::new("go");
         // Go has a cache of its own: building again costs nothing where nothing has changed.
         build.args(["build", "-o"]).arg(&program).arg(".");
-        build.current_dir(sources("go")).env("GOFLAGS", "-mod=readonly -buildvcs=false");
+        build.current_dir(sources(folder)).env("GOFLAGS", "-mod=readonly -buildvcs=false");
         run(&mut build)?;
         Ok(program)
     };
-    installed(&PROGRAM, make)
+    installed(cell, make)
 }
 
 /// A program out of Debian's package of its name, unpacked and run where it lies: nothing of it becomes part of the system.

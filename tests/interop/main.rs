@@ -26,6 +26,7 @@ mod opencensus;
 mod opentelemetry;
 mod outline;
 mod prometheus;
+mod remote_write;
 mod stage;
 mod streams;
 mod zipkin;

@@ -219,7 +219,7 @@ metric "shop/times" "times" in "ms"
 #[tokio::test(flavor = "multi_thread")]
 async fn long_streams_of_the_go_exporter_survive_a_restart() {
     let mut stage = Stage::set().await;
-    let mut command = Command::new(go());
+    let mut command = Command::new(go("go"));
     command.arg(stage.address("opencensus")).env("HOSTNAME", "host-of-go");
     command.env("OC_RESOURCE_TYPE", "container").env("OC_RESOURCE_LABELS", "cloud.zone=\"z1\",team=\"a\"");
     let mut client = Client::start(&mut command);
