@@ -8,14 +8,11 @@
 //!
 //! What cannot be installed fails each test that needs it, with all that the package manager said; nothing is left out.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Something installed, or why it is not.
-type Installed = OnceLock<Result<PathBuf, String>>;
+use crate::once::{Installed, cache, installed, made, need, once, run};
 
 /// Where the clients lie.
 pub(crate) fn sources(language: &str) -> PathBuf {
@@ -119,43 +116,6 @@ pub(crate) fn debian(package: &'static str) -> PathBuf {
         Ok(folder?.join("usr/bin").join(package))
     };
     installed(cell, make)
-}
-
-/// A jar by its coordinates, `group:name:version:jar:classifier`, alone.
-#[track_caller]
-pub(crate) fn maven(artifact: &'static str) -> PathBuf {
-    static JAR: Installed = OnceLock::new();
-    let make = || {
-        need("java", &["default-jre-headless"])?;
-        need("mvn", &["maven"])?;
-        let parts: Vec<&str> = artifact.split(':').collect();
-        let [_, name, version, _, classifier] = parts[..] else {
-            return Err(format!("no coordinates: {artifact}"));
-        };
-        let file = format!("{name}-{version}-{classifier}.jar");
-        let folder = once(&file, &[], |folder| {
-            let mut maven = Command::new("mvn");
-            maven.args(["--quiet", "--batch-mode", "dependency:copy", &format!("-Dartifact={artifact}")]);
-            run(maven.arg(format!("-DoutputDirectory={}", folder.display())).current_dir(folder))
-        });
-        Ok(folder?.join(file))
-    };
-    installed(&JAR, make)
-}
-
-/// A Go program by its package and version.
-#[track_caller]
-pub(crate) fn program(package: &'static str) -> PathBuf {
-    static PROGRAM: Installed = OnceLock::new();
-    let make = || {
-        need("go", &["golang-go"])?;
-        let name = package.split(['/', '@']).rev().nth(1).ok_or_else(|| format!("no version: {package}"))?;
-        let folder = once(&format!("go-{name}"), &[], |folder| {
-            run(Command::new("go").args(["install", package]).env("GOBIN", folder).current_dir(folder))
-        });
-        Ok(folder?.join(name))
-    };
-    installed(&PROGRAM, make)
 }
 
 /// The class path of the Java client.
@@ -267,64 +227,6 @@ fn commands(text: &str, heading: &str) -> String {
     blocks.filter_map(|block| block.split("```").next()).collect()
 }
 
-#[track_caller]
-fn installed(cell: &Installed, make: impl FnOnce() -> Result<PathBuf, String>) -> PathBuf {
-    cell.get_or_init(make).clone().unwrap_or_else(|why| panic!("{why}"))
-}
-
-fn cache() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop");
-    made(&folder)?;
-    Ok(folder)
-}
-
-/// The folder, made where it is not there.
-fn made(folder: &Path) -> Result<&Path, String> {
-    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    Ok(folder)
-}
-
-/// The folder that `make` fills, unless it did so for the same manifests before.
-fn once(
-    what: &str,
-    manifests: &[&Path],
-    make: impl FnOnce(&Path) -> Result<(), String>,
-) -> Result<PathBuf, String> {
-    let in_words = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
-    let mut digest = DefaultHasher::new();
-    for manifest in manifests {
-        let text = std::fs::read(manifest).map_err(|error| in_words(manifest, error))?;
-        text.hash(&mut digest);
-    }
-    let folder = cache()?.join(format!("{what}-{:016x}", digest.finish()));
-    let ready = folder.join("ready");
-    if !ready.exists() {
-        // What an interrupted run left is no base to build on.
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|error| in_words(&folder, error))?;
-        }
-        std::fs::create_dir_all(&folder).map_err(|error| in_words(&folder, error))?;
-        make(&folder)?;
-        std::fs::write(&ready, "").map_err(|error| in_words(&ready, error))?;
-    }
-    Ok(folder)
-}
-
-/// Sees that a tool is there: where it is not, and the system's package manager is, installs it by name.
-fn need(tool: &str, packages: &[&str]) -> Result<(), String> {
-    let is_there = || Command::new(tool).arg("--help").output().is_ok();
-    if is_there() {
-        return Ok(());
-    }
-    eprintln!("{tool} is missing, installing {packages:?}");
-    let in_words = |why| format!("{tool} is missing, and installing it failed; install it: {why}");
-    run(Command::new("apt-get").args(["--quiet=2", "update"])).map_err(in_words)?;
-    let mut install = Command::new("apt-get");
-    install.args(["--quiet=2", "--yes", "--no-install-recommends", "install"]).args(packages);
-    run(install.env("DEBIAN_FRONTEND", "noninteractive")).map_err(in_words)?;
-    is_there().then_some(()).ok_or_else(|| format!("{tool} is missing still; install it"))
-}
-
 fn copy(file: &Path, folder: &Path) -> Result<(), String> {
     let name = file.file_name().expect("a file");
     let copied = std::fs::copy(file, folder.join(name));
@@ -332,15 +234,6 @@ fn copy(file: &Path, folder: &Path) -> Result<(), String> {
 }
 
 /// Runs to a good end, or says all that was said.
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    Err(format!("{command:?} ended with {}:\n{}\n{}", output.status, said[0], said[1]))
-}
-
 /// Scenario: a README with two blocks under a heading, and others elsewhere.
 /// Guarantees: the commands of that heading are found, all of them and no others.
 #[test]

@@ -7,6 +7,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `once.rs` | installing something once |
 //! | `install.rs` | the clients of `tests/clients`, with what they need, installed by name into `target/interop`; the examples' builds |
 //! | `client.rs` | one run of a client: what it says that it sent |
 //! | `stage.rs` | a daemon between two backends, and what must be true of it after every client |
@@ -22,6 +23,7 @@ mod client;
 mod examples;
 mod install;
 mod mapping;
+mod once;
 mod opencensus;
 mod opentelemetry;
 mod outline;
@@ -29,4 +31,5 @@ mod prometheus;
 mod remote_write;
 mod stage;
 mod streams;
+mod textparse;
 mod zipkin;

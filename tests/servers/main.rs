@@ -9,9 +9,9 @@
 //! The first needs a JVM and Maven, the second Go and some minutes for its build; both are installed by name into
 //! `target/interop`.
 
-#[path = "../interop/install.rs"]
-#[expect(dead_code, reason = "what the clients of the other target need")]
 mod install;
+#[path = "../interop/once.rs"]
+mod once;
 mod server;
 
 use serde_json::{Value, json};

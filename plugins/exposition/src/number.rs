@@ -16,7 +16,10 @@ pub fn float(text: &str) -> Option<f64> {
     {
         return None;
     }
-    text.parse().ok()
+    let value: f64 = text.parse().ok()?;
+    // Rust rounds what is too large to infinity, Go refuses it.
+    let is_written = unsigned.starts_with(['i', 'I']);
+    (value.is_finite() || value.is_nan() || is_written).then_some(value)
 }
 
 /// A time of the plain text, in milliseconds, as nanoseconds since the Unix epoch.
@@ -66,7 +69,7 @@ mod tests {
             assert_eq!(float(text), Some(value), "{text}");
         }
         assert!(float("nan").is_some_and(f64::is_nan) && float("NaN").is_some_and(f64::is_nan));
-        for text in ["", "+", "0x1p-3", "1_2", "+nan", "--1", "1e", "0b1", "1 "] {
+        for text in ["", "+", "0x1p-3", "1_2", "1e400", "-1e309", "+nan", "--1", "1e", "0b1", "1 "] {
             assert_eq!(float(text), None, "{text}");
         }
     }

@@ -160,7 +160,12 @@ impl<'a> Reader<'a> {
             return self.sample(line).map(Some);
         }
         line.blanks();
-        match line.word() {
+        let word = line.word();
+        if line.is_empty() {
+            // `# HELP` alone is a comment as well.
+            return Ok(None);
+        }
+        match word {
             "HELP" => {
                 line.blanks();
                 let family = line.name_or_quoted(Name::Metric)?;
@@ -208,7 +213,15 @@ impl<'a> Reader<'a> {
         line.gap(Dialect::OpenMetrics)?;
         Ok(Some(match what {
             "HELP" => Record::Help { family, text: unescaped(line.rest, true) },
-            "UNIT" => Record::Unit { family, unit: line.rest.into() },
+            "UNIT" => {
+                let unit = line.rest;
+                let is_suffix =
+                    unit.is_empty() || family.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'));
+                if !is_suffix {
+                    return Err(format!("unit {unit:?} is no suffix of {family}").into());
+                }
+                Record::Unit { family, unit: unit.into() }
+            }
             _ => {
                 let kind = Kind::named(line.rest, Dialect::OpenMetrics);
                 Record::Type { family, kind: kind.ok_or_else(|| unknown_type(line.rest))? }

@@ -21,7 +21,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/exp/api/remote"
@@ -252,13 +251,22 @@ func parse() {
 	}
 }
 
-// samples are all of a text: labels sorted, value, time in milliseconds where there is one.
-func samples(one text) ([]string, error) {
+// sample is one of a text.
+type sample struct {
+	Labels map[string]string `json:"labels"`
+	// The value's bits: NaN is not equal to itself.
+	Bits string `json:"bits"`
+	// Milliseconds.
+	At *int64 `json:"at"`
+}
+
+// samples are all of a text.
+func samples(one text) ([]sample, error) {
 	parser, err := textparse.New(one.Body, one.Type, labels.NewSymbolTable(), textparse.ParserOptions{})
 	if err != nil {
 		return nil, err
 	}
-	found := []string{}
+	found := []sample{}
 	for {
 		entry, err := parser.Next()
 		if errors.Is(err, io.EOF) {
@@ -273,15 +281,14 @@ func samples(one text) ([]string, error) {
 		_, at, value := parser.Series()
 		var all labels.Labels
 		parser.Labels(&all)
+		// What the scraper refuses after the parser.
 		if name, is := all.HasDuplicateLabelNames(); is {
 			return nil, fmt.Errorf("label name %q is not unique", name)
 		}
-		var line strings.Builder
-		all.Range(func(label labels.Label) { fmt.Fprintf(&line, "%q=%q ", label.Name, label.Value) })
-		line.WriteString(number(value))
 		if at != nil {
-			fmt.Fprintf(&line, " @%d", *at)
+			copied := *at
+			at = &copied
 		}
-		found = append(found, line.String())
+		found = append(found, sample{Labels: all.Map(), Bits: strconv.FormatUint(math.Float64bits(value), 16), At: at})
 	}
 }
