@@ -90,7 +90,7 @@ pub struct PluginListen {
 
 impl PluginListen {
     /// What the settings or the default say; none where nothing listens there.
-    fn address<'a>(&'a self, settings: &'a Json) -> Option<&'a str> {
+    pub(crate) fn address<'a>(&'a self, settings: &'a Json) -> Option<&'a str> {
         match settings.pointer(&self.pointer) {
             Some(Json::String(text)) => Some(text),
             None | Some(Json::Null) => {
