@@ -97,6 +97,9 @@ impl Limits {
 /// A plugin that reads the clock and counts once for each of the 8192 items of a joined batch makes a fifth of them.
 pub const HOST_CALLS_MAX_DEFAULT: u64 = 100_000;
 
+/// What an operator does about a budget that is used up.
+const RAISED_BY: &str = "service.memory.limit_mib raises it";
+
 /// A growth that was not granted. The guest sees only that it failed and traps; this is what the operator reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -117,7 +120,7 @@ impl std::fmt::Display for Refused {
             Self::Limit { asked, limit } => {
                 write!(
                     f,
-                    "memory limit {} MiB reached, asked for {} MiB",
+                    "memory limit {} MiB reached, asked for {} MiB (limits.memory_mib)",
                     mebibytes(*limit),
                     mebibytes(*asked)
                 )
@@ -128,7 +131,7 @@ impl std::fmt::Display for Refused {
                 }
                 write!(
                     f,
-                    "memory budget of the process ({} MiB) used up, asked for {} MiB",
+                    "memory budget of the process ({} MiB) used up, asked for {} MiB; {RAISED_BY}",
                     limit / (1024 * 1024),
                     mebibytes(*asked)
                 )
@@ -136,7 +139,7 @@ impl std::fmt::Display for Refused {
             Self::Share { asked, limit, part } => write!(
                 f,
                 "memory budget of the process ({} MiB) used up, asked for {} MiB, more than half of the plugins' part of \
-                 it ({} MiB)",
+                 it ({} MiB); {RAISED_BY}",
                 limit / (1024 * 1024),
                 mebibytes(*asked),
                 part / (1024 * 1024)
@@ -371,19 +374,20 @@ mod tests {
         assert!(!limiter.memory_growing(60 * MIB, 71 * MIB, None).unwrap());
         assert_eq!(
             limiter.take_refused().unwrap().to_string(),
-            "memory limit 64 MiB reached, asked for 71 MiB"
+            "memory limit 64 MiB reached, asked for 71 MiB (limits.memory_mib)"
         );
         let mut other = Limiter::new(64 * MIB, &ledger, peak.clone(), &Idlers::default());
         assert!(!other.memory_growing(0, 41 * MIB, None).unwrap());
         assert_eq!(
             other.take_refused().unwrap().to_string(),
-            "the plugins' part (100 MiB) of the memory budget of the process (200 MiB) used up, asked for 41 MiB"
+            "the plugins' part (100 MiB) of the memory budget of the process (200 MiB) used up, asked for 41 MiB; \
+             service.memory.limit_mib raises it"
         );
         let rest = ledger.claim(101 * MIB as u64).unwrap();
         assert!(!other.memory_growing(0, 40 * MIB, None).unwrap());
         assert_eq!(
             other.take_refused().unwrap().to_string(),
-            "memory budget of the process (200 MiB) used up, asked for 40 MiB"
+            "memory budget of the process (200 MiB) used up, asked for 40 MiB; service.memory.limit_mib raises it"
         );
         drop(rest);
         assert!(other.memory_growing(0, 40 * MIB, None).unwrap());
