@@ -24,11 +24,16 @@ use crate::harness::{DEADLINE, Say, Scripted, Served, eventually, post, serve, s
 use crate::otlp_grpc::Raw;
 
 /// A plugin that keeps what it is called with and answers by method; its messages are OTLP already.
-#[derive(Default)]
 pub(crate) struct Recorder {
     calls: Mutex<Vec<(String, Call)>>,
     /// Says that a call may go on, for the method that waits.
-    gate: Arc<Semaphore>,
+    gate: Semaphore,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self { calls: Mutex::default(), gate: Semaphore::new(0) }
+    }
 }
 
 fn received(batches: Vec<(Signal, Bytes)>) -> Received {

@@ -16,13 +16,18 @@ use weir_receiver::{BindError, Bound, Pipelines};
 use crate::harness::{DEADLINE, Say, Scripted, Served, eventually, serve, settings, traces};
 
 /// A plugin whose datagrams are OTLP already, but for a first byte that says what to do.
-#[derive(Default)]
 struct Recorder {
     listeners: Mutex<Vec<String>>,
     /// Bytes as they came, which it does not let go of.
     held: Mutex<Vec<Bytes>>,
     /// Says that a datagram may go on.
-    gate: Arc<Semaphore>,
+    gate: Semaphore,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self { listeners: Mutex::default(), held: Mutex::default(), gate: Semaphore::new(0) }
+    }
 }
 
 impl DatagramReceiver for Recorder {
