@@ -515,7 +515,7 @@ fn plugin_endpoint(
     let at = settings.locate(&listener.pointer);
     // The schema says that it is a text, and has said so.
     let written = settings.value.pointer(&listener.pointer);
-    if !listener.pointer.is_empty() && written.is_some_and(|written| !written.is_string()) {
+    if !listener.pointer.is_empty() && written.is_some_and(|written| !written.is_string() && !written.is_null()) {
         return None;
     }
     match listen_address(&listener.address) {

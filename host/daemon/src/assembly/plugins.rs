@@ -30,9 +30,6 @@ use crate::validate::{PluginCheck, PluginFacts, PluginProblem, SettingProblem};
 /// The folder of compiled plugins in the data folder.
 const CACHE_DIR: &str = "plugin-cache";
 
-/// Interfaces of plugins that receive what is sent to them.
-const RECEIVING: [&str; 3] = ["http-receiver", "datagram-receiver", "grpc-receiver"];
-
 /// What becomes of compiled code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompiledCode {
@@ -159,13 +156,9 @@ impl PluginCheck for Plugins {
     ) -> Result<PluginFacts, PluginProblem> {
         let loaded = self.runtime.block_on(self.load(plugin, sha256, limits));
         let loaded = loaded.map_err(|error| problem(plugin, &error))?;
-        let wanted: &[&str] = match kind {
-            Kind::Receiver => &RECEIVING,
-            Kind::Exporter => &["exporter"],
-            Kind::Processor => &["processor"],
-        };
-        if !wanted.iter().any(|interface| loaded.scan.has(interface)) {
-            let reason = format!("it does not export {}", wanted.join(" or "));
+        let interfaces = interfaces(kind);
+        if kind == Kind::Processor || !interfaces.iter().any(|name| loaded.scan.has(name)) {
+            let reason = format!("it does not export {}", interfaces.join(" or "));
             return Err(PluginProblem::Unusable { origin: loaded.source.to_string(), reason });
         }
         Ok(PluginFacts {
@@ -218,6 +211,15 @@ impl PluginCheck for Plugins {
 
     fn schema(&self, plugin: &str, _: Kind) -> Option<serde_json::Value> {
         self.by_name(plugin).map(|loaded| loaded.descriptor.settings_schema.clone())
+    }
+}
+
+/// The interfaces of the contract of which a part of this kind has at least one. There is none for processors yet.
+fn interfaces(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Receiver => &["http-receiver", "grpc-receiver", "datagram-receiver", "scraper"],
+        Kind::Exporter => &["exporter", "page"],
+        Kind::Processor => &["processor"],
     }
 }
 
