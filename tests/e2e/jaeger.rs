@@ -303,6 +303,7 @@ async fn jaeger_as_a_backend_gets_what_its_clients_sent() {
     let old = RequestSink::start([StatusCode::SERVICE_UNAVAILABLE]).await;
     let known = [("new", new.address()), ("old", old.address()), ("back-sink", back.address())];
     let weir = Weir::start(EXPORTING, &known).await;
+    weir.log().announce("backend refuses for now, will try again");
     let http = HttpClient::default();
     let answer = http.post(weir.address("http"), "/api/traces", "application/x-thrift", sent(HTTP)).await;
     assert_eq!(answer.expect("an answer").status(), StatusCode::ACCEPTED);
