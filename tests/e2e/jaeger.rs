@@ -182,7 +182,10 @@ async fn sampling_strategies_are_answered_at_both_doors() {
     let strategy = "/jaeger.api_v2.SamplingManager/GetSamplingStrategy";
     let answer = grpc.call(strategy, &parameters.into_bytes()).await.expect("an end");
     // strategyType RATE_LIMITING = 1, rateLimitingSampling { maxTracesPerSecond: 7 }
-    assert_eq!((answer.status.code, answer.replies), (0, vec![Bytes::from_static(b"\x08\x01\x1a\x02\x08\x07")]));
+    assert_eq!(
+        (answer.status.code, answer.replies),
+        (0, vec![Bytes::from_static(b"\x08\x01\x1a\x02\x08\x07")])
+    );
     assert!(sink.arrivals().is_empty());
     weir.stop().await;
 }
@@ -260,7 +263,10 @@ async fn a_door_of_datagrams_moves_while_the_daemon_runs() {
     let free = until(DELIVERY_DEADLINE, async || UdpSocket::bind(old).await.ok()).await;
     assert!(free.is_some(), "the old port is kept");
 
-    let limited = moved.replace("    protocols:\n      thrift", "    limits: {items_max: 1000}\n    protocols:\n      thrift");
+    let limited = moved.replace(
+        "    protocols:\n      thrift",
+        "    limits: {items_max: 1000}\n    protocols:\n      thrift",
+    );
     assert_ne!(limited, moved);
     becomes(&mut weir, &limited, true).await;
     send_datagram(weir.address("moved"), &sent(COMPACT)).await;

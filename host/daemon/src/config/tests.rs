@@ -20,7 +20,8 @@ const DIGEST: Digest = [0xab; 32];
 
 impl PluginCheck for Plugins {
     fn names(&self) -> Vec<String> {
-        let names = ["acme-exporter", "jaeger-receiver", "otlp-exporter", "zipkin-exporter", "zipkin-receiver"];
+        let names =
+            ["acme-exporter", "jaeger-receiver", "otlp-exporter", "zipkin-exporter", "zipkin-receiver"];
         names.map(str::to_owned).to_vec()
     }
 
@@ -32,7 +33,9 @@ impl PluginCheck for Plugins {
         _: &Limits,
     ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
-            "jaeger-receiver" | "otlp-exporter" | "zipkin-receiver" | "zipkin-exporter" => "bundled".to_owned(),
+            "jaeger-receiver" | "otlp-exporter" | "zipkin-receiver" | "zipkin-exporter" => {
+                "bundled".to_owned()
+            }
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
             _ => {
                 let looked = vec![format!("plugins/{plugin}.wasm"), format!("bundled {plugin}")];
@@ -78,7 +81,10 @@ impl PluginCheck for Plugins {
         };
         // As the schema's checker says it.
         let object = settings.as_object().expect("settings are an object");
-        if object.keys().any(|key| !["endpoint", "format", "key", "nested", "compact", "grpc"].contains(&key.as_str())) {
+        if object
+            .keys()
+            .any(|key| !["endpoint", "format", "key", "nested", "compact", "grpc"].contains(&key.as_str()))
+        {
             say("", "Additional properties are not allowed (…)".into());
         }
         for (key, value) in object {
