@@ -22,7 +22,9 @@ pub(crate) fn sources(language: &str) -> PathBuf {
 /// The interpreter of one of the groups of Python packages, whose pins quarrel with one another.
 #[track_caller]
 pub(crate) fn python(group: &'static str) -> PathBuf {
-    static GROUPS: [(&str, Installed); 4] = [
+    static GROUPS: [(&str, Installed); 6] = [
+        ("jaeger", OnceLock::new()),
+        ("jaegerotel", OnceLock::new()),
         ("opencensus", OnceLock::new()),
         ("otlp", OnceLock::new()),
         ("prometheus", OnceLock::new()),
@@ -48,7 +50,7 @@ pub(crate) fn python(group: &'static str) -> PathBuf {
 #[track_caller]
 pub(crate) fn node() -> PathBuf {
     static FOLDER: Installed = OnceLock::new();
-    const SCRIPTS: [&str; 4] = ["opencensus_web.js", "opentelemetry.js", "page.js", "zipkin.js"];
+    const SCRIPTS: [&str; 5] = ["jaeger.js", "opencensus_web.js", "opentelemetry.js", "page.js", "zipkin.js"];
     let make = || {
         let source = sources("node");
         let manifests = ["package.json", "package-lock.json"].map(|name| source.join(name));

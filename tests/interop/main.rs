@@ -22,6 +22,7 @@
 mod client;
 mod examples;
 mod install;
+mod jaeger;
 mod mapping;
 mod once;
 mod opencensus;
