@@ -146,6 +146,11 @@ pub trait Scraper: Send + Sync {
     /// # Errors
     /// As [`Scraper::prepare`].
     fn forget(&self, target: Arc<Target>, at: u64) -> BoxFuture<'_, Result<Vec<(Signal, Bytes)>, Refusal>>;
+
+    /// Changes when the code behind it is replaced while the process runs: what it wanted to send is asked for again.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// An exporter that is fetched from: what was pushed to it is on its page. One instance serves and takes, one call at a

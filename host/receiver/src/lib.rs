@@ -9,6 +9,7 @@
 //! | `opencensus.rs` | port 55678: long streams, and JSON on the same port |
 //! | `cors.rs` | which web pages may send |
 //! | `plugin_http.rs` | the door of a plugin that receives over HTTP |
+//! | `scrape.rs` | the receiver that fetches, for a plugin that reads what targets answer |
 //!
 //! Invariant: answers success only with a `Receipt` in hand.
 
@@ -21,5 +22,6 @@ mod otlp_grpc;
 mod otlp_http;
 pub mod plugin_http;
 pub mod reply;
+pub mod scrape;
 
 pub use door::{Behind, BindError, Bound, Pipelines, Settings};
