@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use rustix::fs::Access;
 use tokio::runtime::Handle;
-use weir_model::{Exporter, HttpReceiver, Ledger};
+use weir_model::{Exporter, Ledger};
 use weir_net::client::Client;
 use weir_net::roots::Trust;
 use weir_plugin::load::Flaw;
 use weir_plugin::{
-    Grants, Host, HostSettings, Limits, ListenKind, Listener, LoadError, Loaded, Meter, Part, PluginCounts,
+    Grants, Host, HostSettings, Limits, Listener, LoadError, Loaded, Meter, Part, PluginCounts,
     PoolSettings, QuarantineSettings, SettingsError,
 };
 
@@ -25,7 +25,7 @@ use crate::config::{
     QuarantineConfig, Storage,
 };
 use crate::telemetry::metrics::PluginSource;
-use crate::validate::{PluginCheck, PluginFacts, PluginListen, PluginProblem, SettingProblem};
+use crate::validate::{PluginCheck, PluginFacts, PluginProblem, SettingProblem};
 
 /// The folder of compiled plugins in the data folder.
 const CACHE_DIR: &str = "plugin-cache";
@@ -161,17 +161,26 @@ impl PluginCheck for Plugins {
             let reason = format!("it does not export {}", interfaces.join(" or "));
             return Err(PluginProblem::Unusable { origin: loaded.source.to_string(), reason });
         }
-        let listens = loaded.marks.listen.iter().filter_map(|mark| {
-            Some(PluginListen {
-                pointer: mark.pointer()?,
-                default: mark.default_address().map(str::to_owned),
-            })
-        });
         Ok(PluginFacts {
             origin: loaded.source.to_string(),
             signals: loaded.descriptor.signals.clone(),
-            listens: listens.collect(),
+            listens: Vec::new(),
+            egress: Vec::new(),
         })
+    }
+
+    fn listeners(&self, plugin: &str, settings: &serde_json::Value) -> Vec<Listener> {
+        let Some(loaded) = self.by_name(plugin) else { return Vec::new() };
+        let mut listeners = loaded.listeners(settings);
+        for listener in listeners.iter_mut().filter(|listener| listener.pointer.is_empty()) {
+            let mark = loaded.marks.listen.iter().find(|mark| mark.name() == listener.name);
+            listener.pointer = mark.and_then(|mark| mark.pointer()).unwrap_or_default();
+        }
+        listeners
+    }
+
+    fn egress(&self, plugin: &str, settings: &serde_json::Value) -> Vec<String> {
+        self.by_name(plugin).map(|loaded| loaded.marks.destinations(settings)).unwrap_or_default()
     }
 
     fn check(
@@ -266,23 +275,22 @@ pub(crate) async fn listeners(
     plugin: &PluginConfig,
 ) -> Result<Vec<Listener>, Failure> {
     let loaded = load(bench, id, plugin).await?;
-    let listeners = loaded.listeners(&plugin.settings.value);
-    Ok(listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect())
+    Ok(loaded.listeners(&plugin.settings.value))
 }
 
 /// Builds a receiver out of a plugin, with the addresses that it wants bound, and what is shown of it.
-pub(crate) async fn http_receiver(
+pub(crate) async fn receiver(
     bench: &Bench<'_>,
     id: &Id,
     receiver: &PluginReceiver,
-) -> Result<(Arc<dyn HttpReceiver>, Vec<Listener>, PluginSource), Failure> {
+) -> Result<(Arc<weir_plugin::PluginReceiver>, Vec<Listener>, PluginSource), Failure> {
     let plugin = &receiver.plugin;
     let loaded = load(bench, id, plugin).await?;
-    let listeners = listeners(bench, id, plugin).await?;
+    let listeners = loaded.listeners(&plugin.settings.value);
     if listeners.is_empty() {
         let name = &plugin.plugin.value;
         return Err(anyhow::anyhow!(
-            "receiver {id}: no setting of plugin {name} names an HTTP address to listen on"
+            "receiver {id}: no setting of plugin {name} names an address to listen on"
         )
         .into());
     }

@@ -9,4 +9,6 @@ mod otlp_grpc;
 mod otlp_http;
 mod otlp_text;
 mod otlp_vectors;
+mod plugin_grpc;
 mod plugin_http;
+mod plugin_udp;
