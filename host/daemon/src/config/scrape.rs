@@ -4,6 +4,7 @@
 //! other: no credential, no file, no target.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,10 +128,20 @@ impl ScrapeConfig {
         })
     }
 
-    /// Targets that the file itself names, and entries that name files of them.
-    pub fn summary(&self) -> (usize, usize) {
-        let targets = self.jobs.iter().flat_map(|job| &job.job.groups).map(|group| group.targets.len()).sum();
-        (targets, self.jobs.iter().map(|job| job.job.files.len()).sum())
+}
+
+/// What a person reads of it: who is fetched.
+impl fmt::Display for ScrapeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let groups = self.jobs.iter().flat_map(|job| &job.job.groups);
+        let targets = groups.map(|group| group.targets.len()).sum();
+        let files = self.jobs.iter().flat_map(|job| &job.job.files).map(|files| files.patterns.len()).sum();
+        write!(f, "fetches {} of {}", count(targets, "target"), count(self.jobs.len(), "job"))?;
+        match files {
+            0 => Ok(()),
+            files => write!(f, ", more from {}", count(files, "path")),
+        }
     }
 }
 

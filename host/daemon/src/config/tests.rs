@@ -20,7 +20,14 @@ const DIGEST: Digest = [0xab; 32];
 
 impl PluginCheck for Plugins {
     fn names(&self) -> Vec<String> {
-        let names = ["acme-exporter", "jaeger-receiver", "otlp-exporter", "zipkin-exporter", "zipkin-receiver"];
+        let names = [
+            "acme-exporter",
+            "jaeger-receiver",
+            "otlp-exporter",
+            "prometheus-receiver",
+            "zipkin-exporter",
+            "zipkin-receiver",
+        ];
         names.map(str::to_owned).to_vec()
     }
 
@@ -32,7 +39,9 @@ impl PluginCheck for Plugins {
         _: &Limits,
     ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
-            "jaeger-receiver" | "otlp-exporter" | "zipkin-receiver" | "zipkin-exporter" => "bundled".to_owned(),
+            "jaeger-receiver" | "otlp-exporter" | "prometheus-receiver" | "zipkin-receiver" | "zipkin-exporter" => {
+                "bundled".to_owned()
+            }
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
             _ => {
                 let looked = vec![format!("plugins/{plugin}.wasm"), format!("bundled {plugin}")];
@@ -46,8 +55,13 @@ impl PluginCheck for Plugins {
             let reason = format!("it exports no {kind} interface");
             return Err(PluginProblem::Unusable { origin, reason });
         }
-        let signals = if plugin == "otlp-exporter" { Signal::ALL.to_vec() } else { vec![Signal::Traces] };
-        Ok(PluginFacts { origin, signals, listens: Vec::new(), egress: Vec::new() })
+        let signals = match plugin {
+            "otlp-exporter" => Signal::ALL.to_vec(),
+            "prometheus-receiver" => vec![Signal::Metrics],
+            _ => vec![Signal::Traces],
+        };
+        let fetches = plugin == "prometheus-receiver";
+        Ok(PluginFacts { origin, signals, listens: Vec::new(), egress: Vec::new(), fetches })
     }
 
     fn listeners(&self, plugin: &str, settings: &Json) -> Vec<Listener> {
