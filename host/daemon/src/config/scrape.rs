@@ -330,9 +330,14 @@ fn params(field: &Field<'_>) -> BTreeMap<String, Vec<String>> {
     for (name, values) in field.section().fields().take(LABELS_MAX) {
         // A token in a URL is a secret.
         values.problems.hide(values.node);
-        let values = values.list("texts").into_iter().take(LABELS_MAX);
-        let values: Vec<String> = values.filter_map(|value| value.text("a text").map(str::to_owned)).collect();
-        params.insert(name.to_owned(), values);
+        if !matches!(values.node.value, Value::List(_)) {
+            let error = values.error(format!("wrong value for `{}` (not shown)", values.name));
+            values.problems.push(error.label("expected a list of texts, as in `[a, b]`"));
+            continue;
+        }
+        let texts = values.list("texts").into_iter().take(LABELS_MAX);
+        let texts: Vec<String> = texts.filter_map(|value| value.text("a text").map(str::to_owned)).collect();
+        params.insert(name.to_owned(), texts);
     }
     params
 }

@@ -18,10 +18,14 @@ use super::job::Job;
 use super::legacy::{Left, Legacy};
 use super::round::{Ended, Means, Turn};
 use super::schedule::{Due, Schedule, first_turn, next_turn};
-use super::slots::{Doing, Slots, Step};
+use super::slots::{Doing, Pace, Slots, Step};
 
-/// Of the fetches under way, those of targets that took all of their time when they were last asked: dead ones, of which there may
-/// be any number, leave half of the room to the living.
+/// Of the fetches under way, those of targets that have not shown yet that they answer in time, dead ones included: a quarter of
+/// the room is for those that have, whatever else there is.
+const UNPROVEN_FETCHES_MAX: usize = FETCHES_MAX / 4 * 3;
+
+/// Of these, those of targets that took all of their time when they were last asked: dead ones, of which there may be any number,
+/// leave room for whoever is new.
 const SLOW_FETCHES_MAX: usize = FETCHES_MAX / 2;
 
 /// How long the last of a target is offered to the pipeline.
@@ -118,6 +122,7 @@ struct Work {
     /// Whose each task is; none for targets of a run before this one.
     whose: HashMap<Id, Option<usize>>,
     fetches: Arc<Semaphore>,
+    unproven: Arc<Semaphore>,
     slow: Arc<Semaphore>,
     has_roster: bool,
 }
@@ -132,6 +137,7 @@ impl Work {
             turns: JoinSet::new(),
             whose: HashMap::new(),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            unproven: Arc::new(Semaphore::new(UNPROVEN_FETCHES_MAX)),
             slow: Arc::new(Semaphore::new(SLOW_FETCHES_MAX)),
             has_roster: false,
         }
@@ -182,8 +188,8 @@ impl Work {
             let (next, missed) = next_turn(due.at, interval, now);
             self.schedule.plan(Due { at: next, ..due });
             self.means.counts.late(LateKind::Behind).add(missed);
-            let (is_waiting, is_slow) = (slot.doing == Doing::Waiting, slot.is_slow);
-            let room = if is_waiting { self.room(is_slow) } else { None };
+            let (is_waiting, pace) = (slot.doing == Doing::Waiting, slot.pace);
+            let room = if is_waiting { self.room(pace) } else { None };
             match room {
                 Some(room) => self.begin(due, next, interval, now, room),
                 None if is_waiting => self.means.counts.late(LateKind::NoRoom).add(1),
@@ -193,12 +199,14 @@ impl Work {
     }
 
     /// Room for one fetch, if there is any.
-    fn room(&self, is_slow: bool) -> Option<Vec<OwnedSemaphorePermit>> {
-        let mut room = vec![Arc::clone(&self.fetches).try_acquire_owned().ok()?];
-        if is_slow {
-            room.push(Arc::clone(&self.slow).try_acquire_owned().ok()?);
-        }
-        Some(room)
+    fn room(&self, pace: Pace) -> Option<Vec<OwnedSemaphorePermit>> {
+        let all = [&self.fetches, &self.unproven, &self.slow];
+        let taken = match pace {
+            Pace::Prompt => &all[..1],
+            Pace::Unknown => &all[..2],
+            Pace::Slow => &all[..],
+        };
+        taken.iter().map(|room| Arc::clone(room).try_acquire_owned().ok()).collect()
     }
 
     fn begin(

@@ -27,6 +27,17 @@ pub(super) enum Doing {
     Forgetting,
 }
 
+/// How long a target took when it was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It has not been asked.
+    Unknown,
+    /// It answered, or failed at once.
+    Prompt,
+    /// All of its time.
+    Slow,
+}
+
 /// One target.
 pub(super) struct Slot {
     pub(super) found: Arc<Found>,
@@ -34,8 +45,7 @@ pub(super) struct Slot {
     pub(super) number: u64,
     pub(super) doing: Doing,
     pub(super) prepared: Option<Prepared>,
-    /// Its last fetch took all of its time.
-    pub(super) is_slow: bool,
+    pub(super) pace: Pace,
     pub(super) keeping: Keeping,
     /// The plugin has been told of it, so it must be told of its end.
     is_known: bool,
@@ -150,7 +160,7 @@ impl Slots {
             number: self.number(),
             doing: Doing::Waiting,
             prepared: None,
-            is_slow: false,
+            pace: Pace::Unknown,
             keeping,
             is_known: false,
             is_wanted: true,
@@ -180,7 +190,11 @@ impl Slots {
         match ended {
             Some(Ended { prepared, was_slow, was_read }) => {
                 slot.prepared = prepared;
-                slot.is_slow = was_slow;
+                slot.pace = match (was_slow, was_read) {
+                    (true, _) => Pace::Slow,
+                    (false, true) => Pace::Prompt,
+                    (false, false) => slot.pace,
+                };
                 slot.is_known |= was_read;
             }
             None => (slot.prepared, slot.is_known) = (None, true),
