@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -183,7 +182,10 @@ async fn sampling_strategies_are_answered_at_both_doors() {
     let strategy = "/jaeger.api_v2.SamplingManager/GetSamplingStrategy";
     let answer = grpc.call(strategy, &parameters.into_bytes()).await.expect("an end");
     // strategyType RATE_LIMITING = 1, rateLimitingSampling { maxTracesPerSecond: 7 }
-    assert_eq!((answer.status.code, answer.replies), (0, vec![Bytes::from_static(b"\x08\x01\x1a\x02\x08\x07")]));
+    assert_eq!(
+        (answer.status.code, answer.replies),
+        (0, vec![Bytes::from_static(b"\x08\x01\x1a\x02\x08\x07")])
+    );
     assert!(sink.arrivals().is_empty());
     weir.stop().await;
 }
@@ -261,7 +263,10 @@ async fn a_door_of_datagrams_moves_while_the_daemon_runs() {
     let free = until(DELIVERY_DEADLINE, async || UdpSocket::bind(old).await.ok()).await;
     assert!(free.is_some(), "the old port is kept");
 
-    let limited = moved.replace("    protocols:\n      thrift", "    limits: {items_max: 1000}\n    protocols:\n      thrift");
+    let limited = moved.replace(
+        "    protocols:\n      thrift",
+        "    limits: {items_max: 1000}\n    protocols:\n      thrift",
+    );
     assert_ne!(limited, moved);
     becomes(&mut weir, &limited, true).await;
     send_datagram(weir.address("moved"), &sent(COMPACT)).await;
@@ -304,6 +309,7 @@ async fn jaeger_as_a_backend_gets_what_its_clients_sent() {
     let old = RequestSink::start([StatusCode::SERVICE_UNAVAILABLE]).await;
     let known = [("new", new.address()), ("old", old.address()), ("back-sink", back.address())];
     let weir = Weir::start(EXPORTING, &known).await;
+    weir.log().announce("backend refuses for now, will try again");
     let http = HttpClient::default();
     let answer = http.post(weir.address("http"), "/api/traces", "application/x-thrift", sent(HTTP)).await;
     assert_eq!(answer.expect("an answer").status(), StatusCode::ACCEPTED);

@@ -538,7 +538,9 @@ fn plugin_endpoint(
     let at = settings.locate(&listener.pointer);
     // The schema says that it is a text, and has said so.
     let written = settings.value.pointer(&listener.pointer);
-    if !listener.pointer.is_empty() && written.is_some_and(|written| !written.is_string() && !written.is_null()) {
+    if !listener.pointer.is_empty()
+        && written.is_some_and(|written| !written.is_string() && !written.is_null())
+    {
         return None;
     }
     match listen_address(&listener.address) {
@@ -600,7 +602,8 @@ fn loops(
         };
         for id in &pipeline.exporters {
             let reached = destinations(config, facts, &id.value).into_iter().find_map(|to| {
-                let binding = bindings.iter().filter(feeds).find(|binding| reaches(&to.uri, binding.endpoint.value));
+                let binding =
+                    bindings.iter().filter(feeds).find(|binding| reaches(&to.uri, binding.endpoint.value));
                 binding.map(|binding| (to, binding))
             });
             let Some((to, binding)) = reached else { continue };

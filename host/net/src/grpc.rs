@@ -72,7 +72,9 @@ pub fn time_allowed(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
             _ => None,
         }
     });
-    let wrong = || Status::internal(format!("grpc-timeout {value:?}: expected at most 8 digits and a unit, as in 10S"));
+    let wrong = || {
+        Status::internal(format!("grpc-timeout {value:?}: expected at most 8 digits and a unit, as in 10S"))
+    };
     parsed.ok_or_else(wrong).map(Some)
 }
 
@@ -383,7 +385,11 @@ pub fn reply(message: &[u8]) -> Response<ReplyBody> {
 ///
 /// # Errors
 /// UNAVAILABLE where there is no memory for the frame.
-pub fn reply_paid(message: &[u8], mut claim: Claim, ledger: &Arc<Ledger>) -> Result<Response<ReplyBody>, Status> {
+pub fn reply_paid(
+    message: &[u8],
+    mut claim: Claim,
+    ledger: &Arc<Ledger>,
+) -> Result<Response<ReplyBody>, Status> {
     budget::grow(ledger, &mut claim, HEAD_BYTES as u64).map_err(|error| overloaded(&error))?;
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
@@ -733,7 +739,8 @@ mod tests {
             time_allowed(&HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(text))]))
         };
         assert_eq!(time_allowed(&HeaderMap::new()).unwrap(), None);
-        for (text, nanos) in [("99999999H", 99_999_999 * 3600 * 1_000_000_000_u128), ("2M", 120_000_000_000)] {
+        for (text, nanos) in [("99999999H", 99_999_999 * 3600 * 1_000_000_000_u128), ("2M", 120_000_000_000)]
+        {
             assert_eq!(allowed(text).unwrap().map(|time| time.as_nanos()), Some(nanos));
         }
         for (text, nanos) in [("3S", 3_000_000_000), ("5m", 5_000_000), ("7u", 7_000), ("0n", 0)] {

@@ -126,9 +126,9 @@ impl PluginDoor {
         let call = self.call(&head, body);
         // A call that its caller has given up ends as if the caller had reset it.
         let done = match allowed {
-            Some(time) => tokio::time::timeout(time, call).await.unwrap_or_else(|_| {
-                Err(Status::deadline_exceeded("the deadline of the call has passed"))
-            }),
+            Some(time) => tokio::time::timeout(time, call)
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the deadline of the call has passed"))),
             None => call.await,
         };
         done.unwrap_or_else(refused_whole)
@@ -177,7 +177,9 @@ impl PluginDoor {
     fn too_large(&self, bytes: usize) -> Status {
         let (id, limit) = (&self.intake.settings().id, self.limits.bytes_max);
         warn!(receiver = %id, bytes, limit, "reply of a plugin is too large, not sent");
-        Status::internal(format!("the plugin of {id} made a reply of {bytes} bytes, at most {limit} are sent"))
+        Status::internal(format!(
+            "the plugin of {id} made a reply of {bytes} bytes, at most {limit} are sent"
+        ))
     }
 
     /// The plugin's own status, as far as it is one.
@@ -201,15 +203,15 @@ fn accepted(_proof: Receipt, reply: Response<ReplyBody>) -> Response<ReplyBody> 
 
 /// Metadata that is the caller's own: text alone, in its order, as much of it as is within the limits.
 fn metadata_of(headers: &HeaderMap) -> Vec<(String, String)> {
-    let is_callers = |name: &str| {
-        !name.starts_with("grpc-") && !name.ends_with("-bin") && !OF_PROTOCOL.contains(&name)
-    };
+    let is_callers =
+        |name: &str| !name.starts_with("grpc-") && !name.ends_with("-bin") && !OF_PROTOCOL.contains(&name);
     let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
     let mut bytes_left = METADATA_BYTES_MAX;
-    let within = texts.filter(|(name, _)| is_callers(name)).take(METADATA_ENTRIES_MAX).map_while(|(name, value)| {
-        bytes_left = bytes_left.checked_sub(name.len() + value.len())?;
-        Some((name.to_owned(), value.to_owned()))
-    });
+    let within =
+        texts.filter(|(name, _)| is_callers(name)).take(METADATA_ENTRIES_MAX).map_while(|(name, value)| {
+            bytes_left = bytes_left.checked_sub(name.len() + value.len())?;
+            Some((name.to_owned(), value.to_owned()))
+        });
     within.collect()
 }
 

@@ -60,7 +60,8 @@ fn span(text: &mut String, span: &Span) {
     let dropped = (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count);
     assert_eq!(dropped, (0, 0, 0), "Jaeger's clients count nothing");
     let Some(found) = &span.status else { return };
-    let message = if found.message.is_empty() { String::new() } else { format!(" {}", quoted(&found.message)) };
+    let message =
+        if found.message.is_empty() { String::new() } else { format!(" {}", quoted(&found.message)) };
     match found.code() {
         status::StatusCode::Unset => assert!(message.is_empty(), "a status without a code has no message"),
         status::StatusCode::Ok => line(text, 3, format!("status OK{message}")),
@@ -69,7 +70,8 @@ fn span(text: &mut String, span: &Span) {
 }
 
 fn attributes(text: &mut String, depth: usize, attributes: &[KeyValue]) {
-    let mut lines: Vec<_> = attributes.iter().map(|a| format!("{} = {}", a.key, value(a.value.as_ref()))).collect();
+    let mut lines: Vec<_> =
+        attributes.iter().map(|a| format!("{} = {}", a.key, value(a.value.as_ref()))).collect();
     lines.sort();
     lines.iter().for_each(|attribute| line(text, depth, attribute));
 }

@@ -12,8 +12,8 @@ use weir_net::client::Client;
 use weir_net::roots::Trust;
 use weir_plugin::load::Flaw;
 use weir_plugin::{
-    Grants, Host, HostSettings, Limits, Listener, LoadError, Loaded, Meter, Part, PluginCounts,
-    PoolSettings, QuarantineSettings, SettingsError,
+    Grants, Host, HostSettings, Limits, Listener, LoadError, Loaded, Meter, Part, PluginCounts, PoolSettings,
+    QuarantineSettings, SettingsError,
 };
 
 use super::Bench;

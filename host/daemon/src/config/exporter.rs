@@ -202,9 +202,18 @@ const HINTS: Hints = &[
     ("sending_queue", "this is `queue` here, and `service: {queue: …}` for all exporters"),
     ("retry_on_failure", "this is `retry`"),
     ("batcher", "this is `batch`"),
-    ("traces_endpoint", "`endpoint` is the base; `/v1/traces` is added to it. The exporter `otlphttp` has this key"),
-    ("metrics_endpoint", "`endpoint` is the base; `/v1/metrics` is added to it. The exporter `otlphttp` has this key"),
-    ("logs_endpoint", "`endpoint` is the base; `/v1/logs` is added to it. The exporter `otlphttp` has this key"),
+    (
+        "traces_endpoint",
+        "`endpoint` is the base; `/v1/traces` is added to it. The exporter `otlphttp` has this key",
+    ),
+    (
+        "metrics_endpoint",
+        "`endpoint` is the base; `/v1/metrics` is added to it. The exporter `otlphttp` has this key",
+    ),
+    (
+        "logs_endpoint",
+        "`endpoint` is the base; `/v1/logs` is added to it. The exporter `otlphttp` has this key",
+    ),
     ("encoding", "OTLP leaves as protobuf; the exporter `otlphttp` writes JSON too"),
     ("insecure", "this is `tls: {insecure: true}`"),
 ];

@@ -96,7 +96,10 @@ impl PluginCheck for Plugins {
         };
         // As the schema's checker says it.
         let object = settings.as_object().expect("settings are an object");
-        if object.keys().any(|key| !["endpoint", "format", "key", "nested", "compact", "grpc"].contains(&key.as_str())) {
+        if object
+            .keys()
+            .any(|key| !["endpoint", "format", "key", "nested", "compact", "grpc"].contains(&key.as_str()))
+        {
             say("", "Additional properties are not allowed (…)".into());
         }
         for (key, value) in object {

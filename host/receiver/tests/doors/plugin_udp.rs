@@ -49,7 +49,11 @@ impl DatagramReceiver for Recorder {
                 }
                 Some(b'g') => Ok(Ok(vec![(Signal::Traces, Bytes::from_static(b"\xff"))])),
                 Some(b'e') => Err(Refusal::transient(Reason::PluginEnded, None, "the instance ended")),
-                Some(b'2') => Ok(Ok(vec![(Signal::Traces, body.clone()), (Signal::Logs, Bytes::new()), (Signal::Traces, body)])),
+                Some(b'2') => Ok(Ok(vec![
+                    (Signal::Traces, body.clone()),
+                    (Signal::Logs, Bytes::new()),
+                    (Signal::Traces, body),
+                ])),
                 Some(b't') => Ok(Ok(vec![(Signal::Traces, body)])),
                 Some(_) | None => Ok(Err("this is no telemetry".to_owned())),
             }
@@ -97,7 +101,9 @@ async fn what_a_datagram_holds_arrives() {
     assert_eq!(arrivals.len(), 2);
     assert_eq!(arrivals[0].body, traces(3, 0).encode_to_vec());
     assert_eq!(arrivals[1].body, [traces(2, 0).encode_to_vec(), traces(2, 0).encode_to_vec()].concat());
-    assert!(arrivals.iter().all(|arrival| arrival.claim.as_ref().unwrap().bytes() >= arrival.body.len() as u64));
+    assert!(
+        arrivals.iter().all(|arrival| arrival.claim.as_ref().unwrap().bytes() >= arrival.body.len() as u64)
+    );
     assert_eq!(served.counts.dropped.of(Signal::Traces, Reason::InvalidItem).get(), 1);
     assert_eq!(served.counts.requests.get(), 2);
     assert_eq!(*plugin.listeners.lock().unwrap(), ["compact", "compact"]);
@@ -211,7 +217,10 @@ async fn a_drain_reads_what_has_come() {
     assert!(!served.serving.is_finished(), "what is under way is waited for");
     plugin.gate.add_permits(SENT);
     timeout(DEADLINE, served.serving).await.expect("serving never ends").unwrap().unwrap();
-    assert_eq!((consumer.arrivals_seen(), served.counts.accepted.of(Signal::Traces).get()), (SENT, SENT as u64));
+    assert_eq!(
+        (consumer.arrivals_seen(), served.counts.accepted.of(Signal::Traces).get()),
+        (SENT, SENT as u64)
+    );
 }
 
 /// Scenario: serving is cut while the plugin has a datagram.
