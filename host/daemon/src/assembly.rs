@@ -9,7 +9,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `parts.rs` | the living parts: started together, ended together or one by one |
-//! | `pipelines.rs`, `exporters.rs`, `receivers.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `pipelines.rs`, `exporters.rs`, `receivers.rs`, `scrape.rs`, `plugins.rs` | how each kind is made from the configuration |
 //! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
 //! | `triggers.rs`, `diff.rs`, `staging.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is ready before anything is touched, what is done |
 //! | `current.rs` | lists that follow the parts |
@@ -25,6 +25,7 @@ mod pipelines;
 mod plugins;
 mod receivers;
 mod reload;
+mod scrape;
 mod staging;
 mod tasks;
 mod triggers;

@@ -5,6 +5,7 @@
 //! | `tree.rs`, `substitute.rs` | YAML to a tree in which every key and value knows its place |
 //! | `section.rs`, `scalar.rs` | reads a mapping key by key; times, sizes, addresses |
 //! | `receiver.rs`, `processor.rs`, `exporter.rs`, `plugin.rs`, `service.rs` | one part of the file each |
+//! | `scrape.rs` | what a receiver fetches: Prometheus' scrape configurations |
 //! | `listener.rs`, `tls.rs`, `secret.rs`, `id.rs` | what these have in common |
 //! | `pipelines.rs` | who is connected to whom |
 //! | `report.rs`, `nearest.rs`, `location.rs` | what is wrong, all of it at once, each with its place |
@@ -32,6 +33,7 @@ pub use plugin::{Digest, GrantsConfig, GuestLimits, PluginConfig, PoolConfig, Qu
 pub use processor::{AttributeValue, BatchConfig, Detect, ProcessorConfig, ResourceConfig};
 pub use receiver::{OpenCensusReceiver, OtlpGrpc, OtlpHttp, OtlpReceiver, PluginReceiver, ReceiverConfig};
 pub use report::{Diagnostic, Report, Severity, Warning};
+pub use scrape::{ScrapeConfig, ScrapeJob};
 pub use secret::Secret;
 pub use service::{
     LogFormat, LogLevel, LogsConfig, MemoryConfig, QueueConfig, ServiceConfig, Storage, TelemetryConfig,
@@ -55,6 +57,7 @@ mod processor;
 pub(crate) mod receiver;
 mod report;
 pub(crate) mod scalar;
+pub(crate) mod scrape;
 mod secret;
 mod section;
 mod service;

@@ -4,3 +4,4 @@ mod flood;
 pub mod logs;
 pub mod metrics;
 pub mod pages;
+mod scraped;

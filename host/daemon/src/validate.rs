@@ -89,6 +89,8 @@ pub struct PluginFacts {
     pub listens: Vec<Listener>,
     /// JSON pointers of the settings that are URLs which it sends to.
     pub egress: Vec<String>,
+    /// Whether it reads what targets answer.
+    pub fetches: bool,
 }
 
 /// Why a plugin cannot be used.
@@ -168,6 +170,7 @@ pub(crate) fn check_beside(
         }
     }
     signals(&config, &facts, &problems);
+    fetching(&config, &facts, &problems);
     let bindings = bindings(&config, &facts, &problems);
     ports(&bindings, &problems);
     loops(&config, &facts, &bindings, &problems);
@@ -408,6 +411,26 @@ fn able<'f>(
             ExporterKind::Plugin(_) => of_plugin(),
         },
         Kind::Processor => None,
+    }
+}
+
+// === targets ===
+
+/// Targets need a plugin that reads them, and such a plugin targets.
+fn fetching(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems: &Problems) {
+    for (id, receiver) in &config.receivers {
+        let ReceiverConfig::Plugin(PluginReceiver { plugin, scrape, .. }) = &receiver.value else { continue };
+        let Some(facts) = facts.get(&(Kind::Receiver, id.clone())) else { continue };
+        let (name, path) = (&plugin.plugin.value, format!("receivers.{id}"));
+        let at = plugin.plugin.at;
+        if scrape.is_some() && !facts.fetches {
+            let message = format!("plugin `{name}` ({}) does not read what targets answer", facts.origin);
+            let error = Diagnostic::error(at, path, message);
+            problems.push(error.label("expected a plugin that exports `scraper`, or no `config: {scrape_configs: …}`"));
+        } else if scrape.is_none() && facts.fetches && facts.listens.is_empty() {
+            let error = Diagnostic::error(at, path, format!("plugin `{name}` fetches, and from nobody"));
+            problems.push(error.label("expected `config: {scrape_configs: […]}` in its settings"));
+        }
     }
 }
 
@@ -720,6 +743,9 @@ fn files(config: &Config, problems: &Problems) {
     for (id, receiver) in &config.receivers {
         let files = receiver.value.tls().into_iter().flat_map(|tls| tls.files());
         files.for_each(|file| look(file, format!("receivers.{id}")));
+        if let ReceiverConfig::Plugin(PluginReceiver { scrape: Some(scrape), .. }) = &receiver.value {
+            scrape.files().for_each(|(file, expected)| there(file, format!("receivers.{id}.config"), expected));
+        }
     }
     for (id, exporter) in &config.exporters {
         let files = exporter.value.tls().into_iter().flat_map(|tls| tls.files());
@@ -800,6 +826,9 @@ impl Checked {
                     Transport::Udp => format!("{name}{address}/udp"),
                 }
             }));
+        }
+        if let ReceiverConfig::Plugin(PluginReceiver { scrape: Some(scrape), .. }) = &receiver.value {
+            words.push(scrape.to_string());
         }
         format!("{id} {}{}", words.join(", "), self.plugin(Kind::Receiver, id, receiver.value.plugin()))
     }

@@ -10,6 +10,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::listed::Listed;
+
 /// How many origins one grant may hold: a configuration names a handful; more is a mistake.
 pub const ORIGINS_MAX: usize = 64;
 
@@ -285,6 +287,7 @@ pub enum Denied {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Egress {
     origins: Vec<Origin>,
+    listed: Option<Listed>,
     private_denied: bool,
 }
 
@@ -303,8 +306,14 @@ impl Egress {
         if all.len() > ORIGINS_MAX {
             Err(TooManyOrigins(all.len()))
         } else {
-            Ok(Self { origins: all, private_denied: false })
+            Ok(Self { origins: all, listed: None, private_denied: false })
         }
+    }
+
+    /// A grant for whatever stands in an operator's list at the time. Link-local and metadata addresses are reached where the list
+    /// itself has the address: a router's exporter may have no other, and no name leads there.
+    pub fn of_listed(listed: Listed) -> Self {
+        Self { origins: Vec::new(), listed: Some(listed), private_denied: false }
     }
 
     /// The same grant without private networks.
@@ -324,10 +333,14 @@ impl Egress {
     /// # Errors
     /// [`Denied::NotGranted`].
     pub fn allows(&self, origin: &Origin) -> Result<(), Denied> {
-        if self.origins.contains(origin) {
+        let is_listed = self.listed.as_ref().is_some_and(|listed| listed.holds(origin));
+        if is_listed || self.origins.contains(origin) {
             return Ok(());
         }
-        let granted: Vec<String> = self.origins.iter().map(ToString::to_string).collect();
+        let mut granted: Vec<String> = self.origins.iter().map(ToString::to_string).collect();
+        if self.listed.is_some() {
+            granted.push("the targets of its configuration".to_owned());
+        }
         let granted = if granted.is_empty() { "none".to_owned() } else { granted.join(", ") };
         Err(Denied::NotGranted { target: origin.to_string(), granted })
     }
@@ -347,6 +360,11 @@ impl Egress {
             }
             AddressKind::Private if !self.private_denied => None,
             AddressKind::Private => Some("the configuration denies (private networks)"),
+            AddressKind::LinkLocal | AddressKind::Metadata
+                if self.listed.is_some() && origin.host == Host::Ip(ip) =>
+            {
+                None
+            }
             AddressKind::LinkLocal
             | AddressKind::Metadata
             | AddressKind::Unspecified

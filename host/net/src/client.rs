@@ -6,6 +6,8 @@
 //!
 //! Invariant: a request leaves only through an outlet, and an outlet dials no address that its grant does not pass.
 
+mod targets;
+
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
@@ -31,6 +33,8 @@ use weir_model::{Exhausted, Ledger};
 
 use crate::address::{Denied, Egress, Host, Origin};
 use crate::roots::{RootsError, client_config};
+
+pub use targets::{FETCHES_MAX, Keeping, Paid};
 
 /// The largest response that is read when a caller says nothing else (`facts/reliability.md` 5.2).
 pub const RESPONSE_BYTES_MAX_DEFAULT: usize = 4 * 1024 * 1024;
@@ -163,17 +167,27 @@ impl Client {
     }
 
     /// The same with an id's own trust or client certificate. The protocols to offer (ALPN) are set here.
-    pub fn outlet_with(&self, egress: Egress, mut tls: rustls::ClientConfig) -> Outlet {
-        let egress = Arc::new(egress);
+    pub fn outlet_with(&self, egress: Egress, tls: rustls::ClientConfig) -> Outlet {
         let origins = egress.origins().len().max(1);
         let connections_max = CONNECTIONS_MAX.max(2 * origins);
+        let room = Room {
+            connections_max,
+            idle_per_origin: connections_max / 2 / origins,
+            idle_timeout: IDLE_TIMEOUT,
+            lookups_max: LOOKUPS_MAX,
+        };
+        self.outlet_of(egress, tls, room)
+    }
+
+    fn outlet_of(&self, egress: Egress, mut tls: rustls::ClientConfig, room: Room) -> Outlet {
+        let egress = Arc::new(egress);
         // The connector's builder insists on choosing the protocols itself.
         tls.alpn_protocols.clear();
         let dialer = Dialer {
             egress: Arc::clone(&egress),
             resolver: Arc::clone(&self.shared.resolver),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-            permits: Arc::new(Semaphore::new(connections_max)),
+            lookups: Arc::new(Semaphore::new(room.lookups_max)),
+            permits: Arc::new(Semaphore::new(room.connections_max)),
         };
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
@@ -183,11 +197,23 @@ impl Client {
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(connections_max / 2 / origins)
+            .pool_idle_timeout(room.idle_timeout)
+            .pool_max_idle_per_host(room.idle_per_origin)
             .build(Bounded(connector));
         Outlet { pool, egress, ledger: Arc::clone(&self.shared.ledger) }
     }
+}
+
+/// How much an outlet may hold.
+struct Room {
+    /// Connections at once, idle ones included.
+    connections_max: usize,
+    /// Of these, idle ones of one origin.
+    idle_per_origin: usize,
+    /// How long one may be idle.
+    idle_timeout: Duration,
+    /// Lookups of names at once.
+    lookups_max: usize,
 }
 
 impl Shared {
@@ -241,16 +267,22 @@ impl Outlet {
         request: http::Request<Bytes>,
         limits: SendLimits,
     ) -> Result<http::Response<Bytes>, ClientError> {
-        let origin = Origin::of(request.uri()).map_err(|error| ClientError::Invalid(error.to_string()))?;
-        self.egress.allows(&origin)?;
-        // An address needs no resolver, so it is judged at once and the caller sees the denial without a dial.
-        if let Host::Ip(ip) = origin.host {
-            self.egress.judge(&origin, ip)?;
-        }
+        self.judge(&request)?;
         match tokio::time::timeout(limits.timeout, self.exchange(request, limits.response_bytes_max)).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Timeout(limits.timeout)),
         }
+    }
+
+    /// Whether a request may be sent, as far as its URL says. An address needs no resolver, so it is judged at once and the
+    /// caller sees the denial without a dial.
+    fn judge(&self, request: &http::Request<Bytes>) -> Result<(), ClientError> {
+        let origin = Origin::of(request.uri()).map_err(|error| ClientError::Invalid(error.to_string()))?;
+        self.egress.allows(&origin)?;
+        if let Host::Ip(ip) = origin.host {
+            self.egress.judge(&origin, ip)?;
+        }
+        Ok(())
     }
 
     async fn exchange(

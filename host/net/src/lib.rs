@@ -14,6 +14,7 @@
 //! | `grpc.rs`, `rpc_status.rs` | the server half of gRPC, for messages that stay bytes |
 //! | `reply.rs` | the body of every reply |
 //! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
+//! | `listed.rs`, `client/targets.rs` | the same for targets that are fetched from: many, and listed |
 //! | `credential.rs` | what it says of itself, read again when it changes |
 //! | `grpc_client.rs` | unary gRPC calls that send bytes untouched |
 //!
@@ -31,6 +32,7 @@ pub mod duration;
 pub mod grpc;
 pub mod grpc_client;
 pub mod limits;
+pub mod listed;
 pub mod listen;
 mod pace;
 pub mod reply;

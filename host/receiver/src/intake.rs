@@ -75,6 +75,7 @@ pub enum Verdict {
 }
 
 /// Bytes that have been walked.
+#[derive(Clone)]
 pub(crate) struct Checked {
     /// Without the invalid items.
     pub(crate) body: Bytes,

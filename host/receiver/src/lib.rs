@@ -10,6 +10,7 @@
 //! | `cors.rs` | which web pages may send |
 //! | `plugin_http.rs`, `plugin_grpc.rs`, `plugin_udp.rs` | the doors of plugins that receive over HTTP, gRPC, UDP |
 //! | `plugin_batches.rs` | what a plugin made of a request, on its way to the pipelines |
+//! | `scrape.rs` | the receiver that fetches, for a plugin that reads what targets answer |
 //!
 //! Invariant: answers success only with a `Receipt` in hand.
 
@@ -25,5 +26,6 @@ pub mod plugin_grpc;
 pub mod plugin_http;
 pub mod plugin_udp;
 pub mod reply;
+pub mod scrape;
 
 pub use door::{Behind, BindError, Bound, Pipelines, Settings};

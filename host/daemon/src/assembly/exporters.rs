@@ -183,7 +183,7 @@ pub(crate) fn credential(id: &Id, auth: &Auth) -> anyhow::Result<Credential> {
         }
         Auth::Basic { username, password: Kept::File(file) } => Credential::basic_file(username, &file.value),
     };
-    made.with_context(|| format!("auth of exporter {id}"))
+    made.with_context(|| format!("auth of {id}"))
 }
 
 /// An exporter with fewer pushes at once than it could have.

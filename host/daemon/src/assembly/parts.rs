@@ -170,6 +170,7 @@ impl Parts {
     fn sources(&self) -> Sources {
         let name = |id: &Id| id.to_string();
         let translating = self.doors.iter().filter(|(_, door)| door.translates);
+        let fetching = self.doors.iter().filter(|(_, door)| door.fetches);
         let pipeline = |Line { named, pipeline }: &Line| PipelineSource {
             pipeline: named.pipeline.clone(),
             counts: pipeline.counts.clone(),
@@ -189,6 +190,7 @@ impl Parts {
             translations: translating.map(|(id, door)| (name(id), door.standing.losses.clone())).collect(),
             pipelines: self.pipelines.values().map(pipeline).collect(),
             exporters: self.deliveries.iter().map(exporter).collect(),
+            scrapes: fetching.map(|(id, door)| (name(id), door.standing.scraping.counts.clone())).collect(),
             plugins: of_exporters.chain(of_doors).cloned().collect(),
         }
     }
@@ -233,6 +235,7 @@ impl Views {
     pub(crate) fn follow(&self, parts: &Parts) {
         let (sources, queues) = (parts.sources(), parts.queues());
         self.health.follow(&queues, &sources.exporters);
+        self.health.follow_scrapes(&sources.scrapes);
         self.sources.exchange(sources);
         self.queues.exchange(queues);
     }

@@ -166,6 +166,7 @@ impl PluginCheck for Plugins {
             signals: loaded.descriptor.signals.clone(),
             listens: Vec::new(),
             egress: Vec::new(),
+            fetches: loaded.scan.has("scraper"),
         })
     }
 
@@ -298,6 +299,19 @@ pub(crate) async fn receiver(
     let built = loaded.receiver(part).with_context(|| format!("build receiver {id}"))?;
     let shown = shown(id, Kind::Receiver, built.counts(), built.meter());
     Ok((built, listeners, shown))
+}
+
+/// Builds the reader of a receiver that fetches, and what is shown of it.
+pub(crate) async fn scraper(
+    bench: &Bench<'_>,
+    id: &Id,
+    receiver: &PluginReceiver,
+) -> Result<(Arc<weir_plugin::PluginScraper>, PluginSource), Failure> {
+    let loaded = load(bench, id, &receiver.plugin).await?;
+    let part = part(id, &receiver.plugin, receiver.pool);
+    let built = loaded.scraper(part).with_context(|| format!("build receiver {id}"))?;
+    let shown = shown(id, Kind::Receiver, built.counts(), built.meter());
+    Ok((built, shown))
 }
 
 async fn load(bench: &Bench<'_>, id: &Id, plugin: &PluginConfig) -> Result<Arc<Loaded>, Failure> {

@@ -17,11 +17,11 @@ use weir_receiver::cors::CorsConfig;
 use weir_receiver::door::{Behind, Bound, Pipelines, Settings};
 use weir_receiver::intake::CountLimits;
 use weir_receiver::opencensus::TranslationCounts;
-use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp};
+use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp, scrape};
 
 use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
-use super::{Bench, plugins};
+use super::{Bench, plugins, scrape as scraping};
 use crate::command::Failure;
 use crate::config::scalar::listen_address;
 use crate::config::{
@@ -37,6 +37,8 @@ pub(crate) enum Entrance {
     Requests(Bound),
     /// Streams of OpenCensus libraries, and pages.
     OpenCensus(opencensus::Bound),
+    /// Nobody comes: it fetches.
+    Fetching(scrape::Ready),
 }
 
 impl Entrance {
@@ -45,6 +47,7 @@ impl Entrance {
         match self {
             Self::Requests(bound) => bound.local_addrs(),
             Self::OpenCensus(bound) => bound.local_addrs(),
+            Self::Fetching(_) => Vec::new(),
         }
     }
 
@@ -52,6 +55,7 @@ impl Entrance {
         match self {
             Self::Requests(bound) => bound.tls(),
             Self::OpenCensus(bound) => bound.tls(),
+            Self::Fetching(_) => Vec::new(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Entrance {
         match self {
             Self::Requests(bound) => bound.serve(drain).await,
             Self::OpenCensus(bound) => bound.serve(drain).await,
+            Self::Fetching(ready) => ready.serve(drain).await,
         }
     }
 }
@@ -76,6 +81,8 @@ pub(crate) struct Standing {
     pub(crate) counts: ReceiverCounts,
     /// What translation has cost; of `opencensus` alone.
     pub(crate) losses: TranslationCounts,
+    /// What fetching goes on with; of receivers that fetch alone.
+    pub(crate) scraping: scraping::Standing,
 }
 
 /// A receiver with its addresses.
@@ -84,6 +91,8 @@ pub(crate) struct Door {
     pub(crate) standing: Standing,
     /// Whether it translates, so that `losses` are worth showing.
     pub(crate) translates: bool,
+    /// Whether it fetches, so that `scraping` is worth showing.
+    pub(crate) fetches: bool,
     /// What its plugin counts.
     pub(crate) figures: Option<PluginSource>,
     /// Each protocol with its address.
@@ -135,6 +144,11 @@ pub(crate) async fn open(
             let (config, nodes) = (opencensus_config(opencensus), Arc::clone(&bench.nodes));
             config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
         }
+        ReceiverConfig::Plugin(plugin @ PluginReceiver { scrape: Some(config), .. }) => {
+            let opened = scraping::open(bench, id, plugin, config, &standing.scraping, settings).await?;
+            figures = Some(opened.1);
+            Ok(Entrance::Fetching(opened.0))
+        }
         ReceiverConfig::Plugin(plugin) => {
             let (bound, shown) = of_plugin(bench, id, plugin, settings).await?;
             figures = Some(shown);
@@ -144,6 +158,7 @@ pub(crate) async fn open(
     let entrance = started.with_context(|| format!("start receiver {id}"))?;
     Ok(Door {
         standing,
+        fetches: matches!(entrance, Entrance::Fetching(_)),
         translates: matches!(receiver, ReceiverConfig::OpenCensus(_)),
         figures,
         addresses: entrance.local_addrs(),

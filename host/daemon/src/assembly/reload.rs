@@ -213,6 +213,9 @@ impl Daemon {
                 parts.serving.leaves(&running);
                 leaving.push(running);
             }
+            if plan.receivers.removed.contains(id) {
+                door.standing.scraping.legacy.bid_farewell();
+            }
             door.drain.signal();
             // What it was feeding goes on: what it has under way is taken by those that it was read for.
             if plan.receivers.changed.contains(id) {

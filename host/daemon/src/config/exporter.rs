@@ -503,7 +503,7 @@ fn auth(section: &mut Section<'_>) -> Option<Auth> {
     bearer.or(bearer_file).map(Auth::Bearer).or(basic)
 }
 
-fn token(field: &Field<'_>) -> Option<Kept> {
+pub(super) fn token(field: &Field<'_>) -> Option<Kept> {
     field.problems.hide(field.node);
     let text = field.text("a token")?;
     if HeaderValue::from_str(text).is_err() {
@@ -514,7 +514,7 @@ fn token(field: &Field<'_>) -> Option<Kept> {
     Some(Kept::Here(Secret::new(text)))
 }
 
-fn basic(field: &Field<'_>) -> Option<Auth> {
+pub(super) fn basic(field: &Field<'_>) -> Option<Auth> {
     let mut keys = field.secret_section();
     let username = keys.field("username").and_then(|field| {
         let text = field.text("a name").map(str::to_owned)?;
@@ -549,7 +549,7 @@ fn basic(field: &Field<'_>) -> Option<Auth> {
     Some(Auth::Basic { username: username?, password: password.or(file)? })
 }
 
-fn path(field: &Field<'_>) -> Option<Kept> {
+pub(super) fn path(field: &Field<'_>) -> Option<Kept> {
     field.path().map(Kept::File)
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::listener::{self, Cors, LIMIT_HINTS, Listen, ListenLimits};
 use super::location::Located;
 use super::plugin::{self, PluginConfig, PoolConfig};
+use super::scrape::{self, ScrapeConfig};
 use super::section::{Field, Hints, Section};
 use super::tls::{self, ServerTls};
 use super::tree::Value;
@@ -88,6 +89,8 @@ pub struct PluginReceiver {
     pub limits: ListenLimits,
     /// `pool`: instances, which are requests that are decoded at once.
     pub pool: PoolConfig,
+    /// `config: {scrape_configs: …}` in the settings: what it fetches, where it is one that fetches.
+    pub scrape: Option<ScrapeConfig>,
 }
 
 impl ReceiverConfig {
@@ -156,8 +159,12 @@ pub(crate) fn read(id: &Id, field: &Field<'_>) -> ReceiverConfig {
             let mut listen = listener::limits(&mut limits, ListenLimits::http());
             listener::counts(&mut limits, &mut listen);
             let pool = plugin::pool(&mut section, POOL_MAX, true);
-            let plugin = plugin::read(id, Kind::Receiver, section, limits, field.key_at);
-            ReceiverConfig::Plugin(PluginReceiver { plugin, tls, limits: listen, pool })
+            let scrape = scrape::read(&id.type_name, &section);
+            let mut plugin = plugin::read(id, Kind::Receiver, section, limits, field.key_at);
+            if scrape.is_some() {
+                scrape::trim(&mut plugin.settings);
+            }
+            ReceiverConfig::Plugin(PluginReceiver { plugin, tls, limits: listen, pool, scrape })
         }
     }
 }
@@ -263,6 +270,7 @@ pub(crate) fn defaults(zipkin: bool) -> Vec<(Id, Located<ReceiverConfig>)> {
             tls: ServerTls::Absent,
             limits: ListenLimits::http(),
             pool: PoolConfig::default(),
+            scrape: None,
         })
     });
     [("opencensus", Some(opencensus)), ("otlp", Some(otlp)), ("zipkin", zipkin)]

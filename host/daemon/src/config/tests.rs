@@ -20,8 +20,14 @@ const DIGEST: Digest = [0xab; 32];
 
 impl PluginCheck for Plugins {
     fn names(&self) -> Vec<String> {
-        let names =
-            ["acme-exporter", "jaeger-receiver", "otlp-exporter", "zipkin-exporter", "zipkin-receiver"];
+        let names = [
+            "acme-exporter",
+            "jaeger-receiver",
+            "otlp-exporter",
+            "prometheus-receiver",
+            "zipkin-exporter",
+            "zipkin-receiver",
+        ];
         names.map(str::to_owned).to_vec()
     }
 
@@ -33,7 +39,7 @@ impl PluginCheck for Plugins {
         _: &Limits,
     ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
-            "jaeger-receiver" | "otlp-exporter" | "zipkin-receiver" | "zipkin-exporter" => {
+            "jaeger-receiver" | "otlp-exporter" | "prometheus-receiver" | "zipkin-receiver" | "zipkin-exporter" => {
                 "bundled".to_owned()
             }
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
@@ -49,8 +55,13 @@ impl PluginCheck for Plugins {
             let reason = format!("it exports no {kind} interface");
             return Err(PluginProblem::Unusable { origin, reason });
         }
-        let signals = if plugin == "otlp-exporter" { Signal::ALL.to_vec() } else { vec![Signal::Traces] };
-        Ok(PluginFacts { origin, signals, listens: Vec::new(), egress: Vec::new() })
+        let signals = match plugin {
+            "otlp-exporter" => Signal::ALL.to_vec(),
+            "prometheus-receiver" => vec![Signal::Metrics],
+            _ => vec![Signal::Traces],
+        };
+        let fetches = plugin == "prometheus-receiver";
+        Ok(PluginFacts { origin, signals, listens: Vec::new(), egress: Vec::new(), fetches })
     }
 
     fn listeners(&self, plugin: &str, settings: &Json) -> Vec<Listener> {
@@ -73,7 +84,11 @@ impl PluginCheck for Plugins {
         if plugin == "otlp-exporter" { vec!["/endpoint".to_owned()] } else { Vec::new() }
     }
 
-    fn check(&self, _: &str, _: Kind, settings: &Json, _: &Limits) -> Result<(), Vec<SettingProblem>> {
+    fn check(&self, plugin: &str, _: Kind, settings: &Json, _: &Limits) -> Result<(), Vec<SettingProblem>> {
+        // What is left for it to check here, its own tests do.
+        if plugin == "prometheus-receiver" {
+            return Ok(());
+        }
         let mut problems = Vec::new();
         let mut say = |pointer: &str, message: String| {
             let pointer = pointer.to_owned();
@@ -98,7 +113,10 @@ impl PluginCheck for Plugins {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn schema(&self, _: &str, _: Kind) -> Option<Json> {
+    fn schema(&self, plugin: &str, _: Kind) -> Option<Json> {
+        if plugin == "prometheus-receiver" {
+            return None;
+        }
         let list = json!({"items": {"properties": {"a": true}, "additionalProperties": false}});
         let nested = json!({"properties": {"list": list}});
         let properties = json!({
@@ -212,6 +230,53 @@ fn what_a_variable_holds_is_never_shown() {
     let draft = parse("weir.yaml", text, &env).expect("YAML");
     let shown = format!("{:?}", draft.config().exporters);
     assert!(shown.contains("not shown") && !shown.contains("s3cr3t"), "{shown}");
+}
+
+/// Scenario: a receiver that fetches, with credentials of two kinds, parameters, rules, targets and files.
+/// Guarantees: the plugin is told how to read answers, and no credential, target or file.
+#[test]
+fn a_plugin_that_reads_answers_is_told_nothing_else() {
+    let text = fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases/config/ok-prometheus.yaml"),
+    );
+    let checked = read("weir.yaml", &text.expect("a case is text")).expect("a case that is taken");
+    let receiver = checked.config.receivers.values().next().expect("one receiver");
+    let plugin = receiver.value.plugin().expect("a plugin");
+    expect![[r#"
+        {
+          "config": {
+            "global": {
+              "external_labels": {
+                "cluster": "north"
+              },
+              "scrape_interval": "30s",
+              "scrape_timeout": "5s"
+            },
+            "scrape_configs": [
+              {
+                "honor_labels": true,
+                "job_name": "node",
+                "metric_relabel_configs": [
+                  {
+                    "action": "drop",
+                    "regex": "go_.*",
+                    "source_labels": [
+                      "__name__"
+                    ]
+                  }
+                ],
+                "sample_limit": 5000,
+                "scrape_interval": "15s"
+              },
+              {
+                "job_name": "probes"
+              }
+            ]
+          }
+        }"#]]
+    .assert_eq(&serde_json::to_string_pretty(&plugin.settings.value).expect("JSON"));
+    let shown = format!("{receiver:?}");
+    assert!(!shown.contains("s3cr3t"), "{shown}");
 }
 
 /// Remembers the limits that plugins are asked within.

@@ -24,6 +24,7 @@ use weir_plugin::counts::Retirement;
 use weir_plugin::{EndKind, Meter, PluginCounts};
 use weir_queue::{Queue, QueueCounts, Status};
 use weir_receiver::opencensus::TranslationCounts;
+use weir_receiver::scrape::counts::ScrapeCounts;
 
 use crate::assembly::Current;
 
@@ -106,6 +107,8 @@ pub struct Sources {
     pub pipelines: Vec<PipelineSource>,
     /// Exporters.
     pub exporters: Vec<ExporterSource>,
+    /// Receivers that fetch.
+    pub scrapes: Vec<(String, ScrapeCounts)>,
     /// Plugins.
     pub plugins: Vec<PluginSource>,
 }
@@ -177,6 +180,7 @@ impl Page {
         self.pipelines(&mut encoder)?;
         self.exporters(&mut encoder)?;
         self.queues(&mut encoder)?;
+        super::scraped::encode(&mut encoder, &self.sources.scrapes)?;
         self.plugins(&mut encoder)?;
         self.memory(&mut encoder)?;
         self.node_rows(&mut encoder)?;
@@ -597,7 +601,7 @@ fn cpu_millis() -> u64 {
 
 type Labels = Vec<(&'static str, String)>;
 
-fn counter(
+pub(super) fn counter(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -606,7 +610,7 @@ fn counter(
     family(encoder, name, help, MetricType::Counter, rows)
 }
 
-fn gauge(
+pub(super) fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

@@ -14,6 +14,7 @@ use weir_net::listen::{Handler, Peer};
 use weir_net::reply::{text, typed};
 use weir_plugin::{Host, SlotState, SlotView};
 use weir_queue::{Queue, Status};
+use weir_receiver::scrape::counts::ScrapeCounts;
 
 use crate::assembly::NamedQueue;
 use crate::telemetry::metrics::{CONTENT_TYPE, ExporterSource, Metrics};
@@ -67,6 +68,8 @@ pub struct Health {
 struct Seen {
     pipelines: Vec<WatchedPipeline>,
     exporters: Vec<WatchedExporter>,
+    /// Receivers that fetch.
+    scrapes: Vec<(String, ScrapeCounts)>,
     lasting: Vec<Lasting>,
 }
 
@@ -133,6 +136,11 @@ impl Health {
             WatchedExporter { pipeline, id: exporter, counts, progress }
         };
         seen.exporters = exporters.iter().map(exporter).collect();
+    }
+
+    /// Looks at these receivers that fetch from now on.
+    pub(crate) fn follow_scrapes(&self, scrapes: &[(String, ScrapeCounts)]) {
+        self.seen().scrapes = scrapes.to_vec();
     }
 
     /// Looks at the plugins of this host from now on.
@@ -208,6 +216,8 @@ impl Health {
                 problems.push(Problem { part, what: shortened(&what) });
             }
         }
+        let complaining = seen.scrapes.iter().filter_map(|(id, counts)| Some((id, counts.complaint()?)));
+        problems.extend(complaining.map(|(id, what)| Problem { part: format!("receiver {id}"), what: shortened(&what) }));
         problems.extend(self.plugins.get().into_iter().flat_map(Host::slots).filter_map(of_plugin));
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });
