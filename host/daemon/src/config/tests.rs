@@ -775,22 +775,3 @@ fn the_examples_use_every_part_of_the_file() {
         assert!(seen.contains(key), "no example uses `{key}`");
     }
 }
-
-/// Scenario: a plugin's door with a default below `protocols`, in settings that name it, that name another one, that say
-/// nothing.
-/// Guarantees: what is checked and shown is what the host binds.
-#[test]
-fn an_address_of_a_plugin_is_its_default_only_where_it_is_bound() {
-    let pointer = "/protocols/thrift_http/endpoint".to_owned();
-    let listen = PluginListen { pointer, default: Some("127.0.0.1:14268".to_owned()) };
-    for (settings, address) in [
-        (json!({}), Some("127.0.0.1:14268")),
-        (json!({"protocols": {"thrift_http": null}}), Some("127.0.0.1:14268")),
-        (json!({"protocols": {"thrift_http": {"endpoint": null}}}), Some("127.0.0.1:14268")),
-        (json!({"protocols": {"thrift_http": {"endpoint": "0.0.0.0:1"}}}), Some("0.0.0.0:1")),
-        (json!({"protocols": {"grpc": {}}}), None),
-        (json!({"protocols": {"thrift_http": {"endpoint": 1}}}), None),
-    ] {
-        assert_eq!(listen.address(&settings), address, "{settings}");
-    }
-}
