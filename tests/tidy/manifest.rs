@@ -207,7 +207,8 @@ pub(crate) fn strangers(manifest: &Manifest<'_>) -> Vec<Complaint> {
 
 // === one table, a sentence a line ===
 
-/// A member takes its dependencies from the workspace's table, so that features are declared once.
+/// A member takes its dependencies from the workspace's table, so that features are declared once. Tests may add features to what
+/// they take from there: what only they need does not belong into the program.
 pub(crate) fn inherits(manifest: &Manifest<'_>) -> Vec<Complaint> {
     // The wire is shared with the guests' workspace and can inherit from neither.
     if manifest.noun() == "wire" || manifest.is_guest() {
@@ -215,7 +216,8 @@ pub(crate) fn inherits(manifest: &Manifest<'_>) -> Vec<Complaint> {
     }
     let dependencies = manifest.dependencies();
     let own = dependencies.iter().filter(|d| {
-        d.value.get("workspace").and_then(Value::as_bool) != Some(true) || d.value.get("features").is_some()
+        let has_features = d.value.get("features").is_some() && !d.is_dev;
+        d.value.get("workspace").and_then(Value::as_bool) != Some(true) || has_features
     });
     let complaints = own.map(|d| {
         let what = format!(

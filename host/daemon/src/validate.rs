@@ -426,7 +426,9 @@ fn fetching(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
         if scrape.is_some() && !facts.fetches {
             let message = format!("plugin `{name}` ({}) does not read what targets answer", facts.origin);
             let error = Diagnostic::error(at, path, message);
-            problems.push(error.label("expected a plugin that exports `scraper`, or no `config: {scrape_configs: …}`"));
+            problems.push(
+                error.label("expected a plugin that exports `scraper`, or no `config: {scrape_configs: …}`"),
+            );
         } else if scrape.is_none() && facts.fetches && facts.listens.is_empty() {
             let error = Diagnostic::error(at, path, format!("plugin `{name}` fetches, and from nobody"));
             problems.push(error.label("expected `config: {scrape_configs: […]}` in its settings"));
@@ -744,7 +746,9 @@ fn files(config: &Config, problems: &Problems) {
         let files = receiver.value.tls().into_iter().flat_map(|tls| tls.files());
         files.for_each(|file| look(file, format!("receivers.{id}")));
         if let ReceiverConfig::Plugin(PluginReceiver { scrape: Some(scrape), .. }) = &receiver.value {
-            scrape.files().for_each(|(file, expected)| there(file, format!("receivers.{id}.config"), expected));
+            scrape
+                .files()
+                .for_each(|(file, expected)| there(file, format!("receivers.{id}.config"), expected));
         }
     }
     for (id, exporter) in &config.exporters {

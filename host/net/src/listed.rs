@@ -42,7 +42,8 @@ mod tests {
     fn a_list_grants_what_stands_in_it_and_no_address_behind_a_name() {
         let listed = Listed::default();
         let egress = Egress::of_listed(listed.clone());
-        let origins = ["http://node:9100", "http://169.254.169.254:80", "http://localhost:9100", "http://[fe80::1]:1"];
+        let origins =
+            ["http://node:9100", "http://169.254.169.254:80", "http://localhost:9100", "http://[fe80::1]:1"];
         listed.exchange(origins.iter().map(|text| text.parse().unwrap()).collect());
         let judge = |url: &str, ip: &str| egress.judge(&url.parse().unwrap(), ip.parse().unwrap());
         assert_eq!(judge("http://node:9100/metrics", "10.0.0.1"), Ok(()));

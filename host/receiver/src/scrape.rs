@@ -115,7 +115,15 @@ impl Config {
         let limits: Vec<usize> = jobs.iter().map(|job| job.body_bytes_max).collect();
         let fetch = HttpFetch::new(client, accesses, limits, Arc::clone(&settings.ledger));
         let fetch = fetch.map_err(|(index, cause)| StartError { job: jobs[index].name.clone(), cause })?;
-        Ok(Ready::with(jobs, scraper, Arc::new(fetch), Arc::new(SystemClock), Intake::new(settings, self.counts), counts, legacy))
+        Ok(Ready::with(
+            jobs,
+            scraper,
+            Arc::new(fetch),
+            Arc::new(SystemClock),
+            Intake::new(settings, self.counts),
+            counts,
+            legacy,
+        ))
     }
 }
 
@@ -129,7 +137,9 @@ impl Ready {
         counts: ScrapeCounts,
         legacy: Legacy,
     ) -> Self {
-        Self { runner: Runner::new(jobs.into(), round::Means { scraper, fetch, clock, intake, counts }, legacy) }
+        Self {
+            runner: Runner::new(jobs.into(), round::Means { scraper, fetch, clock, intake, counts }, legacy),
+        }
     }
 
     /// Fetches until `drain` is signaled. Fetches under way end then, what was fetched is handed on, and nothing is forgotten: the

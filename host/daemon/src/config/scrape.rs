@@ -127,7 +127,6 @@ impl ScrapeConfig {
             of_tls.chain(of_auth.map(|(_, file)| (file, "expected a file with the credential alone in it")))
         })
     }
-
 }
 
 /// What a person reads of it: who is fetched.
@@ -247,13 +246,17 @@ fn job(field: &Field<'_>, global: &Global) -> ScrapeJob {
         }
     };
     let mut job = Job::named(name);
-    job.interval = section.field("scrape_interval").and_then(|field| interval(&field)).unwrap_or(global.interval);
-    let written = section.field("scrape_timeout").and_then(|field| within(time(&field)?, job.interval, &field));
+    job.interval =
+        section.field("scrape_interval").and_then(|field| interval(&field)).unwrap_or(global.interval);
+    let written =
+        section.field("scrape_timeout").and_then(|field| within(time(&field)?, job.interval, &field));
     // As in Prometheus: what nobody wrote is never longer than the interval.
     job.timeout = written.unwrap_or_else(|| global.timeout.unwrap_or(TIMEOUT_DEFAULT).min(job.interval));
     let body = section.field("body_size_limit").and_then(|field| body_bytes(&field));
     job.body_bytes_max = body.unwrap_or(global.body_bytes_max);
-    if let Some(path) = section.field("metrics_path").and_then(|field| field.text("a path").map(str::to_owned)) {
+    if let Some(path) =
+        section.field("metrics_path").and_then(|field| field.text("a path").map(str::to_owned))
+    {
         job.metrics_path = path;
     }
     let schemes = [("http", "http"), ("https", "https")];
@@ -266,7 +269,12 @@ fn job(field: &Field<'_>, global: &Global) -> ScrapeJob {
     job.relabel_rules = section.field("relabel_configs").map(|field| rules(&field)).unwrap_or_default();
     let auth = auth(&mut section);
     let tls = section.field("tls_config").map(|field| tls(&field)).unwrap_or_default();
-    only(&mut section, "follow_redirects", false, "redirects are not followed: write the address that they lead to");
+    only(
+        &mut section,
+        "follow_redirects",
+        false,
+        "redirects are not followed: write the address that they lead to",
+    );
     only(&mut section, "enable_http2", true, "a target chooses its protocol");
     PLUGIN_KEYS.into_iter().for_each(|key| drop(section.field(key)));
     section.finish(JOB_HINTS);
@@ -302,7 +310,8 @@ fn interval(field: &Field<'_>) -> Option<Duration> {
 
 fn within(timeout: Duration, interval: Duration, field: &Field<'_>) -> Option<Duration> {
     if timeout.is_zero() || timeout > interval {
-        field.wrong(format!("expected more than 0, and at most the interval of {}", duration::show(interval)));
+        field
+            .wrong(format!("expected more than 0, and at most the interval of {}", duration::show(interval)));
         return None;
     }
     Some(timeout)
@@ -379,7 +388,8 @@ fn labels(field: &Field<'_>) -> Vec<(String, String)> {
     if fields.len() > LABELS_MAX {
         field.wrong(format!("expected at most {LABELS_MAX} labels"));
     }
-    let label = |(name, value): &(&str, Field<'_>)| Some(((*name).to_owned(), value.text("a text")?.to_owned()));
+    let label =
+        |(name, value): &(&str, Field<'_>)| Some(((*name).to_owned(), value.text("a text")?.to_owned()));
     fields.iter().take(LABELS_MAX).filter_map(label).collect()
 }
 
@@ -402,7 +412,8 @@ fn target_files(field: &Field<'_>) -> Vec<TargetFiles> {
 }
 
 fn pattern(item: &Field<'_>) -> Option<PathBuf> {
-    let expected = "expected a path that ends with `.json`, `.yml` or `.yaml`, with at most one `*`, in its last part";
+    let expected =
+        "expected a path that ends with `.json`, `.yml` or `.yaml`, with at most one `*`, in its last part";
     let text = item.text("a path")?;
     let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
@@ -481,7 +492,8 @@ fn auth(section: &mut Section<'_>) -> Option<Located<Auth>> {
         field.problems.hide(field.node);
         (field.at(), token(&field).map(Auth::Bearer), field)
     });
-    let of_file = section.field("bearer_token_file").map(|field| (field.at(), path(&field).map(Auth::Bearer), field));
+    let of_file =
+        section.field("bearer_token_file").map(|field| (field.at(), path(&field).map(Auth::Bearer), field));
     let written: Vec<_> = [of_basic, of_bearer, of_token, of_file].into_iter().flatten().collect();
     if let [_, (_, _, second), ..] = written.as_slice() {
         let error = second.key_error("credentials of more than one kind");
@@ -524,7 +536,12 @@ fn tls(field: &Field<'_>) -> ClientTls {
         let error = field.key_error("a certificate without its key, or a key without its certificate");
         field.problems.push(error.label("expected `cert_file` and `key_file`"));
     }
-    only(&mut keys, "insecure_skip_verify", false, "a certificate that nobody looks at protects nothing; trust it by `ca_file`");
+    only(
+        &mut keys,
+        "insecure_skip_verify",
+        false,
+        "a certificate that nobody looks at protects nothing; trust it by `ca_file`",
+    );
     keys.finish(&[("server_name", NO_NAME)]);
     ClientTls { insecure: None, ca_file, cert_file, key_file }
 }

@@ -39,9 +39,11 @@ impl PluginCheck for Plugins {
         _: &Limits,
     ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
-            "jaeger-receiver" | "otlp-exporter" | "prometheus-receiver" | "zipkin-receiver" | "zipkin-exporter" => {
-                "bundled".to_owned()
-            }
+            "jaeger-receiver"
+            | "otlp-exporter"
+            | "prometheus-receiver"
+            | "zipkin-receiver"
+            | "zipkin-exporter" => "bundled".to_owned(),
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
             _ => {
                 let looked = vec![format!("plugins/{plugin}.wasm"), format!("bundled {plugin}")];

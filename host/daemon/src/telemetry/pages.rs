@@ -217,7 +217,9 @@ impl Health {
             }
         }
         let complaining = seen.scrapes.iter().filter_map(|(id, counts)| Some((id, counts.complaint()?)));
-        problems.extend(complaining.map(|(id, what)| Problem { part: format!("receiver {id}"), what: shortened(&what) }));
+        problems.extend(
+            complaining.map(|(id, what)| Problem { part: format!("receiver {id}"), what: shortened(&what) }),
+        );
         problems.extend(self.plugins.get().into_iter().flat_map(Host::slots).filter_map(of_plugin));
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });

@@ -14,7 +14,9 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, all: &[(String, Scrape
         return Ok(());
     }
     let of = |pick: fn(&ScrapeCounts) -> &Counter| {
-        all.iter().map(|(id, counts)| (vec![("receiver", id.clone())], pick(counts).get())).collect::<Vec<_>>()
+        all.iter()
+            .map(|(id, counts)| (vec![("receiver", id.clone())], pick(counts).get()))
+            .collect::<Vec<_>>()
     };
     counter(encoder, "weir_scrapes", "Scrapes that have begun", of(|counts| &counts.scrapes))?;
     let mut rows = Vec::new();

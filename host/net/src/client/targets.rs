@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
 use http_body_util::BodyExt as _;
+use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use weir_model::Claim;
 

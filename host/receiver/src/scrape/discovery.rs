@@ -134,9 +134,16 @@ impl Discovery {
         let mut roster = Roster::default();
         let mut seen: HashSet<Arc<Target>> = HashSet::new();
         let mut invalid = None;
-        let fixed = self.jobs.iter().enumerate().flat_map(|(job, it)| it.groups.iter().map(move |group| (job, group)));
+        let fixed = self
+            .jobs
+            .iter()
+            .enumerate()
+            .flat_map(|(job, it)| it.groups.iter().map(move |group| (job, group)));
         let of_files = self.sources.iter().flat_map(|source| {
-            source.files.values().flat_map(move |known| known.groups.iter().map(move |group| (source.job, group)))
+            source
+                .files
+                .values()
+                .flat_map(move |known| known.groups.iter().map(move |group| (source.job, group)))
         });
         for (job, group) in fixed.chain(of_files) {
             for address in &group.targets {
@@ -154,7 +161,9 @@ impl Discovery {
                     Err(why) => {
                         roster.left_out += 1;
                         let shown: String = address.chars().take(100).collect();
-                        invalid.get_or_insert_with(|| format!("job {}, target {shown:?}: {why}", self.jobs[job].name));
+                        invalid.get_or_insert_with(|| {
+                            format!("job {}, target {shown:?}: {why}", self.jobs[job].name)
+                        });
                     }
                 }
             }
@@ -179,7 +188,8 @@ impl Source {
         let (paths, complaint) = self.paths();
         let mut changed = false;
         if complaint.is_none() {
-            let gone: Vec<PathBuf> = self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
+            let gone: Vec<PathBuf> =
+                self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
             for path in gone {
                 info!(file = %path.display(), "file of targets is gone, and its targets with it");
                 self.files.remove(&path);
@@ -271,7 +281,8 @@ fn expand(pattern: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let fits = name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after);
+        let fits =
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after);
         if !fits || entry.path().is_dir() {
             continue;
         }
@@ -287,10 +298,8 @@ fn expand(pattern: &Path) -> io::Result<Vec<PathBuf>> {
 fn read(path: &Path) -> Result<Vec<Group>, String> {
     let mut text = String::new();
     let file = File::open(path).map_err(|error| format!("open: {error}"))?;
-    let length = file
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("read: {error}"))?;
+    let length =
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| format!("read: {error}"))?;
     if length as u64 > FILE_BYTES_MAX {
         return Err(format!("it has more than {FILE_BYTES_MAX} bytes"));
     }

@@ -80,7 +80,19 @@ mod tests {
             assert_eq!(time, Duration::from_millis(millis), "{text}");
             assert_eq!(show(time), shown, "{text}");
         }
-        for text in ["", "15", "s", "1.5s", "-1s", "1s1m", "1m1m", "5 s", "1us", "99999999999999999999s", "584942418y"] {
+        for text in [
+            "",
+            "15",
+            "s",
+            "1.5s",
+            "-1s",
+            "1s1m",
+            "1m1m",
+            "5 s",
+            "1us",
+            "99999999999999999999s",
+            "584942418y",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

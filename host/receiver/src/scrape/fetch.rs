@@ -120,9 +120,8 @@ impl HttpFetch {
         let listed = Listed::default();
         let door = |(index, (access, bytes_max)): (usize, (Access, usize))| {
             let tls = client_config_of(&access.trust).map_err(|error| (index, error))?;
-            let outlet = |keeping| {
-                client.outlet_of_targets(Egress::of_listed(listed.clone()), tls.clone(), keeping)
-            };
+            let outlet =
+                |keeping| client.outlet_of_targets(Egress::of_listed(listed.clone()), tls.clone(), keeping);
             let (kept, fresh) = (outlet(Keeping::One), outlet(Keeping::None));
             Ok(Door { kept, fresh, credential: access.credential, bytes_max })
         };

@@ -177,7 +177,9 @@ impl Rule {
             Action::LabelMap => {
                 let matching = labels.iter().filter(|(name, _)| self.regex.is_match(name));
                 let mapped: Vec<(String, String)> = matching
-                    .map(|(name, value)| (self.regex.replace_all(name, replacement).into_owned(), value.clone()))
+                    .map(|(name, value)| {
+                        (self.regex.replace_all(name, replacement).into_owned(), value.clone())
+                    })
                     .collect();
                 mapped.into_iter().for_each(|(name, value)| set(labels, &name, value));
             }

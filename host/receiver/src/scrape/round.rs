@@ -166,7 +166,14 @@ impl Means {
         }
     }
 
-    async fn hand_on(&self, target: &Target, signal: Signal, checked: Checked, until: Instant, drain: &Drain) {
+    async fn hand_on(
+        &self,
+        target: &Target,
+        signal: Signal,
+        checked: Checked,
+        until: Instant,
+        drain: &Drain,
+    ) {
         let mut wait = OFFER_WAIT_FIRST;
         let refusal = loop {
             let refusal = match self.offer(signal, &checked).await {

@@ -85,7 +85,9 @@ async fn look(mut discovery: Discovery, counts: ScrapeCounts, rosters: mpsc::Sen
             (discovery, roster)
         });
         let Ok((back, roster)) = looked.await else {
-            error!("the look at files of targets broke off, the targets stay as they are until the next reload");
+            error!(
+                "the look at files of targets broke off, the targets stay as they are until the next reload"
+            );
             return;
         };
         discovery = back;

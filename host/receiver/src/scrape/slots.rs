@@ -97,8 +97,12 @@ impl Slots {
     pub(super) fn follow(&mut self, found: Vec<Found>) -> Vec<Step> {
         let mut steps = Vec::new();
         let wanted: HashSet<&Target> = found.iter().map(|found| &*found.target).collect();
-        let leaving: Vec<usize> =
-            self.by_target.iter().filter(|(target, _)| !wanted.contains(&***target)).map(|(_, slot)| *slot).collect();
+        let leaving: Vec<usize> = self
+            .by_target
+            .iter()
+            .filter(|(target, _)| !wanted.contains(&***target))
+            .map(|(_, slot)| *slot)
+            .collect();
         for slot in leaving {
             steps.extend(self.let_go(slot));
         }

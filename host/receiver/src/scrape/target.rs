@@ -195,7 +195,9 @@ fn public(labels: Labels) -> Result<Vec<(String, String)>, String> {
     match long {
         Some((name, _)) => {
             let name: String = name.chars().take(40).collect();
-            Err(format!("label `{name}` is longer than {NAME_BYTES_MAX} bytes of name or {VALUE_BYTES_MAX} of value"))
+            Err(format!(
+                "label `{name}` is longer than {NAME_BYTES_MAX} bytes of name or {VALUE_BYTES_MAX} of value"
+            ))
         }
         None => Ok(kept),
     }
@@ -224,10 +226,16 @@ mod tests {
         job.params.insert("collect[]".to_owned(), vec!["cpu load".to_owned(), "disk".to_owned()]);
         let group = pairs(&[("team", "a"), ("__meta_x", "y"), ("empty", "")]);
         let found = resolve(3, &job, "localhost:9100", &group).unwrap().unwrap();
-        assert_eq!(found.target.url, "http://localhost:9100/metrics?collect%5B%5D=cpu+load&collect%5B%5D=disk");
+        assert_eq!(
+            found.target.url,
+            "http://localhost:9100/metrics?collect%5B%5D=cpu+load&collect%5B%5D=disk"
+        );
         let labels = pairs(&[("instance", "localhost:9100"), ("job", "node"), ("team", "a")]);
         assert_eq!(found.target.labels, labels);
-        assert_eq!((found.job, found.interval, found.timeout), (3, Duration::from_secs(60), Duration::from_secs(10)));
+        assert_eq!(
+            (found.job, found.interval, found.timeout),
+            (3, Duration::from_secs(60), Duration::from_secs(10))
+        );
         assert_eq!(found.origin.to_string(), "http://localhost:9100");
     }
 
@@ -237,7 +245,8 @@ mod tests {
     fn labels_say_how_a_target_is_fetched() {
         let mut job = Job::named("probe");
         job.params.insert("module".to_owned(), vec!["a".to_owned()]);
-        job.relabel_rules = vec![set("__param_module", "b"), set("__address__", "[::1]:1"), set("job", "other")];
+        job.relabel_rules =
+            vec![set("__param_module", "b"), set("__address__", "[::1]:1"), set("job", "other")];
         let group = pairs(&[
             ("__scheme__", "https"),
             ("__metrics_path__", "probe?x"),

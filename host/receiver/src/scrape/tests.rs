@@ -51,7 +51,9 @@ impl Fetch for Scripted {
             drop(under_way);
             match is_dead {
                 true => Err(Failure { kind: FailureKind::Timeout, text: "no response".to_owned() }),
-                false => Ok(Response { status: 200, headers: Vec::new(), body: Bytes::from_static(b"up 1\n") }),
+                false => {
+                    Ok(Response { status: 200, headers: Vec::new(), body: Bytes::from_static(b"up 1\n") })
+                }
             }
         })
     }
@@ -202,7 +204,13 @@ impl Site {
     }
 
     /// With a wall clock that began then.
-    fn serve_since(began: Instant, jobs: Vec<Job>, reader: Arc<Reader>, pipe: Arc<Pipe>, legacy: Legacy) -> Self {
+    fn serve_since(
+        began: Instant,
+        jobs: Vec<Job>,
+        reader: Arc<Reader>,
+        pipe: Arc<Pipe>,
+        legacy: Legacy,
+    ) -> Self {
         let (fetch, drain) = (Arc::<Scripted>::default(), Drain::new());
         let (counts, of_receiver) = (ScrapeCounts::default(), ReceiverCounts::default());
         let settings = Settings {
@@ -248,9 +256,12 @@ async fn pass(seconds: u64) {
 /// interval; fewer are under way than may be.
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_targets_are_fetched_in_time_though_a_tenth_is_dead() {
-    let host = |index: usize| if index.is_multiple_of(10) { format!("dead{index}:1") } else { format!("live{index}:1") };
+    let host = |index: usize| {
+        if index.is_multiple_of(10) { format!("dead{index}:1") } else { format!("live{index}:1") }
+    };
     let reader = Arc::new(Reader::default());
-    let site = Site::serve(vec![job((0..10_000).map(host).collect())], reader, Arc::default(), Legacy::default());
+    let site =
+        Site::serve(vec![job((0..10_000).map(host).collect())], reader, Arc::default(), Legacy::default());
     // Time may go on a little before the targets are known.
     sleep(10 * INTERVAL + Duration::from_secs(1)).await;
     let begun = site.fetch.begun.lock().unwrap().clone();
@@ -360,7 +371,11 @@ async fn refused_batches_are_offered_until_the_next_turn() {
     *site.pipe.is_full.lock().unwrap() = true;
     sleep(3 * INTERVAL).await;
     assert!((2..=3).contains(&dropped(&site)), "{}", dropped(&site));
-    assert_eq!(site.counts.late(LateKind::Running).get(), 0, "a batch that waits does not cost the next turn");
+    assert_eq!(
+        site.counts.late(LateKind::Running).get(),
+        0,
+        "a batch that waits does not cost the next turn"
+    );
     site.end().await;
 }
 

@@ -38,7 +38,11 @@ fn instances(discovery: &mut Discovery) -> Vec<String> {
 #[test]
 fn files_of_both_forms_are_read_and_targets_are_one() {
     let folder = TempDir::new().unwrap();
-    write(&folder, "a.json", r#"[{"targets": ["a:1", "a:1"], "labels": {"env": "prod"}}, {"targets": ["b:1"]}]"#);
+    write(
+        &folder,
+        "a.json",
+        r#"[{"targets": ["a:1", "a:1"], "labels": {"env": "prod"}}, {"targets": ["b:1"]}]"#,
+    );
     write(&folder, "c.yml", "- targets: ['c:1']\n  labels: {port: 9100}\n- targets: [d:1]\n");
     write(&folder, "e.txt", "[{\"targets\": [\"e:1\"]}]");
     let mut discovery = discovery(&folder, &["*.json", "a.json", "*.yml"]);
@@ -115,7 +119,11 @@ fn a_broken_file_keeps_what_it_said() {
         write(&folder, name, text);
         assert!(!discovery.look(now), "{text} was taken");
         assert_eq!(instances(&mut discovery), ["a:1", "b:1"]);
-        assert!(discovery.complaints().iter().any(|text| text.contains(name)), "{:?}", discovery.complaints());
+        assert!(
+            discovery.complaints().iter().any(|text| text.contains(name)),
+            "{:?}",
+            discovery.complaints()
+        );
     }
     write(&folder, "a.json", r#"[{"targets": ["a:3"]}]"#);
     write(&folder, "b.yml", "");
@@ -150,7 +158,10 @@ fn targets_are_bounded() {
 /// Guarantees: a target of each job is one of its own; what is none is left out and counted.
 #[test]
 fn jobs_have_targets_of_their_own() {
-    let group = |targets: &[&str]| Group { targets: targets.iter().map(|it| (*it).to_owned()).collect(), labels: Vec::new() };
+    let group = |targets: &[&str]| Group {
+        targets: targets.iter().map(|it| (*it).to_owned()).collect(),
+        labels: Vec::new(),
+    };
     let jobs = [
         Job { groups: vec![group(&["a:1", "a:1", "b:1"]), group(&["a:1"])], ..Job::named("one") },
         Job { groups: vec![group(&["a:1", "bad address"])], ..Job::named("two") },

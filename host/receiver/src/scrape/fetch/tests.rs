@@ -61,7 +61,9 @@ impl Target {
         };
         let (answer, body) = match path.as_str() {
             "/never" => std::future::pending().await,
-            "/moved" => (answer.status(302).header("location", "http://elsewhere.example/m?key=s3cret"), Vec::new()),
+            "/moved" => {
+                (answer.status(302).header("location", "http://elsewhere.example/m?key=s3cret"), Vec::new())
+            }
             "/error" => (answer.status(500), b"no".to_vec()),
             "/gzip" => (answer.header("content-encoding", "gzip"), gzip(BYTES_MAX)),
             "/gzip-large" => (answer.header("content-encoding", "gzip"), gzip(BYTES_MAX + 1)),
@@ -101,7 +103,12 @@ impl Site {
 
     fn order(&self, path: &str) -> Order {
         let url = format!("{}{path}", self.base);
-        let headers = [("accept", "text/plain"), ("host", "elsewhere"), ("user-agent", "curl"), ("authorization", "Basic eA==")];
+        let headers = [
+            ("accept", "text/plain"),
+            ("host", "elsewhere"),
+            ("user-agent", "curl"),
+            ("authorization", "Basic eA=="),
+        ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let request = Request { method: "GET".to_owned(), target: url.clone(), headers, body: Bytes::new() };
         let (origin, request) = (url.parse().unwrap(), Arc::new(request));
@@ -209,7 +216,8 @@ async fn only_the_target_itself_is_reached() {
     let site = Site::new().await;
     let request = |target: &str, method: &str, header: &str| {
         let headers = vec![(header.to_owned(), "x".to_owned())];
-        let request = Request { method: method.to_owned(), target: target.to_owned(), headers, body: Bytes::new() };
+        let request =
+            Request { method: method.to_owned(), target: target.to_owned(), headers, body: Bytes::new() };
         Order { request: Arc::new(request), ..site.order("/") }
     };
     let cases = [

@@ -44,11 +44,26 @@ const ABC: Pairs<'static> = &[("a", "foo"), ("b", "bar"), ("c", "baz")];
 /// Guarantees: a match sets or removes the label, no match leaves it.
 #[test]
 fn a_replacement_sets_what_the_expression_has_matched() {
-    let rule = &[("source_labels", "a"), ("target_label", "d"), ("regex", "f(.*)"), ("replacement", "ch${1}-ch${1}")][..];
+    let rule = &[
+        ("source_labels", "a"),
+        ("target_label", "d"),
+        ("regex", "f(.*)"),
+        ("replacement", "ch${1}-ch${1}"),
+    ][..];
     check(ABC, &[rule], Some(&[("a", "foo"), ("b", "bar"), ("c", "baz"), ("d", "choo-choo")]));
     // Two sources, and a rule that works on what the one before made.
-    let joined = &[("source_labels", "a,b"), ("target_label", "a"), ("regex", "f(.*);(.*)r"), ("replacement", "b${1}${2}m")][..];
-    let again = &[("source_labels", "c,a"), ("regex", "(b).*b(.*)ba(.*)"), ("target_label", "d"), ("replacement", "$1$2$2$3")][..];
+    let joined = &[
+        ("source_labels", "a,b"),
+        ("target_label", "a"),
+        ("regex", "f(.*);(.*)r"),
+        ("replacement", "b${1}${2}m"),
+    ][..];
+    let again = &[
+        ("source_labels", "c,a"),
+        ("regex", "(b).*b(.*)ba(.*)"),
+        ("target_label", "d"),
+        ("replacement", "$1$2$2$3"),
+    ][..];
     check(ABC, &[joined, again], Some(&[("a", "boobam"), ("b", "bar"), ("c", "baz"), ("d", "boooom")]));
     // The expression matches the whole value or not at all.
     let half = &[("source_labels", "a"), ("target_label", "d"), ("regex", "f"), ("replacement", "x")][..];
@@ -68,10 +83,19 @@ fn a_replacement_sets_what_the_expression_has_matched() {
 #[test]
 fn a_target_label_may_be_made_of_the_match() {
     let before = &[("a", "some-name-value")][..];
-    let rule =
-        &[("source_labels", "a"), ("regex", "some-([^-]+)-([^,]+)"), ("replacement", "${2}"), ("target_label", "${1}")][..];
+    let rule = &[
+        ("source_labels", "a"),
+        ("regex", "some-([^-]+)-([^,]+)"),
+        ("replacement", "${2}"),
+        ("target_label", "${1}"),
+    ][..];
     check(before, &[rule], Some(&[("a", "some-name-value"), ("name", "value")]));
-    let none = &[("source_labels", "a"), ("regex", "some-([^-]+)-([^,]+)"), ("replacement", "${2}"), ("target_label", "${3}")][..];
+    let none = &[
+        ("source_labels", "a"),
+        ("regex", "some-([^-]+)-([^,]+)"),
+        ("replacement", "${2}"),
+        ("target_label", "${3}"),
+    ][..];
     check(before, &[none], Some(before));
 }
 
@@ -120,7 +144,8 @@ fn targets_are_let_go_by_what_matches_and_what_is_equal() {
 /// Guarantees: the numbers are Prometheus', so that collectors of both kinds can share targets.
 #[test]
 fn a_hash_is_that_of_prometheus() {
-    let rule = &[("source_labels", "a,b,c"), ("target_label", "d"), ("modulus", "1000"), ("action", "hashmod")][..];
+    let rule =
+        &[("source_labels", "a,b,c"), ("target_label", "d"), ("modulus", "1000"), ("action", "hashmod")][..];
     check(ABC, &[rule], Some(&[("a", "foo"), ("b", "bar"), ("c", "baz"), ("d", "719")]));
 }
 
@@ -132,7 +157,8 @@ fn names_are_mapped_dropped_and_kept() {
     let map = &[("regex", "__meta_kubernetes_pod_(.+)"), ("action", "labelmap")][..];
     let mapped = [before, &[("app", "x"), ("tier", "y")]].concat();
     check(before, &[map], Some(&mapped));
-    let renamed = &[("regex", "__meta_kubernetes_pod_(.+)"), ("replacement", "pod_$1"), ("action", "labelmap")][..];
+    let renamed =
+        &[("regex", "__meta_kubernetes_pod_(.+)"), ("replacement", "pod_$1"), ("action", "labelmap")][..];
     check(before, &[renamed], Some(&[before, &[("pod_app", "x"), ("pod_tier", "y")]].concat()));
     check(ABC, &[&[("regex", "a|b"), ("action", "labeldrop")]], Some(&[("c", "baz")]));
     check(ABC, &[&[("regex", "a|b"), ("action", "labelkeep")]], Some(&[("a", "foo"), ("b", "bar")]));
@@ -143,7 +169,8 @@ fn names_are_mapped_dropped_and_kept() {
 /// Guarantees: the target label has the sources in that case.
 #[test]
 fn cases_are_changed() {
-    let to = |action| [("source_labels", "a,b"), ("separator", ""), ("target_label", "c"), ("action", action)];
+    let to =
+        |action| [("source_labels", "a,b"), ("separator", ""), ("target_label", "c"), ("action", action)];
     let before = &[("a", "bAr123Foo"), ("b", "É")][..];
     check(before, &[&to("lowercase")], Some(&[("a", "bAr123Foo"), ("b", "É"), ("c", "bar123fooé")]));
     check(before, &[&to("uppercase")], Some(&[("a", "bAr123Foo"), ("b", "É"), ("c", "BAR123FOOÉ")]));
@@ -179,7 +206,8 @@ fn rules_that_cannot_work_are_refused_with_their_key() {
 /// Guarantees: values and labels stay within their bounds.
 #[test]
 fn rules_cannot_grow_a_target_without_end() {
-    let double = Rule::new(rule(&[("source_labels", "a"), ("target_label", "a"), ("replacement", "$1$1")])).unwrap();
+    let double =
+        Rule::new(rule(&[("source_labels", "a"), ("target_label", "a"), ("replacement", "$1$1")])).unwrap();
     let copy = Rule::new(rule(&[("regex", "(.*)"), ("replacement", "x$1"), ("action", "labelmap")])).unwrap();
     let mut made = labels(&[("a", "ab")]);
     for _ in 0..100 {
