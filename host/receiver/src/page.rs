@@ -151,7 +151,8 @@ impl PageDoor {
             return Err(refused);
         }
         let place = Place::take(&self.places, &self.settings.counts).ok_or_else(|| {
-            let message = format!("{UNDER_WAY_MAX} readers have this page under way, which is all there may be");
+            let message =
+                format!("{UNDER_WAY_MAX} readers have this page under way, which is all there may be");
             Failure::for_now(message, Some(PLACE_FREE_AFTER)).respond_as_text()
         })?;
         let page = self.page.serve(request_of(head)).await;
