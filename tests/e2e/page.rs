@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use prost::Message as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -218,9 +219,10 @@ async fn a_reader_that_stops_does_not_stop_the_page() {
 }
 
 /// Scenario: the file changes in something else; the page's address moves to a stranger's port; then to a free one; back to
-/// the first with another title.
+/// the first; there it gets another title; then it and the receiver exchange their addresses.
 /// Guarantees: the first leaves what is on the page; the second is refused with the address, and what runs goes on; then the
-/// page is at its new address and no longer at the old one, fresh, and its counters go on.
+/// page is at its new address and no longer at the old one, fresh, and its counters go on; an address that one door lets go
+/// is the next one's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_keeps_the_page_that_did_not_change() {
     const RELOADED: &[&str] = &["configuration reloaded", "failed=0"];
@@ -258,6 +260,17 @@ async fn a_reload_keeps_the_page_that_did_not_change() {
     stage.becomes(&titled, RELOADED).await;
     stage.push("after").await;
     assert!(!stage.shows(&["after"]).await.contains("before"));
+
+    let exchanged = titled.replace("<otlp>", "<x>").replace("<page>", "<otlp>").replace("<x>", "<page>");
+    stage.becomes(&exchanged, RELOADED).await;
+    let (door, page) = (stage.weir.address("page"), stage.weir.address("otlp"));
+    let sent = stage.http.post(door, "/v1/metrics", "application/x-protobuf", one_point("exchanged")).await;
+    assert_eq!(sent.expect("the receiver is where the page was").status(), 200);
+    let shown = until(DELIVERY_DEADLINE, async || {
+        let answer = stage.http.get(page, "/metrics").await.expect("the page is where the receiver was");
+        String::from_utf8_lossy(answer.body()).contains("exchanged").then_some(())
+    });
+    shown.await.expect("what is pushed is on the page");
     assert_eq!(stage.weir.health().await.1["status"], "ok");
     stage.weir.stop().await;
 }
@@ -282,6 +295,40 @@ async fn an_instance_that_ends_is_followed_by_a_fresh_page() {
     assert_eq!(stage.weir.metrics().await.value("weir_plugin_ends_total", &ends), Some(1.0));
     assert_eq!(stage.counted("weir_page_refused_total").await, 1.0);
     stage.weir.stop().await;
+}
+
+/// Scenario: a page with a certificate; somebody asks for it in plaintext; then the certificate's file is garbage, which a
+/// SIGHUP and a start meet.
+/// Guarantees: nothing comes in plaintext; what serves goes on with the certificate that it has, and with what is on the page;
+/// the start is refused by the file's name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_with_a_certificate_is_not_read_in_plaintext() {
+    let folder = folder().await;
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/net/tests/data");
+    let (cert, key) = (folder.path().join("page.pem"), folder.path().join("page.key"));
+    std::fs::copy(data.join("server.pem"), &cert).expect("our folder");
+    std::fs::copy(data.join("server.key"), &key).expect("our folder");
+    let tls = format!("}}, tls: {{cert_file: '{}', key_file: '{}'}}, limits", cert.display(), key.display());
+    let config = within(BOARD, folder.path()).replace("}, limits", &tls);
+    let mut weir = Weir::start(&config, &[]).await;
+    let http = HttpClient::of_fresh_connections();
+    assert!(http.get(weir.address("page"), "/metrics").await.is_err(), "it was read in plaintext");
+    std::fs::write(&cert, "no certificate").expect("our folder");
+    weir.log().announce("certificates not read again");
+    hang_up(&weir);
+    let told = || weir.log().find(&["certificates not read again", "exporter=board", "page.pem"]);
+    wait_until(deadline(SOON), "the file is read again", told).await;
+    let restarted = weir.log().find(&["configuration reloaded", "restarted=\"nothing\""]);
+    assert!(restarted.is_some(), "the exporter was made anew:\n{}", weir.log().tail());
+    assert!(weir.terminate().await.success());
+    let file = weir.config_path();
+    let said = command(weir.binary(), &["run", "--config", file.to_str().expect("a path of ours")]).await;
+    assert!(said.code != Some(0) && said.err.contains("page.pem"), "{said:?}");
+}
+
+fn hang_up(weir: &Weir) {
+    let pid = i32::try_from(weir.pid()).ok().and_then(Pid::from_raw).expect("a process has a number");
+    kill_process(pid, Signal::HUP).expect("our own process may be told");
 }
 
 /// Scenario: a start on a port that is a stranger's; a file in which page and receiver have one port; a page that others can
