@@ -1,7 +1,11 @@
 //! What can be checked of a configuration once plugins can be asked: that they are there, their settings, what they
 //! listen on, what flows through them; and that no two parts want the same port.
 //!
+//! What only pages may have is in `validate/pages.rs`.
+//!
 //! Invariant: starts nothing and binds nothing. It looks at files, and at plugins through [`PluginCheck`].
+
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -63,7 +67,7 @@ pub trait PluginCheck {
     }
 
     /// The addresses to bind for these settings, each with the pointer of its setting, also where a default holds.
-    fn listeners(&self, _plugin: &str, _settings: &Json) -> Vec<Listener> {
+    fn listeners(&self, _plugin: &str, _kind: Kind, _settings: &Json) -> Vec<Listener> {
         Vec::new()
     }
 
@@ -85,7 +89,7 @@ pub struct PluginFacts {
     pub origin: String,
     /// What can flow through it.
     pub signals: Vec<Signal>,
-    /// Addresses that the host binds for it, with these settings.
+    /// Addresses that the host binds for it, with these settings; of an exporter, those of its page.
     pub listens: Vec<Listener>,
     /// JSON pointers of the settings that are URLs which it sends to.
     pub egress: Vec<String>,
@@ -172,6 +176,7 @@ pub(crate) fn check_beside(
     signals(&config, &facts, &problems);
     fetching(&config, &facts, &problems);
     let bindings = bindings(&config, &facts, &problems);
+    pages::keys(&config, &facts, &problems);
     ports(&bindings, &problems);
     loops(&config, &facts, &bindings, &problems);
     files(&config, &problems);
@@ -229,7 +234,7 @@ fn one_plugin(
     for problem in unknown.iter().chain(found.iter().filter(|problem| !again(problem))) {
         problems.push(wrong_setting(name, config, problem));
     }
-    facts.listens = plugins.listeners(name, &settings.value);
+    facts.listens = plugins.listeners(name, kind, &settings.value);
     facts.egress = plugins.egress(name, &settings.value);
     Some(facts)
 }
@@ -461,7 +466,7 @@ impl Transport {
 struct Binding {
     what: String,
     transport: Transport,
-    /// The receiver's id; none for pages of our own.
+    /// The receiver's id; none for pages, which take nothing.
     receiver: Option<Id>,
     path: String,
     endpoint: Located<SocketAddr>,
@@ -492,6 +497,7 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
         };
         bindings.extend(plugin_bindings(id, plugin, facts, problems).into_iter().filter(|_| used));
     }
+    pages::bindings(config, facts, &mut bindings, problems);
     let pages = [
         ("service.telemetry.metrics", config.service.telemetry.metrics.as_ref()),
         ("service.health", config.service.health.as_ref()),
@@ -753,7 +759,8 @@ fn files(config: &Config, problems: &Problems) {
     }
     for (id, exporter) in &config.exporters {
         let files = exporter.value.tls().into_iter().flat_map(|tls| tls.files());
-        files.for_each(|file| look(file, format!("exporters.{id}.tls")));
+        let page = exporter.value.page().and_then(|page| page.client_ca_file.as_ref());
+        files.chain(page).for_each(|file| look(file, format!("exporters.{id}.tls")));
         if let Some((key, file)) = exporter.value.auth().and_then(Auth::file) {
             there(
                 file,
@@ -858,7 +865,12 @@ impl Checked {
         let words = match &exporter.value.kind {
             ExporterKind::Otlp(otlp) => format!("{id} {}", otlp.endpoint.value),
             ExporterKind::Debug(_) => format!("{id} to the log"),
-            ExporterKind::Plugin(_) => id.to_string(),
+            ExporterKind::Plugin(_) => {
+                let facts = self.plugins.get(&(Kind::Exporter, id.clone()));
+                let listens = facts.into_iter().flat_map(|facts| &facts.listens);
+                let page: Vec<&str> = listens.map(|listener| listener.address.as_str()).collect();
+                if page.is_empty() { id.to_string() } else { format!("{id} page on {}", page.join(", ")) }
+            }
         };
         format!("{words}{}", self.plugin(Kind::Exporter, id, exporter.value.plugin()))
     }

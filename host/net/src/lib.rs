@@ -13,6 +13,7 @@
 //! | `decompress.rs` | the one way from encoded bytes to decoded ones |
 //! | `grpc.rs`, `rpc_status.rs` | the server half of gRPC, for messages that stay bytes |
 //! | `reply.rs` | the body of every reply |
+//! | `pieces.rs` | one that is there in several pieces, packed by gzip where the peer takes it |
 //! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
 //! | `listed.rs`, `client/targets.rs` | the same for targets that are fetched from: many, and listed |
 //! | `credential.rs` | what it says of itself, read again when it changes |
@@ -35,6 +36,7 @@ pub mod limits;
 pub mod listed;
 pub mod listen;
 mod pace;
+pub mod pieces;
 pub mod reply;
 pub mod roots;
 pub mod rpc_status;

@@ -11,6 +11,7 @@
 //! | `plugin_http.rs`, `plugin_grpc.rs`, `plugin_udp.rs` | the doors of plugins that receive over HTTP, gRPC, UDP |
 //! | `plugin_batches.rs` | what a plugin made of a request, on its way to the pipelines |
 //! | `scrape.rs` | the receiver that fetches, for a plugin that reads what targets answer |
+//! | `page.rs` | the door of a plugin that is fetched from |
 //!
 //! Invariant: answers success only with a `Receipt` in hand.
 
@@ -21,6 +22,7 @@ pub mod opencensus;
 pub mod otlp;
 mod otlp_grpc;
 mod otlp_http;
+pub mod page;
 mod plugin_batches;
 pub mod plugin_grpc;
 pub mod plugin_http;

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use rustix::fs::Access;
 use tokio::runtime::Handle;
-use weir_model::{Exporter, Ledger};
+use weir_model::{Exporter, Ledger, PageServer};
 use weir_net::client::Client;
 use weir_net::roots::Trust;
 use weir_plugin::load::Flaw;
 use weir_plugin::{
-    Grants, Host, HostSettings, Limits, Listener, LoadError, Loaded, Meter, Part, PluginCounts, PoolSettings,
-    QuarantineSettings, SettingsError,
+    Grants, Host, HostSettings, Limits, ListenKind, Listener, LoadError, Loaded, Meter, Part, PluginCounts,
+    PoolSettings, QuarantineSettings, SettingsError,
 };
 
 use super::Bench;
@@ -170,9 +170,12 @@ impl PluginCheck for Plugins {
         })
     }
 
-    fn listeners(&self, plugin: &str, settings: &serde_json::Value) -> Vec<Listener> {
+    fn listeners(&self, plugin: &str, kind: Kind, settings: &serde_json::Value) -> Vec<Listener> {
         let Some(loaded) = self.by_name(plugin) else { return Vec::new() };
-        let mut listeners = loaded.listeners(settings);
+        let mut listeners = match kind {
+            Kind::Exporter => page_listeners(&loaded, settings),
+            Kind::Receiver | Kind::Processor => loaded.listeners(settings),
+        };
         for listener in listeners.iter_mut().filter(|listener| listener.pointer.is_empty()) {
             let mark = loaded.marks.listen.iter().find(|mark| mark.name() == listener.name);
             listener.pointer = mark.and_then(|mark| mark.pointer()).unwrap_or_default();
@@ -252,21 +255,50 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Builds an exporter out of a plugin, with what is shown of it.
+/// An exporter that a plugin is.
+pub(crate) struct BuiltPlugin {
+    pub(crate) exporter: Arc<dyn Exporter>,
+    /// Where it is fetched from, if it is.
+    pub(crate) page: Option<BuiltPage>,
+    /// What is shown of it.
+    pub(crate) figures: PluginSource,
+}
+
+/// What serves a page, and the addresses that it wants bound.
+#[derive(Clone)]
+pub(crate) struct BuiltPage {
+    pub(crate) server: Arc<dyn PageServer>,
+    pub(crate) listeners: Vec<Listener>,
+}
+
+/// Builds an exporter out of a plugin: one that is fetched from, where it can be that and has an address for it.
 pub(crate) async fn exporter(
     bench: &Bench<'_>,
     id: &Id,
     exporter: &PluginExporter,
     pool: PoolConfig,
-) -> Result<(Arc<dyn Exporter>, PluginSource), Failure> {
+) -> Result<BuiltPlugin, Failure> {
     let loaded = load(bench, id, &exporter.plugin).await?;
     let mut part = part(id, &exporter.plugin, pool);
-    let trust = trust(&exporter.tls);
-    part.trust = (trust != Trust::default()).then_some(trust);
-    part.authorization = exporter.auth.as_ref().map(|auth| credential(id, auth)).transpose()?;
-    let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
-    let shown = shown(id, Kind::Exporter, built.counts(), built.meter());
-    Ok((built, shown))
+    let listeners = page_listeners(&loaded, &exporter.plugin.settings.value);
+    if listeners.is_empty() && !loaded.scan.has("exporter") {
+        let name = &exporter.plugin.plugin.value;
+        let what =
+            format!("exporter {id}: no setting of plugin {name} names an HTTP address to be fetched from");
+        return Err(anyhow::anyhow!(what).into());
+    }
+    if listeners.is_empty() {
+        let trust = trust(&exporter.tls);
+        part.trust = (trust != Trust::default()).then_some(trust);
+        part.authorization = exporter.auth.as_ref().map(|auth| credential(id, auth)).transpose()?;
+        let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
+        let figures = shown(id, Kind::Exporter, built.counts(), built.meter());
+        return Ok(BuiltPlugin { exporter: built, page: None, figures });
+    }
+    let built = loaded.page(part).with_context(|| format!("build exporter {id}"))?;
+    let figures = shown(id, Kind::Exporter, built.counts(), built.meter());
+    let server = Arc::clone(&built) as Arc<dyn PageServer>;
+    Ok(BuiltPlugin { exporter: built, page: Some(BuiltPage { server, listeners }), figures })
 }
 
 /// The addresses that a receiver's plugin wants bound.
@@ -277,6 +309,12 @@ pub(crate) async fn listeners(
 ) -> Result<Vec<Listener>, Failure> {
     let loaded = load(bench, id, plugin).await?;
     Ok(loaded.listeners(&plugin.settings.value))
+}
+
+/// The addresses of an exporter's page. One that is no page listens nowhere, whatever it could do as a receiver.
+fn page_listeners(loaded: &Loaded, settings: &serde_json::Value) -> Vec<Listener> {
+    let listeners = if loaded.scan.has("page") { loaded.listeners(settings) } else { Vec::new() };
+    listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect()
 }
 
 /// Builds a receiver out of a plugin, with the addresses that it wants bound, and what is shown of it.

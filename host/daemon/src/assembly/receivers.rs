@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use weir_model::count::ReceiverCounts;
+use weir_model::count::{PageCounts, ReceiverCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
 use weir_net::limits::{GRPC_MESSAGE_BYTES_MAX, ListenLimits as NetLimits};
@@ -72,7 +72,7 @@ impl Entrance {
     }
 }
 
-/// What a receiver keeps when its door is made anew.
+/// What a receiver, or a page, keeps when its door is made anew.
 #[derive(Clone, Default)]
 pub(crate) struct Standing {
     /// Whom it feeds.
@@ -83,9 +83,11 @@ pub(crate) struct Standing {
     pub(crate) losses: TranslationCounts,
     /// What fetching goes on with; of receivers that fetch alone.
     pub(crate) scraping: scraping::Standing,
+    /// What a page counts; of exporters alone.
+    pub(crate) page: PageCounts,
 }
 
-/// A receiver with its addresses.
+/// A receiver with its addresses, or an exporter's page with its.
 pub(crate) struct Door {
     /// What outlives it.
     pub(crate) standing: Standing,
@@ -106,6 +108,26 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// The door of this entrance; nobody is served yet.
+    pub(crate) fn new(entrance: Entrance, standing: Standing, drain: Drain) -> Self {
+        Self {
+            standing,
+            fetches: false,
+            translates: false,
+            figures: None,
+            addresses: entrance.local_addrs(),
+            drain,
+            certificates: entrance.certificates(),
+            idle: Some(entrance),
+            running: None,
+        }
+    }
+
+    /// Whether it serves.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.has_ended())
+    }
+
     pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
         if let Some(entrance) = self.idle.take() {
             self.running = Some(tasks.spawn(name, entrance.serve(self.drain.clone())));
@@ -156,17 +178,9 @@ pub(crate) async fn open(
         }
     };
     let entrance = started.with_context(|| format!("start receiver {id}"))?;
-    Ok(Door {
-        standing,
-        fetches: matches!(entrance, Entrance::Fetching(_)),
-        translates: matches!(receiver, ReceiverConfig::OpenCensus(_)),
-        figures,
-        addresses: entrance.local_addrs(),
-        drain,
-        certificates: entrance.certificates(),
-        idle: Some(entrance),
-        running: None,
-    })
+    let fetches = matches!(entrance, Entrance::Fetching(_));
+    let translates = matches!(receiver, ReceiverConfig::OpenCensus(_));
+    Ok(Door { fetches, translates, figures, ..Door::new(entrance, standing, drain) })
 }
 
 /// Who takes what a receiver hands on.
@@ -198,13 +212,23 @@ pub(crate) async fn wanted(bench: &Bench<'_>, id: &Id) -> Result<Vec<(Transport,
         return Ok(listens.map(|(_, listen)| (Transport::Tcp, listen.endpoint.value)).collect());
     };
     let listeners = plugins::listeners(bench, id, &plugin.plugin).await?;
-    let parse = |listener: Listener| {
+    addresses(&format!("start receiver {id}"), &listeners)
+}
+
+/// The addresses of a plugin's listeners.
+///
+/// # Errors
+/// As [`wanted`], after `doing`.
+pub(crate) fn addresses(
+    doing: &str,
+    listeners: &[Listener],
+) -> Result<Vec<(Transport, SocketAddr)>, Failure> {
+    let parse = |listener: &Listener| {
         let address = listen_address(&listener.address).ok();
-        let address =
-            address.with_context(|| format!("start receiver {id}: listen on {}", listener.address))?;
+        let address = address.with_context(|| format!("{doing}: listen on {}", listener.address))?;
         Ok((Transport::of(listener.kind), address))
     };
-    listeners.into_iter().map(parse).collect()
+    listeners.iter().map(parse).collect()
 }
 
 async fn of_plugin(
@@ -287,7 +311,7 @@ fn endpoint(listen: &Listen) -> String {
     listen.endpoint.value.to_string()
 }
 
-fn tls(tls: &ServerTls) -> Option<TlsConfig> {
+pub(crate) fn tls(tls: &ServerTls) -> Option<TlsConfig> {
     match tls {
         ServerTls::Absent | ServerTls::Insecure => None,
         ServerTls::Files(files) => Some(TlsConfig {
@@ -312,7 +336,7 @@ fn cors(cors: &Cors) -> Option<CorsConfig> {
     })
 }
 
-fn listen_limits(limits: &ListenLimits) -> NetLimits {
+pub(crate) fn listen_limits(limits: &ListenLimits) -> NetLimits {
     NetLimits {
         connections_max: limits.connections_max,
         streams_max: limits.streams_max,

@@ -66,7 +66,7 @@ impl PluginCheck for Plugins {
         Ok(PluginFacts { origin, signals, listens: Vec::new(), egress: Vec::new(), fetches })
     }
 
-    fn listeners(&self, plugin: &str, settings: &Json) -> Vec<Listener> {
+    fn listeners(&self, plugin: &str, _: Kind, settings: &Json) -> Vec<Listener> {
         let of = |name: &str, kind, pointer: &str, default: &str| {
             let written = settings.pointer(pointer).and_then(Json::as_str);
             let address = written.unwrap_or(default).to_owned();

@@ -9,6 +9,7 @@ mod otlp_grpc;
 mod otlp_http;
 mod otlp_text;
 mod otlp_vectors;
+mod page;
 mod plugin_grpc;
 mod plugin_http;
 mod plugin_udp;
