@@ -444,7 +444,7 @@ impl<'s> Intake<'s> {
         let before = self.sheet.mark(held.metric);
         let written = self.sheet.point(held.metric, |out| {
             out.raw(attributes);
-            point::write_times(out, shape, held.start, time);
+            point::write_times(out, held.start, time);
             if point::write_value(out, shape, value)? == point::Written::Recorded {
                 out.raw(held.exemplars.as_bytes());
             }

@@ -14,8 +14,8 @@ use crate::read::read;
 use crate::series::{Room, SERIES_BYTES_MAX, SERIES_MAX, Series};
 use crate::settings::{Job, Settings};
 
-/// Targets whose series are remembered. More are not scraped by this instance: what it forgot could not be said to be gone.
-const TARGETS_MAX: usize = 16_384;
+/// Targets whose series are remembered: as many as the host has. More are not scraped: what is forgotten can't be said to be gone.
+const TARGETS_MAX: usize = 100_000;
 
 /// Characters of a fault in the log.
 const SHOWN_CHARS_MAX: usize = 200;

@@ -112,7 +112,7 @@ impl Sheet {
         }
         let written = self.point(metric, |out| {
             out.raw(attributes);
-            point::write_times(out, shape, 0, time);
+            point::write_times(out, 0, time);
             point::write_stale(out, shape, bounds);
             Ok(())
         });

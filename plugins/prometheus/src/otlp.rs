@@ -67,6 +67,8 @@ struct Placed {
 }
 
 impl<'t> Metrics<'t> {
+    /// Nothing yet. `labels` are the target's, `time` is that of points without their own, in nanoseconds since the Unix epoch.
+    #[must_use]
     pub fn new(labels: &'t [(String, String)], honor: Honor, time: u64) -> Self {
         let (resources, dropped) = (BTreeMap::new(), BTreeMap::new());
         Self { labels, honor, time, scope: Vec::new(), resources, dropped }
@@ -80,6 +82,7 @@ impl<'t> Metrics<'t> {
     }
 
     /// Points that are not there, by reason.
+    #[must_use]
     pub fn dropped(&self) -> &BTreeMap<&'static str, u64> {
         &self.dropped
     }
@@ -110,6 +113,7 @@ impl<'t> Metrics<'t> {
     }
 
     /// The request; nothing for no points.
+    #[must_use]
     pub fn finish(self, url: Option<&Url<'_>>) -> Option<Vec<u8>> {
         let mut out = Encoder::new();
         for ((job, instance), Resource { info, scopes }) in self.resources {
@@ -178,7 +182,7 @@ impl<'t> Metrics<'t> {
             out.attribute_str(shape.attributes_field(), name, value);
         }
         let time = point.time.map_or(self.time, |time| u64::try_from(time).unwrap_or(0));
-        point::write_times(out, shape, point.start.unwrap_or(0), time);
+        point::write_times(out, point.start.unwrap_or(0), time);
         if point::write_value(out, shape, &point.value)? == point::Written::Recorded {
             for exemplar in &point.exemplars {
                 let labels = exemplar.labels.iter().map(|(name, value)| (&**name, &**value));
@@ -192,8 +196,11 @@ impl<'t> Metrics<'t> {
 /// What a target's URL says of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Url<'u> {
+    /// A name or an address.
     pub host: &'u str,
+    /// As text.
     pub port: &'u str,
+    /// `http` or `https`.
     pub scheme: &'u str,
 }
 
@@ -243,6 +250,7 @@ pub fn write_resource<'i>(
 pub const SCOPE: &str = "otel_scope_";
 
 /// Fields 1 and 3 of a `ScopeMetrics` from what labels say behind [`SCOPE`]; empty where they say nothing.
+#[must_use]
 pub fn scope<'s>(said: impl Iterator<Item = (&'s str, &'s str)>) -> Vec<u8> {
     let said: Vec<(&str, &str)> = said.filter(|(_, value)| !value.is_empty()).collect();
     let find = |key: &str| said.iter().find(|(name, _)| *name == key).map_or("", |(_, value)| value);

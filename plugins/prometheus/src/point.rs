@@ -39,8 +39,11 @@ pub enum Shape {
 /// What a metric is called, and what is said of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'h> {
+    /// As its samples are called.
     pub name: &'h str,
+    /// What it is.
     pub kind: Kind,
+    /// For a person.
     pub help: &'h str,
     /// As Prometheus writes it.
     pub unit: &'h str,
@@ -49,6 +52,7 @@ pub struct Head<'h> {
 /// Whether a point has a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
+    /// It has.
     Recorded,
     /// The series is gone.
     Stale,
@@ -149,10 +153,10 @@ const fn word(kind: Kind) -> &'static str {
 }
 
 /// Writes when a point was measured, and since when it counts; nanoseconds since the Unix epoch, 0 for unknown.
-pub fn write_times(out: &mut Encoder, shape: Shape, start: u64, time: u64) {
-    let earlier = u32::from(shape == Shape::Exponential);
-    out.nonzero_fixed64(2 + earlier, start);
-    out.nonzero_fixed64(3 + earlier, time);
+pub fn write_times(out: &mut Encoder, start: u64, time: u64) {
+    // The fields have the same numbers in every kind of point.
+    out.nonzero_fixed64(2, start);
+    out.nonzero_fixed64(3, time);
 }
 
 /// Writes a point's value.
