@@ -25,6 +25,9 @@ const LAYOUTS_MAX: usize = 256;
 /// Series whose hashes are the same; 64 bits with a seed of the process make even two unlikely.
 const PROBES_MAX: usize = 16;
 
+/// From a series to the next one of the same hash.
+const NEXT: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Metrics that no series has any more before they are forgotten.
 const UNUSED_METRICS_MAX: usize = 256;
 
@@ -288,7 +291,7 @@ impl Series {
                 entry.is_marked = sight.is_marked;
                 return Seen::More(usize::from(more));
             }
-            key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            key = key.wrapping_add(NEXT);
         }
         if room.series == 0 || room.bytes < attributes.len() {
             return Seen::Full;
@@ -391,9 +394,16 @@ impl Series {
             let (kind, help) = (metric.kind, std::mem::take(&mut metric.help));
             renumbered.insert(id, self.metric(metric.key, kind, &help));
         }
-        for entry in self.entries.values_mut() {
+        // Hashes are of the numbers too.
+        for (_, mut entry) in std::mem::take(&mut self.entries) {
             let new = renumbered.get(&(entry.metric as usize)).copied().unwrap_or(0);
             entry.metric = u32::try_from(new).unwrap_or(0);
+            let attributes = &self.bytes[entry.at as usize..][..entry.length as usize];
+            let mut key = self.hash(new, attributes);
+            while self.entries.contains_key(&key) {
+                key = key.wrapping_add(NEXT);
+            }
+            self.entries.insert(key, entry);
         }
     }
 }

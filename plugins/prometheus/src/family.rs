@@ -173,14 +173,15 @@ impl<F: FnMut(Family)> Collector<F> {
 
     /// The family that a sample is of, and what its name has behind the family's.
     fn place<'n>(&self, name: &'n str) -> (&'n str, &'n str) {
+        // A client of the plain text has a gauge `h_created` behind a histogram `h`.
+        if self.known.contains_key(name) {
+            return (name, "");
+        }
         if let Some(open) = &self.open
             && let Some(suffix) = name.strip_prefix(&*open.base)
             && has(open.family.kind, suffix)
         {
             return name.split_at(name.len() - suffix.len());
-        }
-        if self.known.contains_key(name) {
-            return (name, "");
         }
         const SUFFIXES: [&str; 8] =
             ["_total", "_created", "_bucket", "_sum", "_count", "_gsum", "_gcount", "_info"];

@@ -109,9 +109,9 @@ fn samples_find_together_across_a_text() {
     );
     assert_eq!(
         scraped.points,
-        "gauge \"late\" type unknown\n  {a=\"1\"} time 1000000000000 value 1.0\n\
-         sum cumulative monotonic \"late\" type counter\n  {a=\"2\"} time 1000000000000 value 2.0\n\
-         histogram cumulative \"h\" type histogram\n  {} time 1000000000000 count 2 sum 3.0 buckets [1, 1] bounds [1.0]\n"
+        "histogram cumulative \"h\" type histogram\n  {} time 1000000000000 count 2 sum 3.0 buckets [1, 1] bounds [1.0]\n\
+         gauge \"late\" type unknown\n  {a=\"1\"} time 1000000000000 value 1.0\n\
+         sum cumulative monotonic \"late\" type counter\n  {a=\"2\"} time 1000000000000 value 2.0\n"
     );
 }
 
