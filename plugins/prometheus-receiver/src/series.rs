@@ -45,10 +45,7 @@ impl Room {
     /// What is left once a target has `after` where it had `before`: series, and bytes of their attributes.
     pub(crate) fn after(self, before: (usize, usize), after: (usize, usize)) -> Self {
         let left = |left: usize, before: usize, after: usize| (left + before).saturating_sub(after);
-        Self {
-            series: left(self.series, before.0, after.0),
-            bytes: left(self.bytes, before.1, after.1),
-        }
+        Self { series: left(self.series, before.0, after.0), bytes: left(self.bytes, before.1, after.1) }
     }
 }
 
