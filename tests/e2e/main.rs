@@ -13,6 +13,7 @@
 //! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
 //! | `reload.rs` | a configuration that changes while data flows |
 //! | `jaeger.rs` | a plugin on five doors, datagrams among them; its counterpart as an exporter |
+//! | `scraping.rs` | targets that are fetched from, and go |
 //! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `page.rs` | an exporter that is fetched from: readers fast and slow, reloads, an instance that ends |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
@@ -58,6 +59,7 @@ mod plugin_command;
 mod queue_command;
 mod reload;
 mod run;
+mod scraping;
 mod stamp;
 mod start;
 mod swap;

@@ -4,6 +4,10 @@ use std::borrow::Cow;
 
 use crate::{Dialect, Label, Text};
 
+/// Labels of one sample or exemplar. They are held while the line is read, and each is compared with those before it; Prometheus
+/// warns at 30.
+const LABELS_MAX: usize = 1_000;
+
 /// What is left of a line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line<'a> {
@@ -143,6 +147,9 @@ impl<'a> Line<'a> {
                     self.blanks();
                 }
                 let value = self.quoted()?;
+                if labels.len() == LABELS_MAX {
+                    return Err(format!("more than {LABELS_MAX} labels").into());
+                }
                 if labels.iter().any(|label| label.name == name) {
                     return Err(format!("label name {name:?} is not unique").into());
                 }

@@ -4,9 +4,6 @@ use crate::line::{Line, Name, unescaped};
 use crate::number::{float, milliseconds, seconds};
 use crate::{Dialect, Fault, Kind, Text};
 
-/// Labels of one sample. They are held while its line is read; Prometheus warns at 30.
-const LABELS_MAX: usize = 1_000;
-
 /// Characters of an exemplar's labels (OpenMetrics 1.0, "Exemplars").
 const EXEMPLAR_CHARS_MAX: usize = 128;
 
@@ -241,9 +238,6 @@ impl<'a> Reader<'a> {
         let has_labels = line.take('{');
         if has_labels {
             quoted = line.labels(&mut self.labels, dialect)?;
-            if self.labels.len() > LABELS_MAX {
-                return Err(format!("more than {LABELS_MAX} labels").into());
-            }
         }
         let name = match (bare, quoted) {
             ("", None) => return Err("metric name not set".into()),

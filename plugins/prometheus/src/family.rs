@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use weir_exposition::{Dialect, Fault, Kind, Label, Reader, Record, Sample, float};
 
+use crate::native::Native;
+
 /// Points of one family. They are held until it is complete; targets with more than this are refused.
 const POINTS_MAX: usize = 1 << 20;
 
@@ -15,9 +17,13 @@ pub type Labels = Vec<(String, String)>;
 pub struct Family {
     /// As the samples are called; of histograms and summaries without a suffix.
     pub name: String,
+    /// What it is.
     pub kind: Kind,
+    /// For a person.
     pub help: String,
+    /// As Prometheus writes it: `seconds`.
     pub unit: String,
+    /// Its points, in the order of their first samples.
     pub points: Vec<Point>,
 }
 
@@ -30,15 +36,22 @@ pub struct Point {
     pub time: Option<i64>,
     /// Since when it counts, where the target says it (`_created`).
     pub start: Option<u64>,
+    /// What was measured.
     pub value: Value,
+    /// Some of the things that were counted.
     pub exemplars: Vec<Exemplar>,
 }
 
 /// What was measured.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// Of a counter, a gauge, a fact or a state.
     Number(f64),
+    /// A histogram with bounds.
     Histogram(Histogram),
+    /// A histogram whose bounds follow from a schema; texts have none.
+    Native(Box<Native>),
+    /// Quantiles.
     Summary(Summary),
 }
 
@@ -47,7 +60,9 @@ pub enum Value {
 pub struct Histogram {
     /// Bounds with how many values are not above them, in the order of the text.
     pub buckets: Vec<(f64, f64)>,
+    /// All values, where the target says it.
     pub count: Option<f64>,
+    /// Their sum, where the target says it.
     pub sum: Option<f64>,
 }
 
@@ -56,16 +71,20 @@ pub struct Histogram {
 pub struct Summary {
     /// Quantiles with their values, in the order of the text.
     pub quantiles: Vec<(f64, f64)>,
+    /// All values, where the target says it.
     pub count: Option<f64>,
+    /// Their sum, where the target says it.
     pub sum: Option<f64>,
 }
 
 /// One of the things that were counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exemplar {
+    /// What it was.
     pub value: f64,
     /// Nanoseconds since the Unix epoch, where the target says it.
     pub time: Option<i64>,
+    /// `trace_id` and `span_id` among them, where they are known.
     pub labels: Labels,
 }
 
@@ -76,6 +95,9 @@ impl Default for Value {
 }
 
 /// Reads a text and hands on its families, complete. Returns the number of samples.
+///
+/// # Errors
+/// [`Fault`], the first; what was handed on before is worth nothing either.
 pub fn read(text: &[u8], dialect: Dialect, take: impl FnMut(Family)) -> Result<usize, Fault> {
     let mut reader = Reader::new(text, dialect)?;
     let mut collector = Collector { take, known: HashMap::new(), open: None, samples: 0 };
@@ -151,14 +173,15 @@ impl<F: FnMut(Family)> Collector<F> {
 
     /// The family that a sample is of, and what its name has behind the family's.
     fn place<'n>(&self, name: &'n str) -> (&'n str, &'n str) {
+        // A client of the plain text has a gauge `h_created` behind a histogram `h`.
+        if self.known.contains_key(name) {
+            return (name, "");
+        }
         if let Some(open) = &self.open
             && let Some(suffix) = name.strip_prefix(&*open.base)
             && has(open.family.kind, suffix)
         {
             return name.split_at(name.len() - suffix.len());
-        }
-        if self.known.contains_key(name) {
-            return (name, "");
         }
         const SUFFIXES: [&str; 8] =
             ["_total", "_created", "_bucket", "_sum", "_count", "_gsum", "_gcount", "_info"];

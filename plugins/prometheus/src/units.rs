@@ -31,6 +31,7 @@ const UNITS: [(&str, &str); 26] = [
 ];
 
 /// The unit of this name; what nobody knows stays as it is.
+#[must_use]
 pub fn ucum(unit: &str) -> &str {
     UNITS.iter().find(|(word, _)| *word == unit).map_or(unit, |(_, ucum)| ucum)
 }

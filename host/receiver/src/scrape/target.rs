@@ -208,7 +208,9 @@ mod tests {
     use super::super::relabel::{Rule, Written};
     use super::*;
 
-    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn pairs(pairs: Pairs<'_>) -> Vec<(String, String)> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
@@ -267,7 +269,7 @@ mod tests {
     #[test]
     fn what_cannot_be_fetched_is_refused() {
         let long = "x".repeat(VALUE_BYTES_MAX + 1);
-        let cases: [(&str, &[(&str, &str)], &str); 10] = [
+        let cases: [(&str, Pairs<'_>, &str); 10] = [
             ("", &[], "host:port"),
             ("http://a:1", &[], "scheme"),
             ("a:1/metrics", &[], "metrics_path"),
