@@ -56,7 +56,7 @@ pub const fn turn(is_delta: bool, held: u64, start: u64, time: u64) -> Turn {
 /// A histogram with bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explicit {
-    /// Rising; shared among series that have the same.
+    /// Rising, without the last one, which is infinite; shared among series that have the same.
     pub bounds: Rc<[f64]>,
     /// Values of each bucket, one more than bounds.
     pub counts: Box<[u64]>,
@@ -82,7 +82,17 @@ impl Explicit {
         }
         let bounds: Rc<[f64]> = match like.filter(|like| like.iter().copied().eq(bounds())) {
             Some(like) => Rc::clone(like),
-            None => bounds().take(BUCKETS_MAX + 1).collect::<Vec<f64>>().into(),
+            None => {
+                let mut bounds: Vec<f64> = bounds().take(BUCKETS_MAX + 1).collect();
+                // Some say the last one, too.
+                if bounds.last() == Some(&f64::INFINITY) && counts.len() == bounds.len() + 1 {
+                    bounds.pop();
+                    let above = counts.pop().unwrap_or(0);
+                    let last = counts.last_mut().ok_or(reason::MALFORMED)?;
+                    *last = last.checked_add(above).ok_or(reason::MALFORMED)?;
+                }
+                bounds.into()
+            }
         };
         if bounds.len() > BUCKETS_MAX {
             return Err(reason::SIZE);

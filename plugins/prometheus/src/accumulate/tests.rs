@@ -74,6 +74,8 @@ fn histograms_with_the_same_bounds_add_up() {
     assert!(held.add(&explicit(&[1.0, 2.0], &[0, 0, 1], None).expect("good")));
     assert_eq!((held.count, held.sum), (18, None));
     assert!(!held.add(&explicit(&[1.0, 3.0], &[0, 0, 1], None).expect("good")));
+    let infinite = explicit(&[1.0, f64::INFINITY], &[1, 2, 3], None).expect("good");
+    assert_eq!((&*infinite.bounds, &*infinite.counts), (&[1.0][..], &[1, 5][..]));
     assert_eq!(explicit(&[], &[], None).expect("good").count, 0);
     for (bounds, counts) in [
         (&[1.0][..], &[1][..]),
