@@ -61,8 +61,7 @@ impl Plugin for PrometheusExporter {
     }
 
     fn configure(settings: Settings) -> Result<Self, Vec<SettingsFault>> {
-        let (options, limits) = settings.check()?;
-        Ok(Self { settings, page: Page::new(options, limits, host::now()), cursor: None })
+        Self::begin(settings, host::now())
     }
 }
 
@@ -81,6 +80,15 @@ impl weir_guest::Page for PrometheusExporter {
 }
 
 impl PrometheusExporter {
+    /// An empty page that begins at a time, in nanoseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// As [`Plugin::configure`].
+    pub fn begin(settings: Settings, now: u64) -> Result<Self, Vec<SettingsFault>> {
+        let (options, limits) = settings.check()?;
+        Ok(Self { settings, page: Page::new(options, limits, now), cursor: None })
+    }
+
     /// Takes a batch at a time, in nanoseconds since the Unix epoch.
     pub fn absorb_at(&mut self, batch: &Batch, now: u64) -> Outcome {
         if batch.signal != Signal::Metrics {

@@ -13,6 +13,9 @@ use crate::page::Family;
 /// Bytes behind which the last samples of a series are looked at together: a count and a sum.
 const HEAD_BYTES: usize = 64;
 
+/// The last time that is written: other clocks have a sign, and end in 2262. What is beyond is no time.
+const TIME_MAX: u64 = i64::MAX.unsigned_abs();
+
 /// How lines are written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
@@ -121,6 +124,10 @@ impl Face {
             line("# UNIT ", &|out| out.push_str(&family.unit));
         }
     }
+}
+
+const fn is_time(nanos: u64) -> bool {
+    0 < nanos && nanos <= TIME_MAX
 }
 
 const fn word(kind: Kind, dialect: Dialect) -> &'static str {
@@ -259,7 +266,7 @@ impl Samples<'_> {
 
     /// Since when a series counts.
     fn created(&mut self, around: &Around<'_>, start: u64) {
-        if self.style.is_open() && start > 0 {
+        if self.style.is_open() && is_time(start) {
             self.sample(around, "_created", None, None, |out| number::seconds(out, start));
         }
     }
@@ -303,20 +310,21 @@ impl Samples<'_> {
         }
         out.push_str(if has_brace { "} " } else { " " });
         value(out);
-        if around.time > 0 {
+        if is_time(around.time) {
             out.push(' ');
             if is_open { number::seconds(out, around.time) } else { number::millis(out, around.time) }
         }
         if let Some(Kept { value, time, labels }) = exemplar {
             out.push_str(" # {");
-            if self.style.rewrites() {
-                out.push_str(&rewrite(self.style.format.scheme, labels));
+            // `trace_id` is called so in every scheme, and no name may become longer: there is a limit to their characters.
+            if self.style.has_all_of_utf8 && self.style.format.scheme != Scheme::AllowUtf8 {
+                out.push_str(&rewrite(Scheme::Underscores, labels));
             } else {
                 out.push_str(labels);
             }
             out.push_str("} ");
             number::value(out, *value);
-            if *time > 0 {
+            if is_time(*time) {
                 out.push(' ');
                 number::seconds(out, *time);
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use prometheus_exporter::PrometheusExporter;
 use weir_exposition::{Check, Dialect, Fault, Reader, Record};
-use weir_guest::{Batch, Encoding, Outcome, Plugin as _, Request, Signal, settings};
+use weir_guest::{Batch, Encoding, Outcome, Request, Signal, settings};
 
 /// What the host takes of a body at once.
 const PIECE_MAX: usize = 1 << 20;
@@ -24,7 +24,7 @@ pub(crate) fn vectors(under: &str) -> Option<PathBuf> {
 
 pub(crate) fn exporter(written: &str) -> PrometheusExporter {
     let settings = settings::read(written).expect("good settings");
-    PrometheusExporter::configure(settings).expect("good settings")
+    PrometheusExporter::begin(settings, 0).expect("good settings")
 }
 
 pub(crate) fn absorb(exporter: &mut PrometheusExporter, body: Vec<u8>, now: u64) -> Outcome {
