@@ -1,21 +1,30 @@
 //! Prometheus and OTLP: what the one calls a family and the other a metric.
 //!
-//! Invariant: keeps nothing between calls, and is total.
+//! Invariant: keeps nothing of what it was given between calls, and is total.
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `accumulate.rs` | histograms that are kept, and deltas that become cumulative |
 //! | `family.rs` | families of samples, and how they are read from a text |
 //! | `protobuf.rs` | the same from the protobuf exposition |
 //! | `native.rs` | histograms whose bounds follow from a schema |
 //! | `otlp.rs` | families as OTLP metrics, by resource and scope |
 //! | `point.rs` | one point of a metric, and the metric around it |
+//! | `names.rs`, `labels.rs` | names of families and labels as Prometheus wants them |
+//! | `series.rs` | OTLP metrics as series, point by point |
+//! | `exemplar.rs` | the labels of exemplars |
 //! | `units.rs` | units in OpenTelemetry's words |
 
+pub mod accumulate;
+pub mod exemplar;
 pub mod family;
+pub mod labels;
+pub mod names;
 pub mod native;
 pub mod otlp;
 pub mod point;
 pub mod protobuf;
+pub mod series;
 pub mod units;
 
 use weir_exposition::Dialect;

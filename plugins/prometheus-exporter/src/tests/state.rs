@@ -1,0 +1,156 @@
+//! What stays on the page, what goes, what is not let in.
+
+use super::*;
+
+/// Scenario: two series, one fed on and one not, past the time of expiration; then none at all.
+/// Guarantees: a series without points goes, the other stays; its family goes with its last series.
+#[test]
+fn a_series_goes_when_nothing_comes_for_it() {
+    let mut exporter = exporter(r#"{"metric_expiration": "10s"}"#);
+    let both = batch(&[&metric("g", 5, 0, &[&labelled(1, 1.0, "x"), &labelled(1, 2.0, "y")])]);
+    exporter.absorb_at(&both, SECOND);
+    assert_eq!(samples(&mut exporter, "", 11 * SECOND).len(), 2);
+    exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&labelled(2, 3.0, "y")])]), 11 * SECOND);
+    assert_eq!(samples(&mut exporter, "", 12 * SECOND), ["g{a=\"y\"} 3"]);
+    assert!(!text(&mut exporter, "", 22 * SECOND).contains("# TYPE g"));
+    exporter.absorb_at(&batch(&[]), 30 * SECOND);
+    assert!(text(&mut exporter, "", 30 * SECOND).contains("weir_page_series 0\n"));
+    // What has gone stands in nobody's way.
+    exporter.absorb_at(&batch(&[&metric("g", 11, 0, &[&number(0, 1, 1.0)])]), 30 * SECOND);
+    assert!(text(&mut exporter, "", 30 * SECOND).contains("# TYPE g summary"));
+}
+
+/// Scenario: three points of a metric, the second says that its series is gone; later an old one says so of another.
+/// Guarantees: only that series goes, and the points behind it are taken; an old word ends nothing.
+#[test]
+fn a_series_that_is_gone_takes_no_other_with_it() {
+    let mut exporter = exporter("{}");
+    let all = [labelled(5, 1.0, "x"), labelled(5, 2.0, "y"), labelled(5, 3.0, "z")];
+    exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&all[0], &all[1], &all[2]])]), 1);
+    let gone = |time: u64, a: &'static str| {
+        move |out: &mut Encoder| {
+            out.fixed64(3, time);
+            out.attribute_str(7, "a", a);
+            out.varint(8, 1);
+        }
+    };
+    let next = [labelled(6, 4.0, "x"), labelled(6, 5.0, "z")];
+    let outcome = exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&next[0], &gone(6, "y"), &next[1]])]), 1);
+    assert_eq!(outcome, Outcome::Accepted);
+    assert_eq!(samples(&mut exporter, "", 1), ["g{a=\"x\"} 4", "g{a=\"z\"} 5"]);
+    exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&gone(5, "x"), &gone(9, "nobody")])]), 1);
+    assert_eq!(samples(&mut exporter, "", 1).len(), 2);
+}
+
+/// Scenario: more series than the page may have, by number and by bytes; then room is made by expiration.
+/// Guarantees: what is there stays and is fed on; what is new is refused, counted on the page and told; then it is taken.
+#[test]
+fn a_full_page_takes_no_new_series() {
+    let mut exporter = exporter(r#"{"series_max": 3, "metric_expiration": "10s"}"#);
+    let points: Vec<_> = (0..5).map(|at| labelled(1, f64::from(at), &at.to_string())).collect();
+    let points: Vec<Write<'_>> = points.iter().map(|point| point as Write<'_>).collect();
+    let all = metric("g", 5, 0, &points);
+    for times in 1..3 {
+        let (count, message) = rejected(exporter.absorb_at(&batch(&[&all]), SECOND));
+        assert!(count == 2 && message.contains("2 full"), "{message}");
+        let page = text(&mut exporter, "", SECOND);
+        assert!(page.contains(&format!("weir_page_dropped_points_total{{reason=\"full\"}} {}\n", 2 * times)));
+        assert!(page.contains("g{a=\"2\"} 2\n") && page.contains("weir_page_series 3\n"), "{page}");
+    }
+    let late = labelled(1, 9.0, "late");
+    assert_eq!(rejected(exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&late])]), 20 * SECOND)).0, 0);
+    assert_eq!(samples(&mut exporter, "", 20 * SECOND), ["g{a=\"late\"} 9"]);
+    // 512 bytes for each of three series, and one label takes them all.
+    let long = labelled(1, 1.0, &"x".repeat(3 * page::BYTES_EACH));
+    assert_eq!(rejected(exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&long])]), 20 * SECOND)).0, 1);
+    // A histogram does not grow past it either.
+    let bounds: Vec<f64> = (0..400).map(f64::from).collect();
+    let wide = histogram(0, 2, &bounds, &vec![1; 401], None);
+    assert_eq!(rejected(exporter.absorb_at(&batch(&[&metric("h", 9, 2, &[&wide])]), 20 * SECOND)).0, 1);
+}
+
+/// Scenario: metrics of the same name and other types, of names that another's samples have, of the page's own names, with
+/// another description.
+/// Guarantees: the first stays and the points of the others are counted; of descriptions the first stays.
+#[test]
+fn names_have_one_owner() {
+    let mut exporter = exporter("{}");
+    let described = |help: &'static str| {
+        move |out: &mut Encoder| {
+            metric("g", 5, 0, &[&number(0, 1, 1.0)])(out);
+            out.string(2, help);
+        }
+    };
+    let point = number(0, 1, 1.0);
+    let buckets = histogram(0, 1, &[], &[1], None);
+    assert_eq!(
+        exporter.absorb_at(&batch(&[&described("one\n\\"), &metric("h", 9, 2, &[&buckets])]), 1),
+        Outcome::Accepted
+    );
+    let (count, message) = rejected(exporter.absorb_at(
+        &batch(&[
+            &described("two"),
+            &metric("g", 9, 2, &[&buckets]),
+            &metric("h_count", 5, 0, &[&point, &point]),
+            &metric("h_created", 5, 0, &[&point]),
+            &metric("weir_page_series", 5, 0, &[&point]),
+            &metric("g_total", 7, 2, &[&point]),
+        ]),
+        1,
+    ));
+    assert!(count == 5 && message.contains("4 conflict, 1 name"), "{count} {message}");
+    let page = text(&mut exporter, "", 1);
+    assert!(page.contains("# HELP g one\\n\\\\\n# TYPE g gauge\n") && !page.contains("two"), "{page}");
+}
+
+/// Scenario: two resources with the same job and instance, the newer last, then the older again.
+/// Guarantees: one target_info, with the newer one's labels.
+#[test]
+fn a_target_has_one_target_info() {
+    let mut exporter = exporter("{}");
+    let mut absorb = |version: &'static str, time: u64| {
+        let resource = |out: &mut Encoder| {
+            out.attribute_str(1, "service.name", "shop");
+            out.attribute_str(1, "service.instance.id", "1");
+            out.attribute_str(1, "service.version", version);
+        };
+        let point = number(0, time, 1.0);
+        exporter.absorb_at(&batch_of(&resource, &[&metric("g", 5, 0, &[&point])]), 1);
+    };
+    absorb("1", 5);
+    absorb("2", 6);
+    absorb("1", 4);
+    let all = samples(&mut exporter, OPEN, 1);
+    let target = "target_info{instance=\"1\",job=\"shop\",service_version=\"2\"} 1";
+    assert_eq!(all, ["g{instance=\"1\",job=\"shop\"} 1", target]);
+}
+
+/// Scenario: a hundred thousand series of ten labels, the most that a page has unless somebody says otherwise.
+/// Guarantees: what the page holds itself to is below 512 bytes a series; another batch of the same adds nothing.
+#[test]
+fn a_page_full_of_ordinary_series_fits() {
+    let mut exporter = exporter("{}");
+    let mut absorb = |from: usize| {
+        let points = |data: &mut Encoder| {
+            for at in from..from + 10_000 {
+                data.message(1, |out| {
+                    number(0, 1, 1.0)(out);
+                    out.attribute_str(7, "series", at.to_string());
+                    for label in 0..9 {
+                        out.attribute_str(7, format!("label_{label}"), format!("value of {label}"));
+                    }
+                });
+            }
+        };
+        let gauge = |out: &mut Encoder| {
+            out.string(1, "g");
+            out.message(5, points);
+        };
+        rejected(exporter.absorb_at(&batch(&[&gauge]), 1)).0
+    };
+    for from in [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9] {
+        assert_eq!(absorb(from * 10_000), 0);
+    }
+    assert_eq!(absorb(100_000), 10_000);
+    assert!(text(&mut exporter, "", 1).contains("weir_page_series 100000\n"));
+}
