@@ -34,3 +34,10 @@ const UNITS: [(&str, &str); 26] = [
 pub fn ucum(unit: &str) -> &str {
     UNITS.iter().find(|(word, _)| *word == unit).map_or(unit, |(_, ucum)| ucum)
 }
+
+/// Prometheus' word for a unit; nothing for one that nobody knows.
+pub fn word(ucum: &str) -> Option<&'static str> {
+    // Of `kBy` there is a common misspelling.
+    let ucum = if ucum == "KBy" { "kBy" } else { ucum };
+    UNITS.iter().find(|(_, unit)| *unit == ucum).map(|(word, _)| *word)
+}
