@@ -1,23 +1,39 @@
 //! Prometheus targets as OTLP metrics.
 //!
+//! The host finds targets, fetches them and says when one is gone; this plugin says what to ask them for and makes metrics of what
+//! they answer, the wrong answers too: `up`.
+//!
 //! Invariant: keeps of a target only which series it had, for the markers of those that are gone.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `scraper.rs` | the plugin: one fetch after the other |
+//! | `settings.rs` | what an operator writes |
+//! | `ask.rs` | what a target is asked for, and what the type of its answer says |
+//! | `read.rs` | a body, sample by sample |
+//! | `intake.rs` | one scrape: samples in, points out |
+//! | `relabel.rs`, `md5.rs` | rules that change or drop series |
+//! | `limits.rs` | what a series may be |
+//! | `families.rs` | which family a sample is of |
+//! | `held.rs` | points that are made of several samples |
+//! | `sheet.rs` | points by metric, and the batches that they become |
+//! | `series.rs` | which series a target had |
 
-use weir_exposition::{Dialect, Fault};
-use weir_prometheus::{family, otlp};
+mod ask;
+mod families;
+mod held;
+mod intake;
+mod limits;
+mod md5;
+mod read;
+mod relabel;
+mod scraper;
+mod series;
+mod settings;
+mod sheet;
 
-/// One fetched text as an `ExportMetricsServiceRequest`, and the points that are not in it, by reason. `labels` are the
-/// target's, `time` is when it was fetched, in nanoseconds since the Unix epoch.
-///
-/// # Errors
-/// [`Fault`]: nothing of the text is taken then.
-pub fn read(
-    text: &[u8],
-    dialect: Dialect,
-    labels: &[(String, String)],
-    time: u64,
-) -> Result<(Option<Vec<u8>>, Vec<(&'static str, u64)>), Fault> {
-    let mut metrics = otlp::Metrics::new(labels, otlp::Honor::Target, time);
-    family::read(text, dialect, |family| metrics.add(&family))?;
-    let dropped = metrics.dropped().iter().map(|(reason, count)| (*reason, *count)).collect();
-    Ok((metrics.finish(None), dropped))
-}
+pub use relabel::RuleSettings;
+pub use scraper::PrometheusReceiver;
+pub use settings::{Config, Global, ScrapeConfig, Settings};
+
+weir_guest::export!(PrometheusReceiver: scraper);

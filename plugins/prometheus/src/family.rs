@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use weir_exposition::{Dialect, Fault, Kind, Label, Reader, Record, Sample, float};
 
+use crate::native::Native;
+
 /// Points of one family. They are held until it is complete; targets with more than this are refused.
 const POINTS_MAX: usize = 1 << 20;
 
@@ -39,6 +41,8 @@ pub struct Point {
 pub enum Value {
     Number(f64),
     Histogram(Histogram),
+    /// A histogram whose bounds follow from a schema; texts have none.
+    Native(Box<Native>),
     Summary(Summary),
 }
 
