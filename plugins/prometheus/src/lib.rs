@@ -6,10 +6,10 @@
 //! |---|---|
 //! | `accumulate.rs` | histograms that are kept, and deltas that become cumulative |
 //! | `family.rs` | families of samples, and how they are read from a text |
+//! | `protobuf.rs` | the same from the protobuf exposition |
 //! | `names.rs`, `labels.rs` | names of families and labels as Prometheus wants them |
 //! | `series.rs` | OTLP metrics as series, point by point |
 //! | `exemplar.rs` | the labels of exemplars |
-//! | `protobuf.rs` | the same from the protobuf exposition |
 //! | `native.rs` | histograms whose bounds follow from a schema |
 //! | `otlp.rs` | families as OTLP metrics, by resource and scope |
 //! | `point.rs` | one point of a metric, and the metric around it |

@@ -149,10 +149,10 @@ const fn word(kind: Kind) -> &'static str {
 }
 
 /// Writes when a point was measured, and since when it counts; nanoseconds since the Unix epoch, 0 for unknown.
-pub fn write_times(out: &mut Encoder, shape: Shape, start: u64, time: u64) {
-    let earlier = u32::from(shape == Shape::Exponential);
-    out.nonzero_fixed64(2 + earlier, start);
-    out.nonzero_fixed64(3 + earlier, time);
+pub fn write_times(out: &mut Encoder, _shape: Shape, start: u64, time: u64) {
+    // The same fields in points of every shape.
+    out.nonzero_fixed64(2, start);
+    out.nonzero_fixed64(3, time);
 }
 
 /// Writes a point's value.
