@@ -69,8 +69,11 @@ impl Read {
     #[must_use]
     pub fn explain(&self) -> String {
         let Written { samples, histograms, .. } = self.written;
-        let mut text =
-            format!("{} samples and histograms are not valid, {} are taken:", self.rejected, samples + histograms);
+        let mut text = format!(
+            "{} samples and histograms are not valid, {} are taken:",
+            self.rejected,
+            samples + histograms
+        );
         for (reason, count) in self.reasons.iter().take(REASONS_MAX) {
             text.push_str(&format!(" {reason} ({count});"));
         }
@@ -135,14 +138,20 @@ impl<'a> Mapping<'a> {
         let is_there = |sample: &&weir_remote_write::Sample| sample.value.to_bits() != STALE_NAN;
         if let Some(sample) = series.samples.iter().rfind(is_there) {
             self.spend(weight(&series.labels))?;
-            self.infos.push(Point { labels: owned(&series.labels), value: Value::Number(sample.value), ..Point::default() });
+            self.infos.push(Point {
+                labels: owned(&series.labels),
+                value: Value::Number(sample.value),
+                ..Point::default()
+            });
         }
         Ok(())
     }
 
     fn take(&mut self, series: &Series<'a>) -> Result<(), Fault> {
         let points = count(series.samples.len() + series.histograms.len());
-        let fault = series.fault.or((series.labels.len() > LABELS_MAX).then_some("a series has more than 255 labels"));
+        let fault = series
+            .fault
+            .or((series.labels.len() > LABELS_MAX).then_some("a series has more than 255 labels"));
         if let Some(fault) = fault {
             self.reject(fault, points);
             return Ok(());
@@ -192,7 +201,13 @@ impl<'a> Mapping<'a> {
 
     // === points ===
 
-    fn take_parts(&mut self, series: &Series<'a>, said: Said<'a>, place: Place<'a>, exemplars: Vec<Exemplar>) {
+    fn take_parts(
+        &mut self,
+        series: &Series<'a>,
+        said: Said<'a>,
+        place: Place<'a>,
+        exemplars: Vec<Exemplar>,
+    ) {
         let Place { base, role, own, labels } = place;
         let mut exemplars = Some(exemplars);
         for (at, sample) in series.samples.iter().enumerate() {
@@ -306,7 +321,13 @@ impl<'a> Mapping<'a> {
         let key = (base, suffix, kind as u8, help, unit);
         let place = *self.places.entry(key).or_insert_with(|| {
             let name = format!("{base}{suffix}");
-            self.families.push(Family { name, kind, help: help.to_owned(), unit: unit.to_owned(), points: Vec::new() });
+            self.families.push(Family {
+                name,
+                kind,
+                help: help.to_owned(),
+                unit: unit.to_owned(),
+                points: Vec::new(),
+            });
             self.families.len() - 1
         });
         &mut self.families[place]
@@ -330,7 +351,13 @@ impl<'a> Mapping<'a> {
     fn close_group(&mut self, base: &'a str, labels: &[(&'a str, &'a str)], time: i64, group: Group<'a>) {
         let whole = group.whole();
         let Group { kind, help, unit, parts } = group;
-        let point = |labels: Labels, start, value, exemplars| Point { labels, time: Some(time), start, value, exemplars };
+        let point = |labels: Labels, start, value, exemplars| Point {
+            labels,
+            time: Some(time),
+            start,
+            value,
+            exemplars,
+        };
         if let Some(value) = whole {
             let start = parts.iter().find(|part| part.role == Role::Count).and_then(|part| part.start);
             let mut exemplars: Vec<Exemplar> = parts.into_iter().flat_map(|part| part.exemplars).collect();
@@ -362,10 +389,14 @@ impl<'a> Mapping<'a> {
         let mut still = Vec::new();
         for (labels, exemplars) in std::mem::take(&mut self.waiting) {
             let name = labels.iter().find(|(name, _)| *name == NAME).map_or("", |(_, value)| value);
-            let found = place(&labels, name, Kind::Histogram).and_then(|Place { base, role, own, labels }| {
-                let last = self.groups.range_mut((base, labels.clone(), i64::MIN)..=(base, labels, i64::MAX)).next_back();
-                last?.1.parts.iter_mut().find(|part| (part.role, part.own) == (role, own))
-            });
+            let found =
+                place(&labels, name, Kind::Histogram).and_then(|Place { base, role, own, labels }| {
+                    let last = self
+                        .groups
+                        .range_mut((base, labels.clone(), i64::MIN)..=(base, labels, i64::MAX))
+                        .next_back();
+                    last?.1.parts.iter_mut().find(|part| (part.role, part.own) == (role, own))
+                });
             match found {
                 Some(part) => part.exemplars.extend(exemplars),
                 None => still.push((labels, exemplars)),
@@ -438,7 +469,9 @@ impl<'a> Mapping<'a> {
                 self.left = left;
                 Ok(())
             }
-            None => Err(Fault::beyond("the request is larger as OTLP than this receiver can hold; send fewer samples at once")),
+            None => Err(Fault::beyond(
+                "the request is larger as OTLP than this receiver can hold; send fewer samples at once",
+            )),
         }
     }
 

@@ -68,7 +68,9 @@ impl<'a> Request<'a> {
             match (version, field.number, field.value) {
                 (Version::V1, 3, Value::Bytes(metadata)) => {
                     if request.metadata.len() == METADATA_MAX {
-                        return Err(Fault::beyond(format!("a request has more than {METADATA_MAX} metadata")));
+                        return Err(Fault::beyond(format!(
+                            "a request has more than {METADATA_MAX} metadata"
+                        )));
                     }
                     request.metadata.extend(read_metadata(metadata)?);
                 }

@@ -264,7 +264,9 @@ fn random_messages_do_no_harm() {
         let again = read(&again, *version).expect("what we write can be read");
         // A NaN is not itself; its text is.
         let text = |series: &[Series<'_>]| {
-            let labels = |series: &Series<'_>| format!("{:?} {:?} {:?}", series.labels, series.samples, series.histograms);
+            let labels = |series: &Series<'_>| {
+                format!("{:?} {:?} {:?}", series.labels, series.samples, series.histograms)
+            };
             series.iter().map(labels).collect::<Vec<_>>()
         };
         assert_eq!(text(&again), text(&series), "seed {seed}");

@@ -40,9 +40,8 @@ fn received(request: Request) -> Received {
 const V2: (&str, &str) = ("content-type", "application/x-protobuf;proto=io.prometheus.write.v2.Request");
 
 fn written(response: &Response) -> [Option<&str>; 3] {
-    ["Samples", "Histograms", "Exemplars"].map(|what| {
-        delivery::header(&response.headers, &format!("X-Prometheus-Remote-Write-{what}-Written"))
-    })
+    ["Samples", "Histograms", "Exemplars"]
+        .map(|what| delivery::header(&response.headers, &format!("X-Prometheus-Remote-Write-{what}-Written")))
 }
 
 /// Scenario: a good request of each version, with the headers of today, of yesterday and none.
@@ -53,7 +52,10 @@ fn a_good_request_is_taken() {
     for headers in [
         &[][..],
         &[("Content-Type", "application/x-protobuf"), ("Content-Encoding", "snappy")],
-        &[("content-type", "application/x-protobuf; proto=prometheus.WriteRequest"), ("content-encoding", "Snappy")],
+        &[
+            ("content-type", "application/x-protobuf; proto=prometheus.WriteRequest"),
+            ("content-encoding", "Snappy"),
+        ],
     ] {
         let received = received(request(headers, body(&all, Version::V1)));
         assert_eq!((received.batches.len(), received.rejected), (1, 0));

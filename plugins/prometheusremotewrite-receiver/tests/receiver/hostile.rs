@@ -77,7 +77,8 @@ fn random_messages_do_no_harm() {
         ] {
             let labels = [("__name__", name), ("job", "j"), ("le", le)];
             let mut series = series(kind, &labels[..if le.is_empty() { 2 } else { 3 }], &[1.0]);
-            series.exemplars = vec![Exemplar { labels: vec![("trace_id", "ab")], value: 1.0, timestamp: TIME }];
+            series.exemplars =
+                vec![Exemplar { labels: vec![("trace_id", "ab")], value: 1.0, timestamp: TIME }];
             writer.series(&series);
         }
         let histograms = vec![native(2), native(-53)];

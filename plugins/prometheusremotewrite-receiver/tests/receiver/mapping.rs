@@ -36,7 +36,8 @@ fn lines(series: &[Series<'_>]) -> Vec<String> {
 /// Guarantees: each is what its kind says, under its own name, with job and instance in the resource and its start time.
 #[test]
 fn each_kind_has_its_metric() {
-    let mut counter = series(Kind::Counter, &[("__name__", "c_seconds_total"), ("instance", "i"), ("job", "j")], &[1.0]);
+    let mut counter =
+        series(Kind::Counter, &[("__name__", "c_seconds_total"), ("instance", "i"), ("job", "j")], &[1.0]);
     (counter.help, counter.unit) = ("Help.", "seconds");
     counter.samples[0].start = TIME - 5;
     let all = [
@@ -111,13 +112,23 @@ fn a_whole_histogram_is_one_point() {
         ("h_sum", "", 7.5),
     ]);
     all[2].exemplars = vec![Exemplar {
-        labels: vec![("trace_id", "0af7651916cd43dd8448eb211c80319c"), ("span_id", "00f067aa0ba902b7"), ("k", "v")],
+        labels: vec![
+            ("trace_id", "0af7651916cd43dd8448eb211c80319c"),
+            ("span_id", "00f067aa0ba902b7"),
+            ("k", "v"),
+        ],
         value: 2.0,
         timestamp: TIME - 1,
     }];
     let stale = f64::from_bits(STALE_NAN);
-    all.extend(histogram(&[("gone_bucket", "+Inf", stale), ("gone_count", "", stale), ("gone_sum", "", stale)]));
-    for (name, quantile, value) in [("s", "0.5", 1.0), ("s_sum", "", 3.0), ("s", "0.9", 2.0), ("s_count", "", 2.0)] {
+    all.extend(histogram(&[
+        ("gone_bucket", "+Inf", stale),
+        ("gone_count", "", stale),
+        ("gone_sum", "", stale),
+    ]));
+    for (name, quantile, value) in
+        [("s", "0.5", 1.0), ("s_sum", "", 3.0), ("s", "0.9", 2.0), ("s_count", "", 2.0)]
+    {
         let labels = [("__name__", name), ("quantile", quantile)];
         all.push(series(Kind::Summary, &labels[..if quantile.is_empty() { 1 } else { 2 }], &[value]));
     }
@@ -151,7 +162,13 @@ fn half_a_histogram_stays_numbers() {
         &[("h_bucket", "1", 2.0), ("h_bucket", "+Inf", 1.0), ("h_count", "", 1.0), ("h_sum", "", 1.0)],
         &[("h_bucket", "+Inf", 1.5), ("h_count", "", 1.5), ("h_sum", "", 1.0)],
         &[("h_bucket", "+Inf", 1.0), ("h_count", "", 2.0), ("h_sum", "", 1.0)],
-        &[("h_bucket", "1", 1.0), ("h_bucket", "1.0", 1.0), ("h_bucket", "+Inf", 1.0), ("h_count", "", 1.0), ("h_sum", "", 1.0)],
+        &[
+            ("h_bucket", "1", 1.0),
+            ("h_bucket", "1.0", 1.0),
+            ("h_bucket", "+Inf", 1.0),
+            ("h_count", "", 1.0),
+            ("h_sum", "", 1.0),
+        ],
         &[("h_bucket", "+Inf", 1.0), ("h_count", "", stale), ("h_sum", "", 1.0)],
     ];
     for half in halves {
@@ -195,7 +212,11 @@ fn a_native_histogram_is_exponential() {
         count: Count::Int(3),
         zero_count: Count::Int(0),
         zero_threshold: 0.0,
-        positive: Buckets { spans: vec![Span { offset: 1, length: 2 }], deltas: vec![1, 1], counts: Vec::new() },
+        positive: Buckets {
+            spans: vec![Span { offset: 1, length: 2 }],
+            deltas: vec![1, 1],
+            counts: Vec::new(),
+        },
         custom_values: vec![0.5, 1.0],
         start: 0,
         ..native(-53)
@@ -235,7 +256,8 @@ fn what_cannot_be_taken_is_counted_and_the_rest_is_taken() {
     let mut wide = native(1);
     wide.positive.spans[0].offset = -(1 << 20);
     wide.positive.spans[1].offset = 1 << 19;
-    let many: Vec<(String, String)> = (0..255).map(|number| (format!("l{number:03}"), "x".to_owned())).collect();
+    let many: Vec<(String, String)> =
+        (0..255).map(|number| (format!("l{number:03}"), "x".to_owned())).collect();
     let mut labels = vec![("__name__", "many")];
     labels.extend(many.iter().map(|(name, value)| (&**name, &**value)));
     let all = [
@@ -265,7 +287,9 @@ fn what_cannot_be_taken_is_counted_and_the_rest_is_taken() {
 #[test]
 fn metadata_beside_samples_count_in_version_1() {
     let mut writer = Writer::new(Version::V1);
-    for (name, le, value) in [("h_bucket", "+Inf", 1.0), ("h_count", "", 1.0), ("h_sum", "", 2.0), ("c_total", "", 3.0)] {
+    for (name, le, value) in
+        [("h_bucket", "+Inf", 1.0), ("h_count", "", 1.0), ("h_sum", "", 2.0), ("c_total", "", 3.0)]
+    {
         let labels = [("__name__", name), ("le", le)];
         writer.series(&series(Kind::Unknown, &labels[..if le.is_empty() { 1 } else { 2 }], &[value]));
     }
@@ -302,7 +326,9 @@ fn an_exemplar_finds_its_point_or_is_counted() {
     let lines = text::of(&read.batches);
     assert_eq!(
         lines,
-        ["{service.name=j} histogram h \"\" \"\" {} 0..1700000000000000000 1/Some(1.0) [1] [] #0.5@1700000000000000000//{}"]
+        [
+            "{service.name=j} histogram h \"\" \"\" {} 0..1700000000000000000 1/Some(1.0) [1] [] #0.5@1700000000000000000//{}"
+        ]
     );
 }
 
@@ -313,13 +339,27 @@ fn a_large_request_is_several_batches() {
     let values: Vec<String> = (0..40_000).map(|number| format!("value-{number}")).collect();
     let mut all: Vec<_> = values
         .iter()
-        .map(|value| series(Kind::Counter, &[("__name__", "c_total"), ("instance", "i"), ("job", "j"), ("v", value)], &[1.0]))
+        .map(|value| {
+            series(
+                Kind::Counter,
+                &[("__name__", "c_total"), ("instance", "i"), ("job", "j"), ("v", value)],
+                &[1.0],
+            )
+        })
         .collect();
-    all.push(series(Kind::Info, &[("__name__", "target_info"), ("instance", "i"), ("job", "j"), ("k", "v")], &[1.0]));
+    all.push(series(
+        Kind::Info,
+        &[("__name__", "target_info"), ("instance", "i"), ("job", "j"), ("k", "v")],
+        &[1.0],
+    ));
     let read = read_all(&all, Version::V2);
     assert!(read.batches.len() > 1, "{}", read.batches.len());
     assert_eq!(read.written.samples, 40_001);
     let lines = text::of(&read.batches);
     assert_eq!(lines.len(), 40_000);
-    assert!(lines.iter().all(|line| line.starts_with("{service.name=j,service.instance.id=i,k=v} counter c_total ")));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.starts_with("{service.name=j,service.instance.id=i,k=v} counter c_total "))
+    );
 }

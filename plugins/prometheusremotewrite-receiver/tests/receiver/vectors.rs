@@ -16,8 +16,16 @@ use crate::text;
 /// Every body, what it is and what is written of it.
 const BODIES: [(&str, Version, Written); 5] = [
     ("npm_prometheus-remote-write_0.5.1", Version::V1, Written { samples: 1, histograms: 0, exemplars: 0 }),
-    ("prometheus_2.42_remote_write_metadata", Version::V1, Written { samples: 0, histograms: 0, exemplars: 0 }),
-    ("prometheus_2.42_remote_write_samples", Version::V1, Written { samples: 0, histograms: 0, exemplars: 0 }),
+    (
+        "prometheus_2.42_remote_write_metadata",
+        Version::V1,
+        Written { samples: 0, histograms: 0, exemplars: 0 },
+    ),
+    (
+        "prometheus_2.42_remote_write_samples",
+        Version::V1,
+        Written { samples: 0, histograms: 0, exemplars: 0 },
+    ),
     ("prw1_native_1", Version::V1, Written { samples: 4, histograms: 2, exemplars: 1 }),
     ("prw2_1", Version::V2, Written { samples: 3, histograms: 1, exemplars: 1 }),
 ];
@@ -64,8 +72,11 @@ fn owned(labels: &[(&str, &str)]) -> Vec<(String, String)> {
 fn compare(name: &str, series: &Series<'_>, rendering: &Value) {
     let list = |key: &str| rendering[key].as_array().cloned().unwrap_or_default();
     assert_eq!(owned(&series.labels), labels(&rendering["labels"]), "{name}");
-    let bits = |value: f64| if value.is_nan() && value.to_bits() != STALE_NAN { f64::NAN.to_bits() } else { value.to_bits() };
-    let samples: Vec<_> = series.samples.iter().map(|sample| (sample.timestamp, bits(sample.value))).collect();
+    let bits = |value: f64| {
+        if value.is_nan() && value.to_bits() != STALE_NAN { f64::NAN.to_bits() } else { value.to_bits() }
+    };
+    let samples: Vec<_> =
+        series.samples.iter().map(|sample| (sample.timestamp, bits(sample.value))).collect();
     let rendered: Vec<_> =
         list("samples").iter().map(|pair| (pair[0].as_i64().expect("a time"), number(&pair[1]))).collect();
     assert_eq!(samples, rendered, "{name}");
@@ -159,7 +170,8 @@ fn metadata_of_a_vector_are_read() {
     let name = "prometheus_2.42_remote_write_metadata";
     let body = snappy::decode(&block(&vectors, name)).expect(name);
     let request = Request::parse(&body, Version::V1).expect(name);
-    let kind = |family| request.metadata().iter().find(|metadata| metadata.family == family).map(|found| found.kind);
+    let kind =
+        |family| request.metadata().iter().find(|metadata| metadata.family == family).map(|found| found.kind);
     assert_eq!(kind("shop_orders"), Some(Kind::Counter));
     assert_eq!(kind("shop_build"), Some(Kind::Info));
     assert_eq!(kind("shop_state"), Some(Kind::StateSet));
