@@ -8,7 +8,7 @@ use weir_prometheus::otlp::{Honor, Metrics};
 use weir_remote_write::series::{NAME, STALE_NAN};
 use weir_remote_write::{Fault, Metadata, Request, Series, Version};
 
-use crate::classic::{Group, Groups, Part, Place, Role, place};
+use crate::classic::{Borrowed, Group, Groups, Part, Place, Role, place};
 use crate::native;
 
 /// Memory that one request may cost, as it is reckoned here: an instance has 64 MiB by default, and what allocators add is not
@@ -113,7 +113,7 @@ struct Mapping<'a> {
     places: BTreeMap<FamilyKey<'a>, usize>,
     groups: Groups<'a>,
     /// Exemplars of series that came without a point, with their labels.
-    waiting: Vec<(Vec<(&'a str, &'a str)>, Vec<Exemplar>)>,
+    waiting: Vec<(Borrowed<'a>, Vec<Exemplar>)>,
     /// Bytes that may still be spent.
     left: usize,
     /// Bytes of `families`.
