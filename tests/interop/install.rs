@@ -89,6 +89,22 @@ pub(crate) fn go() -> PathBuf {
     installed(&PROGRAM, make)
 }
 
+/// Prometheus' server, out of Debian's package: it is only unpacked, since an installed one would run.
+#[track_caller]
+pub(crate) fn prometheus() -> PathBuf {
+    static PROGRAM: Installed = OnceLock::new();
+    let make = || {
+        let folder = once("prometheus", &[], |folder| {
+            need("apt-get", &["apt"])?;
+            run(Command::new("apt-get").args(["--quiet=2", "update"]))?;
+            run(Command::new("apt-get").args(["--quiet=2", "download", "prometheus"]).current_dir(folder))?;
+            run(Command::new("sh").args(["-euc", "dpkg --extract prometheus_*.deb ."]).current_dir(folder))
+        });
+        Ok(folder?.join("usr/bin/prometheus"))
+    };
+    installed(&PROGRAM, make)
+}
+
 /// The class path of the Java client.
 #[track_caller]
 pub(crate) fn java() -> String {

@@ -25,6 +25,7 @@ mod mapping;
 mod opencensus;
 mod opentelemetry;
 mod outline;
+mod remote_write;
 mod stage;
 mod streams;
 mod zipkin;
