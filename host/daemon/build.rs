@@ -11,8 +11,12 @@ use anyhow::{Context as _, anyhow};
 mod guests;
 
 /// Packages of `plugins/` that every Weir has with it.
-const BUNDLED: [&str; 4] =
-    ["prometheusremotewrite-exporter", "prometheusremotewrite-receiver", "zipkin-exporter", "zipkin-receiver"];
+const BUNDLED: [&str; 4] = [
+    "prometheusremotewrite-exporter",
+    "prometheusremotewrite-receiver",
+    "zipkin-exporter",
+    "zipkin-receiver",
+];
 
 fn main() -> anyhow::Result<()> {
     let root =

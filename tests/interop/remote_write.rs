@@ -117,13 +117,19 @@ async fn a_query_has_the_same_answer_at_both_ends() {
     });
     if came.await.is_none() {
         let came = target.query(all, Some(&time)).await;
-        let missing: Vec<_> = sent.iter().filter(|(labels, value)| came.get(*labels) != Some(value)).take(5).collect();
+        let missing: Vec<_> =
+            sent.iter().filter(|(labels, value)| came.get(*labels) != Some(value)).take(5).collect();
         let more: Vec<_> = came.keys().filter(|labels| !sent.contains_key(*labels)).take(5).collect();
-        panic!("{} series were sent, {} came; of them missing {missing:?}, never sent {more:?}", sent.len(), came.len());
+        panic!(
+            "{} series were sent, {} came; of them missing {missing:?}, never sent {more:?}",
+            sent.len(),
+            came.len()
+        );
     }
     let page = weir.metrics().await;
     let is_loss = |name: &str| ["dropped", "dead_letter", "rejected"].iter().any(|word| name.contains(word));
-    let lost: Vec<_> = page.samples().iter().filter(|sample| is_loss(&sample.name) && sample.value != 0.0).collect();
+    let lost: Vec<_> =
+        page.samples().iter().filter(|sample| is_loss(&sample.name) && sample.value != 0.0).collect();
     assert!(lost.is_empty(), "{lost:?}");
     drop(source);
     weir.stop().await;

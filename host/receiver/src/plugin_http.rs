@@ -309,7 +309,8 @@ impl PluginDoor {
 /// Whether the plugin decodes the body itself.
 fn left_encoded(headers: &HeaderMap) -> bool {
     let mut named = headers.get_all(header::CONTENT_ENCODING).iter();
-    let is_left = |name: &HeaderValue| name.as_bytes().trim_ascii().eq_ignore_ascii_case(LEFT_ENCODING.as_bytes());
+    let is_left =
+        |name: &HeaderValue| name.as_bytes().trim_ascii().eq_ignore_ascii_case(LEFT_ENCODING.as_bytes());
     named.next().is_some_and(is_left) && named.next().is_none()
 }
 

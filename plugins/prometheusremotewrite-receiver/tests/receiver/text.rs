@@ -5,7 +5,8 @@
 //! ```
 
 use weir_guest::wire::otlp::{
-    AnyValue, Each, ExemplarView, KeyValues, MetricData, MetricView, Number, resource_groups,
+    AnyValue, BucketsView, Each, ExemplarView, ExponentialPointView, HistogramPointView, KeyValues,
+    MetricData, MetricView, Number, NumberPointView, SummaryPointView, View, resource_groups,
 };
 
 fn plain(value: &AnyValue<'_>) -> String {
@@ -53,83 +54,64 @@ fn time(start: u64, time: u64, flags: u32) -> String {
 }
 
 fn points(metric: &MetricView<'_>) -> (&'static str, Vec<String>) {
-    let mut lines = Vec::new();
-    let word = match metric.data.clone() {
+    let word = match metric.data {
         MetricData::Empty => "empty",
-        MetricData::Gauge(points) | MetricData::Sum { points, .. } => {
-            for point in points {
-                let point = point.expect("whole");
-                let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
-                lines.push(format!(
-                    "{} {at} {}{}",
-                    pairs(point.attributes()),
-                    number(point.value),
-                    exemplars(point.exemplars())
-                ));
-            }
-            match metric.data {
-                MetricData::Sum { is_monotonic: true, temporality: 2, .. } => "counter",
-                MetricData::Sum { .. } => "sum",
-                _ => "gauge",
-            }
-        }
-        MetricData::Histogram { points, .. } => {
-            for point in points {
-                let point = point.expect("whole");
-                let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
-                let counts: Vec<_> = point.bucket_counts().collect();
-                let bounds: Vec<_> = point.explicit_bounds().collect();
-                lines.push(format!(
-                    "{} {at} {}/{:?} {counts:?} {bounds:?}{}",
-                    pairs(point.attributes()),
-                    point.count,
-                    point.sum,
-                    exemplars(point.exemplars())
-                ));
-            }
-            "histogram"
-        }
-        MetricData::ExponentialHistogram { points, .. } => {
-            for point in points {
-                let point = point.expect("whole");
-                let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
-                let side = |side: weir_guest::wire::otlp::BucketsView<'_>| {
-                    (side.offset, side.counts().collect::<Vec<_>>())
-                };
-                lines.push(format!(
-                    "{} {at} {}/{:?} 2^{} {}<={:?} +{:?} -{:?}{}",
-                    pairs(point.attributes()),
-                    point.count,
-                    point.sum,
-                    point.scale,
-                    point.zero_count,
-                    point.zero_threshold,
-                    side(point.positive),
-                    side(point.negative),
-                    exemplars(point.exemplars())
-                ));
-            }
-            "exponential"
-        }
-        MetricData::Summary(points) => {
-            for point in points {
-                let point = point.expect("whole");
-                let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
-                let quantiles: Vec<_> = point
-                    .quantiles()
-                    .map(|step| step.map(|step| (step.quantile, step.value)).expect("whole"))
-                    .collect();
-                lines.push(format!(
-                    "{} {at} {}/{:?} {quantiles:?}",
-                    pairs(point.attributes()),
-                    point.count,
-                    point.sum
-                ));
-            }
-            "summary"
-        }
+        MetricData::Gauge(_) => "gauge",
+        MetricData::Sum { is_monotonic: true, temporality: 2, .. } => "counter",
+        MetricData::Sum { .. } => "sum",
+        MetricData::Histogram { .. } => "histogram",
+        MetricData::ExponentialHistogram { .. } => "exponential",
+        MetricData::Summary(_) => "summary",
+    };
+    let lines = match metric.data.clone() {
+        MetricData::Empty => Vec::new(),
+        MetricData::Gauge(points) | MetricData::Sum { points, .. } => lines(points, of_number),
+        MetricData::Histogram { points, .. } => lines(points, of_histogram),
+        MetricData::ExponentialHistogram { points, .. } => lines(points, of_exponential),
+        MetricData::Summary(points) => lines(points, of_summary),
     };
     (word, lines)
+}
+
+fn lines<'a, V: View<'a>>(points: Each<'a, V>, show: impl Fn(V) -> String) -> Vec<String> {
+    points.map(|point| show(point.expect("whole"))).collect()
+}
+
+fn of_number(point: NumberPointView<'_>) -> String {
+    let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
+    format!("{} {at} {}{}", pairs(point.attributes()), number(point.value), exemplars(point.exemplars()))
+}
+
+fn of_histogram(point: HistogramPointView<'_>) -> String {
+    let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
+    let counts: Vec<_> = point.bucket_counts().collect();
+    let bounds: Vec<_> = point.explicit_bounds().collect();
+    let (labels, exemplars) = (pairs(point.attributes()), exemplars(point.exemplars()));
+    format!("{labels} {at} {}/{:?} {counts:?} {bounds:?}{exemplars}", point.count, point.sum)
+}
+
+fn of_exponential(point: ExponentialPointView<'_>) -> String {
+    let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
+    let side = |side: BucketsView<'_>| (side.offset, side.counts().collect::<Vec<_>>());
+    format!(
+        "{} {at} {}/{:?} 2^{} {}<={:?} +{:?} -{:?}{}",
+        pairs(point.attributes()),
+        point.count,
+        point.sum,
+        point.scale,
+        point.zero_count,
+        point.zero_threshold,
+        side(point.positive),
+        side(point.negative),
+        exemplars(point.exemplars())
+    )
+}
+
+fn of_summary(point: SummaryPointView<'_>) -> String {
+    let at = time(point.start_time_unix_nano, point.time_unix_nano, point.flags);
+    let steps = point.quantiles().map(|step| step.map(|step| (step.quantile, step.value)).expect("whole"));
+    let steps: Vec<_> = steps.collect();
+    format!("{} {at} {}/{:?} {steps:?}", pairs(point.attributes()), point.count, point.sum)
 }
 
 /// A line for each point, sorted.
