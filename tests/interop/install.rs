@@ -76,17 +76,25 @@ pub(crate) fn node() -> PathBuf {
 #[track_caller]
 pub(crate) fn go() -> PathBuf {
     static PROGRAM: Installed = OnceLock::new();
-    let make = || {
-        need("go", &["golang-go"])?;
-        let program = cache()?.join("go-client");
-        let mut build = Command::new("go");
-        // Go has a cache of its own: building again costs nothing where nothing has changed.
-        build.args(["build", "-o"]).arg(&program).arg(".");
-        build.current_dir(sources("go")).env("GOFLAGS", "-mod=readonly -buildvcs=false");
-        run(&mut build)?;
-        Ok(program)
-    };
-    installed(&PROGRAM, make)
+    installed(&PROGRAM, || go_program("go", "go-client"))
+}
+
+/// The Go program that writes and is written to in version 2.0 of remote write.
+#[track_caller]
+pub(crate) fn go_remote_write() -> PathBuf {
+    static PROGRAM: Installed = OnceLock::new();
+    installed(&PROGRAM, || go_program("go-remote-write", "go-remote-write"))
+}
+
+fn go_program(folder: &str, name: &str) -> Result<PathBuf, String> {
+    need("go", &["golang-go"])?;
+    let program = cache()?.join(name);
+    let mut build = Command::new("go");
+    // Go has a cache of its own: building again costs nothing where nothing has changed.
+    build.args(["build", "-o"]).arg(&program).arg(".");
+    build.current_dir(sources(folder)).env("GOFLAGS", "-mod=readonly -buildvcs=false");
+    run(&mut build)?;
+    Ok(program)
 }
 
 /// Prometheus' server, out of Debian's package: it is only unpacked, since an installed one would run.

@@ -4,7 +4,7 @@
 //! Prometheus ─1.0▶ weir: receiver ▶ queue ▶ exporter ─2.0▶ receiver ▶ queue ▶ exporter ─1.0▶ Prometheus
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -132,5 +132,42 @@ async fn a_query_has_the_same_answer_at_both_ends() {
         page.samples().iter().filter(|sample| is_loss(&sample.name) && sample.value != 0.0).collect();
     assert!(lost.is_empty(), "{lost:?}");
     drop(source);
+    weir.stop().await;
+}
+
+/// From a receiver to a backend in version 2.0.
+const CONFIG_2: &str = "
+receivers:
+  prometheusremotewrite: {endpoint: <one>}
+exporters:
+  prometheusremotewrite:
+    endpoint: http://<backend>/api/v1/write
+    protobuf_message: io.prometheus.write.v2.Request
+service:
+  pipelines:
+    metrics: {receivers: [prometheusremotewrite], exporters: [prometheusremotewrite]}
+";
+
+/// Scenario: Prometheus' own library for 2.0 writes a series of every kind, and is what is written to.
+/// Guarantees: it is told how much was written; each series comes back with its labels, values, kind, texts and exemplars.
+#[tokio::test(flavor = "multi_thread")]
+async fn series_of_prometheus_own_library_come_back() {
+    let _turn = TURN.lock().await;
+    let backend = free_address();
+    let weir = Weir::start_as(Profile::Release, CONFIG_2, &[("backend", backend)]).await;
+    let program = tokio::task::spawn_blocking(install::go_remote_write).await.expect("it is built");
+    let mut command = Command::new(program);
+    command.arg(format!("http://{}", weir.address("one"))).arg(backend.to_string()).kill_on_drop(true);
+    let output = tokio::time::timeout(DEADLINE, command.output()).await;
+    let output = output.expect("it ends in time").expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<Value> =
+        said.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let of = |what: &str| -> BTreeSet<String> {
+        lines.iter().filter_map(|line| line.get(what)).map(Value::to_string).collect()
+    };
+    assert_eq!(of("came"), of("sent"));
+    assert_eq!(of("sent").len(), 12);
     weir.stop().await;
 }

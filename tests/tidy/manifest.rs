@@ -29,7 +29,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// What a package in plugins/ may import of ours: what any author has.
-const GUEST_ARROWS: &[&str] = &["guest", "wire"];
+const GUEST_ARROWS: &[&str] = &["exposition", "guest", "prometheus", "remote-write", "thrift", "wire"];
 
 /// Strangers that are heavy, or that decide much: which crates may import them, and what to do instead.
 const STRANGERS: [(&str, &[&str], &str); 5] = [
