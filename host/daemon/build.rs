@@ -11,11 +11,14 @@ use anyhow::{Context as _, anyhow};
 mod guests;
 
 /// Packages of `plugins/` that every Weir has with it.
-const BUNDLED: [&str; 6] = [
+const BUNDLED: [&str; 9] = [
     "jaeger-exporter",
     "jaeger-receiver",
     "otlp-exporter",
+    "prometheus-exporter",
     "prometheus-receiver",
+    "prometheusremotewrite-exporter",
+    "prometheusremotewrite-receiver",
     "zipkin-exporter",
     "zipkin-receiver",
 ];

@@ -25,8 +25,8 @@ use crate::install::{debian, python, sources};
 use crate::stage::{DEADLINE, TURN};
 
 /// A Prometheus server with a folder of its own.
-struct Prometheus {
-    address: SocketAddr,
+pub(crate) struct Prometheus {
+    pub(crate) address: SocketAddr,
     http: HttpClient,
     _folder: TempDir,
     _child: Child,
@@ -37,11 +37,15 @@ type Series = BTreeMap<BTreeMap<String, String>, String>;
 
 impl Prometheus {
     /// Starts one that scrapes and writes as `config` says, and waits until it is ready.
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
+        Self::start_at(free_address(), config).await
+    }
+
+    /// As [`Prometheus::start`], at this address.
+    pub(crate) async fn start_at(address: SocketAddr, config: &str) -> Self {
         let folder = TempDir::with_prefix("prometheus-").expect("a folder for a server");
         let file = folder.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("its folder is there");
-        let address = free_address();
         let mut command = Command::new(debian("prometheus"));
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
@@ -56,6 +60,18 @@ impl Prometheus {
         });
         assert!(ready.await.is_some(), "Prometheus is not ready");
         server
+    }
+
+    /// What it answers to a query for one moment, or for now: values by their labels.
+    pub(crate) async fn at(&self, query: &str, time: Option<&str>) -> BTreeMap<String, String> {
+        let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let time = time.map(|time| format!("&time={time}")).unwrap_or_default();
+        let answer = self.http.get(self.address, &format!("/api/v1/query?query={escaped}{time}")).await;
+        let Ok(answer) = answer else { return BTreeMap::new() };
+        let answer: Value = serde_json::from_slice(answer.body()).expect("Prometheus answers in JSON");
+        let found = answer["data"]["result"].as_array().cloned().unwrap_or_default();
+        let value = |found: &Value| found["value"][1].as_str().expect("a value").to_owned();
+        found.iter().map(|found| (found["metric"].to_string(), value(found))).collect()
     }
 
     /// What an instant query of these labels gives, without `without`.

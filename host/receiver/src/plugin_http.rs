@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use weir_model::http::{Answer, Headers, Received, Request as PluginRequest, Response as PluginResponse};
 use weir_model::{BoxFuture, HttpReceiver, Receipt, Refusal};
 use weir_net::ReplyBody;
-use weir_net::body::{discard, read_decoded};
+use weir_net::body::{discard, read, read_decoded};
 use weir_net::budget;
 use weir_net::grpc::RETRY_AFTER_DEFAULT;
 use weir_net::limits::{BodyLimits, HTTP_BODY_BYTES_MAX, ListenLimits};
@@ -34,6 +34,10 @@ const DISCARD_FACTOR: usize = 4;
 
 /// Headers of a plugin's answer that are sent; protocols of telemetry need a handful.
 const ANSWER_HEADERS_MAX: usize = 64;
+
+/// An encoding that is left to the plugin: it belongs to its protocol (Prometheus' remote write is always a snappy block), and what
+/// the block decodes to is bounded by the plugin's memory.
+const LEFT_ENCODING: &str = "snappy";
 
 /// Headers that frame a message: ours to write.
 pub(crate) const FRAMING: [HeaderName; 6] = [
@@ -156,7 +160,10 @@ impl PluginDoor {
     /// Reads the request, has the plugin look at it, and hands on what it found.
     async fn ask(&self, head: &Parts, body: &mut Incoming) -> Result<Response<ReplyBody>, Failure> {
         let ledger = &self.intake.settings().ledger;
-        let read = read_decoded(&head.headers, body, &self.limits, ledger).await;
+        let read = match left_encoded(&head.headers) {
+            true => read(&head.headers, body, &self.limits, ledger).await,
+            false => read_decoded(&head.headers, body, &self.limits, ledger).await,
+        };
         let (body, claim) = read.map_err(|error| Failure::of_body(&error))?;
         // The claim stays with the body: a call goes on to its end even where the sender has hung up meanwhile.
         let body = budget::paid(body, claim);
@@ -237,9 +244,20 @@ pub(crate) fn response_of(status: u16, headers: Headers, body: ReplyBody) -> Opt
     Some(response)
 }
 
-/// A request as a plugin sees it: names in lower case, the body decoded.
+/// Whether the plugin decodes the body itself.
+fn left_encoded(headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(header::CONTENT_ENCODING).iter();
+    let is_left =
+        |name: &HeaderValue| name.as_bytes().trim_ascii().eq_ignore_ascii_case(LEFT_ENCODING.as_bytes());
+    named.next().is_some_and(is_left) && named.next().is_none()
+}
+
+/// A request as a plugin sees it: names in lower case, the body decoded but for [`LEFT_ENCODING`].
 fn request_of(head: &Parts, body: Bytes) -> PluginRequest {
-    let is_kept = |name: &HeaderName| name != header::CONTENT_ENCODING && name != header::CONTENT_LENGTH;
+    let keeps_encoding = left_encoded(&head.headers);
+    let is_kept = |name: &HeaderName| {
+        name != header::CONTENT_LENGTH && (keeps_encoding || name != header::CONTENT_ENCODING)
+    };
     let headers = headers_of(head, is_kept).collect();
     PluginRequest { method: head.method.as_str().to_owned(), target: target_of(head), headers, body }
 }

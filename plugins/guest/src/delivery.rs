@@ -18,9 +18,15 @@ const EXPLANATION_BYTES_MAX: usize = 256;
 /// What an answer means for the batch that was sent.
 #[must_use]
 pub fn outcome(answer: Result<Response, HttpError>) -> Outcome {
+    outcome_explained(answer, EXPLANATION_BYTES_MAX)
+}
+
+/// As [`outcome`], with up to `bytes_max` bytes of an error answer in the message.
+#[must_use]
+pub fn outcome_explained(answer: Result<Response, HttpError>, bytes_max: usize) -> Outcome {
     match answer {
         Ok(response) if (200..300).contains(&response.status) => Outcome::Accepted,
-        Ok(response) => refused(&response, host::now() / 1_000_000_000),
+        Ok(response) => refused(&response, host::now() / 1_000_000_000, bytes_max),
         Err(error) => unanswered(error),
     }
 }
@@ -34,8 +40,8 @@ pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str
         .map(|(_, value)| value.as_str())
 }
 
-fn refused(response: &Response, now_seconds: u64) -> Outcome {
-    let message = explanation(response);
+fn refused(response: &Response, now_seconds: u64, bytes_max: usize) -> Outcome {
+    let message = explanation(response, bytes_max);
     match response.status {
         401 | 403 => Outcome::Stopped(message),
         413 => Outcome::TooLarge,
@@ -71,8 +77,8 @@ fn wait_ms(value: &str, now_seconds: u64) -> Option<u32> {
 }
 
 /// The status and the beginning of the body on one line.
-fn explanation(response: &Response) -> String {
-    let body = &response.body[..response.body.len().min(EXPLANATION_BYTES_MAX)];
+fn explanation(response: &Response, bytes_max: usize) -> String {
+    let body = &response.body[..response.body.len().min(bytes_max)];
     let text = String::from_utf8_lossy(body);
     let text: String =
         text.trim().chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
@@ -89,7 +95,7 @@ mod tests {
 
     fn of(status: u16, headers: &[(&str, &str)], body: &str) -> Outcome {
         let headers = headers.iter().map(|&(name, value)| (name.into(), value.into())).collect();
-        refused(&Response { status, headers, body: body.into() }, 784_111_700)
+        refused(&Response { status, headers, body: body.into() }, 784_111_700, EXPLANATION_BYTES_MAX)
     }
 
     fn after_ms(outcome: Outcome) -> Option<u32> {

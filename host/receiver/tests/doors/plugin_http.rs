@@ -108,6 +108,32 @@ async fn the_plugin_sees_the_request_decoded() {
     assert!(!request.headers.iter().any(|(name, _)| name == "content-encoding" || name == "content-length"));
 }
 
+/// Scenario: a body in snappy, which is part of one protocol and of no other; one in snappy over gzip; one in brotli.
+/// Guarantees: the plugin sees the first as it came, with the header that says so; the others are refused before it sees them.
+#[tokio::test]
+async fn snappy_is_left_to_the_plugin() {
+    let consumer = Scripted::saying([]);
+    let config = Config { max_request_body_size: 1000, ..Config::at("127.0.0.1:0") };
+    let (served, plugin) = serve_plugin(&consumer, config);
+    let addr = served.addr("http");
+    let answer = post(addr, "/reply", &[("Content-Encoding", "Snappy")], "as it came").await;
+    assert_eq!(answer.status, 418);
+    for headers in [
+        &[("content-encoding", "br")][..],
+        &[("content-encoding", "gzip, snappy")],
+        &[("content-encoding", "snappy"), ("content-encoding", "snappy")],
+    ] {
+        assert_eq!(post(addr, "/reply", headers, "x").await.status, 415, "{headers:?}");
+    }
+    let answer = post(addr, "/reply", &[("content-encoding", "snappy")], vec![0; 1001]).await;
+    assert_eq!(answer.status, 413);
+    let requests = plugin.requests.lock().unwrap();
+    let [(_, request)] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    assert_eq!(request.body, "as it came");
+    assert!(request.headers.contains(&("content-encoding".to_owned(), "Snappy".to_owned())));
+    assert!(!request.headers.iter().any(|(name, _)| name == "content-length"));
+}
+
 /// Scenario: the plugin answers for itself, with headers that no answer may have, and once with a status that is none.
 /// Guarantees: its answer is sent without them; the wrong status is an error of ours; the pipeline hears nothing.
 #[tokio::test]

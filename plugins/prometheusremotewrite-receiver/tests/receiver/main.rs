@@ -1,0 +1,7 @@
+//! The receiver from outside: bytes in, OTLP out.
+
+mod doors;
+mod hostile;
+mod mapping;
+mod text;
+mod vectors;
