@@ -125,6 +125,8 @@ async fn pages_of_targets_arrive_and_their_ends_are_told() {
     write(folder.path(), &format!(r#"[{{"targets": ["{closed}"]}}]"#));
     let config = CONFIG.replace("FOLDER", &folder.path().display().to_string());
     let mut weir = Weir::start(&config, &[("sink", sink.address()), ("target", target)]).await;
+    weir.log().announce("scrape failed, nothing of it is taken");
+    weir.log().announce("file of targets cannot be used");
     let mut points = BTreeSet::new();
     let live = [format!("{target} up 1"), format!("{target} jobs_total 3"), format!("{closed} up 0")];
     come(&sink, &mut points, &live).await;
