@@ -9,7 +9,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `parts.rs` | the living parts: started together, ended together or one by one |
-//! | `pipelines.rs`, `exporters.rs`, `receivers.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `pipelines.rs`, `exporters.rs`, `pages.rs`, `receivers.rs`, `plugins.rs` | how each kind is made from the configuration |
 //! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
 //! | `triggers.rs`, `diff.rs`, `staging.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is ready before anything is touched, what is done |
 //! | `current.rs` | lists that follow the parts |
@@ -20,6 +20,7 @@ mod current;
 mod diff;
 mod exporters;
 mod owed;
+mod pages;
 mod parts;
 mod pipelines;
 mod plugins;
@@ -32,6 +33,7 @@ mod triggers;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,7 +48,7 @@ use weir_queue::{Disk, FolderLock, Queue, SystemDisk};
 
 use crate::admin::Admin;
 use crate::command::Failure;
-use crate::config::{Config, Storage};
+use crate::config::{Config, Id, Storage};
 use crate::shutdown::{self, Ended, Stop};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::pages::{Health, MetricsPage};
@@ -153,7 +155,7 @@ impl Daemon {
         views.show_waiting(pipelines::waiting(&config).await);
         let (ledger, nodes) = (Arc::clone(&foundation.ledger), Arc::clone(&foundation.nodes));
         let metrics = Metrics::new(views.sources.clone(), ledger, nodes);
-        let pages = pages(&config, metrics, Arc::clone(&views.health))?;
+        let pages = own_pages(&config, metrics, Arc::clone(&views.health))?;
         let admin = match in_memory {
             true => None,
             false => {
@@ -167,12 +169,12 @@ impl Daemon {
 
     /// Receiver, protocol and address of every door.
     pub fn addresses(&self) -> Vec<(String, &'static str, SocketAddr)> {
-        let of = |(id, door): (&crate::config::Id, &receivers::Door)| {
-            let id = id.to_string();
-            let addresses = door.addresses.clone();
-            addresses.into_iter().map(move |(protocol, address)| (id.clone(), protocol, address))
-        };
-        self.parts.doors.iter().flat_map(of).collect()
+        addresses(&self.parts.doors)
+    }
+
+    /// The same of every page: exporter, protocol and address.
+    pub fn page_addresses(&self) -> Vec<(String, &'static str, SocketAddr)> {
+        addresses(&self.parts.pages.doors)
     }
 
     /// Serves until `stop`, then drains; says how that ended. `triggers` reload the configuration meanwhile.
@@ -180,11 +182,23 @@ impl Daemon {
         for (receiver, protocol, address) in self.addresses() {
             info!(receiver, protocol, %address, "listening");
         }
+        for (exporter, protocol, address) in self.page_addresses() {
+            info!(exporter, protocol, %address, "listening");
+        }
         shutdown::live_and_die(self, stop, triggers).await
     }
 }
 
-fn pages(config: &Config, metrics: Metrics, health: Arc<Health>) -> Result<Vec<Page>, Failure> {
+fn addresses(doors: &BTreeMap<Id, receivers::Door>) -> Vec<(String, &'static str, SocketAddr)> {
+    let of = |(id, door): (&Id, &receivers::Door)| {
+        let id = id.to_string();
+        let addresses = door.addresses.clone();
+        addresses.into_iter().map(move |(protocol, address)| (id.clone(), protocol, address))
+    };
+    doors.iter().flat_map(of).collect()
+}
+
+fn own_pages(config: &Config, metrics: Metrics, health: Arc<Health>) -> Result<Vec<Page>, Failure> {
     let mut pages = Vec::new();
     let mut add = |listen: &crate::config::Listen, what, handler| -> Result<(), Failure> {
         let endpoint = listen.endpoint.value.to_string();

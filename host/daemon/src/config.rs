@@ -22,7 +22,7 @@ use std::{fmt, fs};
 
 pub use exporter::{
     Auth, Compression, DebugExporter, Delivery, ExporterConfig, ExporterKind, Kept, OtlpExporter,
-    OtlpProtocol, PluginExporter, Retry, Verbosity, WhenFull,
+    OtlpProtocol, PageListen, PluginExporter, Retry, Verbosity, WhenFull,
 };
 pub use id::{Id, Kind};
 pub use listener::{Cors, Listen, ListenLimits};

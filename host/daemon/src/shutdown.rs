@@ -1,7 +1,7 @@
 //! The order of death, and the life before it.
 //!
-//! Stop listening and let streams finish; settle what is under way; empty queues that would die with us; close the
-//! files cleanly. One deadline stands over all, and one line says how it ended.
+//! Stop listening and let streams finish; empty queues that would die with us; shut the pages; settle what is under way;
+//! close the files cleanly. One deadline stands over all, and one line says how it ended.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_secs(10);
 
 /// What is left of the deadline for closing files when everything else has used its part.
 const CLOSE_RESERVE: Duration = Duration::from_secs(2);
+
+/// How long readers of pages may take to finish: nothing is lost with a page that is cut, so nobody waits long for it.
+const PAGES_RESERVE: Duration = Duration::from_secs(2);
 
 /// How a process ended.
 #[derive(Debug)]
@@ -117,8 +120,8 @@ pub(crate) async fn live_and_die(mut daemon: Daemon, stop: Stop, mut triggers: T
     });
 
     loop {
-        let Parts { serving, exporting, .. } = &mut daemon.parts;
-        let tasks = [serving, exporting, &mut watching];
+        let Parts { serving, exporting, pages, .. } = &mut daemon.parts;
+        let tasks = [serving, exporting, &mut pages.serving, &mut watching];
         tokio::select! {
             biased;
             () = live(tasks, &daemon.views.health, &stop.begin) => break,
@@ -154,6 +157,10 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
             cut.push(format!("{items} items in memory were not delivered and are lost"));
         }
     }
+    // What was delivered to a page is read until here. A reader that has not got all of it comes again.
+    parts.pages.drain.signal();
+    stop.gives(work_deadline.min(Deadline::now() + PAGES_RESERVE), parts.pages.serving.join()).await;
+    parts.pages.serving.shutdown().await;
     parts.exports.drain.cancel();
     if !stop.gives(work_deadline, parts.exporting.join()).await {
         // The leases are deferred and delivered again after the next start.
@@ -182,13 +189,14 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
 ///
 /// # Cancel safety
 /// Safe to drop and to call again.
-async fn live(tasks: [&mut Tasks; 3], health: &Health, stop: &Drain) {
-    let [serving, exporting, watching] = tasks;
+async fn live(tasks: [&mut Tasks; 4], health: &Health, stop: &Drain) {
+    let [serving, exporting, fetched, watching] = tasks;
     loop {
         let (part, why) = tokio::select! {
             () = stop.signaled() => return,
             ended = serving.next() => ended,
             ended = exporting.next() => ended,
+            ended = fetched.next() => ended,
             ended = watching.next() => ended,
         };
         let error = why.unwrap_or_else(|| "it ended by itself".to_owned());
@@ -246,10 +254,11 @@ mod tests {
         let stop = Drain::new();
         let (mut serving, mut exporting, mut watching) =
             (Tasks::default(), Tasks::default(), Tasks::default());
+        let mut fetched = Tasks::default();
         serving.spawn("receiver otlp".to_owned(), async { Err(io::Error::other("the socket is gone")) });
         exporting.spawn("exporter otlp".to_owned(), async { panic!("on purpose") });
         watching.spawn("a page".to_owned(), async { Ok(()) });
-        let parts = [&mut serving, &mut exporting, &mut watching];
+        let parts = [&mut serving, &mut exporting, &mut fetched, &mut watching];
         {
             let mut life = std::pin::pin!(live(parts, &health, &stop));
             while health.lasting() < 3 {

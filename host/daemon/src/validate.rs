@@ -1,7 +1,11 @@
 //! What can be checked of a configuration once plugins can be asked: that they are there, their settings, what they
 //! listen on, what flows through them; and that no two parts want the same port.
 //!
+//! What only pages may have is in `validate/pages.rs`.
+//!
 //! Invariant: starts nothing and binds nothing. It looks at files, and at plugins through [`PluginCheck`].
+
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -74,7 +78,7 @@ pub struct PluginFacts {
     pub origin: String,
     /// What can flow through it.
     pub signals: Vec<Signal>,
-    /// Settings that are addresses which the host binds for it.
+    /// Settings that are addresses which the host binds for it; of an exporter, those of its page.
     pub listens: Vec<PluginListen>,
 }
 
@@ -165,6 +169,7 @@ pub(crate) fn check_beside(
     }
     signals(&config, &facts, &problems);
     let bindings = bindings(&config, &facts, &problems);
+    pages::keys(&config, &facts, &problems);
     ports(&bindings, &problems);
     loops(&config, &bindings, &problems);
     files(&config, &problems);
@@ -405,7 +410,7 @@ fn able<'f>(
 /// Something that listens.
 struct Binding {
     what: String,
-    /// The receiver's id; none for pages of our own.
+    /// The receiver's id; none for pages, which take nothing.
     receiver: Option<Id>,
     path: String,
     endpoint: Located<SocketAddr>,
@@ -446,6 +451,7 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
             }
         }
     }
+    pages::bindings(config, facts, &mut bindings, problems);
     let pages = [
         ("service.telemetry.metrics", config.service.telemetry.metrics.as_ref()),
         ("service.health", config.service.health.as_ref()),
@@ -640,7 +646,8 @@ fn files(config: &Config, problems: &Problems) {
     }
     for (id, exporter) in &config.exporters {
         let files = exporter.value.tls().into_iter().flat_map(|tls| tls.files());
-        files.for_each(|file| look(file, format!("exporters.{id}.tls")));
+        let page = exporter.value.page().and_then(|page| page.client_ca_file.as_ref());
+        files.chain(page).for_each(|file| look(file, format!("exporters.{id}.tls")));
         if let Some((key, file)) = exporter.value.auth().and_then(Auth::file) {
             there(
                 file,
@@ -707,15 +714,19 @@ impl Checked {
             protocol => format!("{protocol} {}", listen.endpoint.value),
         });
         let mut words: Vec<String> = listens.collect();
-        let facts = self.plugins.get(&(Kind::Receiver, id.clone()));
-        if let (Some(facts), Some(plugin)) = (facts, receiver.value.plugin()) {
-            let written = |listen: &PluginListen| match plugin.settings.value.pointer(&listen.pointer) {
-                Some(Json::String(text)) => Some(text.clone()),
-                Some(_) | None => listen.default.clone(),
-            };
-            words.extend(facts.listens.iter().filter_map(written));
-        }
+        words.extend(self.listens(Kind::Receiver, id, receiver.value.plugin()));
         format!("{id} {}{}", words.join(", "), self.plugin(Kind::Receiver, id, receiver.value.plugin()))
+    }
+
+    /// The addresses that the host binds for a plugin.
+    fn listens(&self, kind: Kind, id: &Id, plugin: Option<&PluginConfig>) -> Vec<String> {
+        let facts = self.plugins.get(&(kind, id.clone()));
+        let Some((facts, plugin)) = facts.zip(plugin) else { return Vec::new() };
+        let written = |listen: &PluginListen| match plugin.settings.value.pointer(&listen.pointer) {
+            Some(Json::String(text)) => Some(text.clone()),
+            Some(_) | None => listen.default.clone(),
+        };
+        facts.listens.iter().filter_map(written).collect()
     }
 
     fn processor(&self, id: &Id) -> String {
@@ -739,7 +750,10 @@ impl Checked {
         let words = match &exporter.value.kind {
             ExporterKind::Otlp(otlp) => format!("{id} {}", otlp.endpoint.value),
             ExporterKind::Debug(_) => format!("{id} to the log"),
-            ExporterKind::Plugin(_) => id.to_string(),
+            ExporterKind::Plugin(plugin) => {
+                let page = self.listens(Kind::Exporter, id, Some(&plugin.plugin));
+                if page.is_empty() { id.to_string() } else { format!("{id} page on {}", page.join(", ")) }
+            }
         };
         format!("{words}{}", self.plugin(Kind::Exporter, id, exporter.value.plugin()))
     }

@@ -81,3 +81,18 @@ pub struct ReceiverCounts {
     /// Streams and connections open now.
     pub streams: Counter,
 }
+
+/// What one page counts.
+#[derive(Debug, Clone, Default)]
+pub struct PageCounts {
+    /// Answers of the plugin that were handed over whole, whatever their status.
+    pub served: Counter,
+    /// Requests that the plugin did not answer: not GET, too many at once, no instance, no memory.
+    pub refused: Counter,
+    /// Answers that were begun and not taken whole: the reader was too slow, or left.
+    pub cut: Counter,
+    /// Bytes of bodies that were handed over, packed where they were.
+    pub bytes: Counter,
+    /// Answers that are under way, which hold memory.
+    pub under_way: Counter,
+}

@@ -12,6 +12,7 @@
 //! | `decompress.rs` | the one way from encoded bytes to decoded ones |
 //! | `grpc.rs`, `rpc_status.rs` | the server half of gRPC, for messages that stay bytes |
 //! | `reply.rs` | the body of every reply |
+//! | `pieces.rs` | one that is there in several pieces, packed by gzip where the peer takes it |
 //! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
 //! | `credential.rs` | what it says of itself, read again when it changes |
 //! | `grpc_client.rs` | unary gRPC calls that send bytes untouched |
@@ -31,6 +32,7 @@ pub mod grpc_client;
 pub mod limits;
 pub mod listen;
 mod pace;
+pub mod pieces;
 pub mod reply;
 pub mod roots;
 pub mod rpc_status;

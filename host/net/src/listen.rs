@@ -74,6 +74,14 @@ pub struct Peer {
     pub drain: Drain,
     /// The certificate that it showed and we verified.
     pub certificate: Option<CertificateDer<'static>>,
+    cut: CancellationToken,
+}
+
+impl Peer {
+    /// Ends its connection at once, with all that is under way on it: for a peer that does not take what it asked for.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
 }
 
 /// What the program adds to an endpoint.
@@ -247,11 +255,15 @@ impl Server {
             debug!(peer.addr = %addr, "connection closed before it said what it speaks");
             return;
         };
-        let peer = Arc::new(Peer { addr, drain: self.drain.child(), certificate });
-        match version {
-            Version::One => self.serve_one(stream, peer).await,
-            Version::Two => self.serve_two(stream, peer).await,
-        }
+        let cut = CancellationToken::new();
+        let peer = Arc::new(Peer { addr, drain: self.drain.child(), certificate, cut: cut.clone() });
+        let serving = async {
+            match version {
+                Version::One => self.serve_one(stream, peer).await,
+                Version::Two => self.serve_two(stream, peer).await,
+            }
+        };
+        cut.run_until_cancelled(serving).await;
     }
 
     /// The TLS handshake, where the listener has TLS.
@@ -429,19 +441,26 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, request: Request<Incoming>) -> Answer {
         let under_way = self.activity.as_ref().map(Activity::begin);
         let answer = Arc::clone(&self.handler).handle(request, Arc::clone(&self.peer));
-        Answer { answer, _under_way: under_way }
+        Answer { answer, under_way }
     }
 }
 
 struct Answer {
     answer: BoxFuture<'static, Response<ReplyBody>>,
-    _under_way: Option<InFlight>,
+    under_way: Option<InFlight>,
 }
 
 impl Future for Answer {
     type Output = Result<Response<ReplyBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().answer.as_mut().poll(cx).map(Ok)
+        let this = self.get_mut();
+        this.answer.as_mut().poll(cx).map(|mut response| {
+            // A body that takes its time is under way until its last frame: whoever makes it bounds that time.
+            if let Some(under_way) = this.under_way.take() {
+                response.body_mut().under_way(under_way);
+            }
+            Ok(response)
+        })
     }
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
+use crate::stream::InFlight;
+
 /// A body behind a pointer: conversations only.
 type Live = Pin<Box<dyn Body<Data = Bytes, Error = Infallible> + Send>>;
 
@@ -17,7 +19,7 @@ pub struct ReplyBody(Inner);
 
 enum Inner {
     Whole { data: Option<Bytes>, trailers: Option<Box<HeaderMap>> },
-    Live(Live),
+    Live { body: Live, _under_way: Option<InFlight> },
 }
 
 impl ReplyBody {
@@ -39,7 +41,16 @@ impl ReplyBody {
 
     /// Frames as they come. Whoever makes them bounds them.
     pub fn live(body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static) -> Self {
-        Self(Inner::Live(Box::pin(body)))
+        Self(Inner::Live { body: Box::pin(body), _under_way: None })
+    }
+
+    /// An HTTP/1 connection is at work until the last frame of a live body is taken, and idle from then on. One piece goes
+    /// in one write, so that it is idle at once.
+    pub(crate) fn under_way(&mut self, guard: InFlight) {
+        match &mut self.0 {
+            Inner::Whole { .. } => drop(guard),
+            Inner::Live { _under_way, .. } => *_under_way = Some(guard),
+        }
     }
 }
 
@@ -79,14 +90,14 @@ impl Body for ReplyBody {
                 };
                 Poll::Ready(frame.map(Ok))
             }
-            Inner::Live(body) => body.as_mut().poll_frame(cx),
+            Inner::Live { body, .. } => body.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Whole { data, trailers } => data.is_none() && trailers.is_none(),
-            Inner::Live(body) => body.is_end_stream(),
+            Inner::Live { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -95,7 +106,7 @@ impl Body for ReplyBody {
             Inner::Whole { data, .. } => {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
-            Inner::Live(body) => body.size_hint(),
+            Inner::Live { body, .. } => body.size_hint(),
         }
     }
 }
@@ -106,7 +117,7 @@ impl fmt::Debug for ReplyBody {
             Inner::Whole { data, .. } => {
                 write!(f, "ReplyBody({} bytes)", data.as_ref().map_or(0, Bytes::len))
             }
-            Inner::Live(_) => f.write_str("ReplyBody(live)"),
+            Inner::Live { .. } => f.write_str("ReplyBody(live)"),
         }
     }
 }

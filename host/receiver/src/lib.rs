@@ -9,6 +9,7 @@
 //! | `opencensus.rs` | port 55678: long streams, and JSON on the same port |
 //! | `cors.rs` | which web pages may send |
 //! | `plugin_http.rs` | the door of a plugin that receives over HTTP |
+//! | `page.rs` | the door of a plugin that is fetched from |
 //!
 //! Invariant: answers success only with a `Receipt` in hand.
 
@@ -19,6 +20,7 @@ pub mod opencensus;
 pub mod otlp;
 mod otlp_grpc;
 mod otlp_http;
+pub mod page;
 pub mod plugin_http;
 pub mod reply;
 

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
-use weir_model::http::{Answer, Received, Request as PluginRequest, Response as PluginResponse};
+use weir_model::http::{Answer, Headers, Received, Request as PluginRequest, Response as PluginResponse};
 use weir_model::{BoxFuture, Claim, HttpReceiver, Reason, Receipt, Refusal, Signal};
 use weir_net::ReplyBody;
 use weir_net::body::{discard, read_decoded};
@@ -36,7 +36,7 @@ const DISCARD_FACTOR: usize = 4;
 const ANSWER_HEADERS_MAX: usize = 64;
 
 /// Headers that frame a message: ours to write.
-const FRAMING: [HeaderName; 6] = [
+pub(crate) const FRAMING: [HeaderName; 6] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TE,
@@ -277,40 +277,52 @@ impl PluginDoor {
     /// A plugin's response as HTTP, as far as it is one.
     fn respond(&self, reply: PluginResponse) -> Response<ReplyBody> {
         let PluginResponse { status, headers, body } = reply;
-        let status = StatusCode::from_u16(status).ok().filter(|status| !status.is_informational());
-        let Some(status) = status else {
-            warn!(receiver = %self.intake.settings().id, "plugin answered with a status that is none");
-            return text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the plugin answered with a status that is none\n",
-            );
-        };
-        let mut response = Response::new(ReplyBody::whole(body));
-        *response.status_mut() = status;
-        for (name, value) in headers.into_iter().take(ANSWER_HEADERS_MAX) {
-            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
-                continue;
-            };
-            if !FRAMING.contains(&name) {
-                response.headers_mut().append(name, value);
-            }
-        }
-        response
+        let response = response_of(status, headers, ReplyBody::whole(body));
+        response.unwrap_or_else(|| {
+            warn!(receiver = %self.intake.settings().id, "{NO_STATUS}");
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("the {NO_STATUS}\n"))
+        })
     }
+}
+
+/// What is said of a plugin that makes [`response_of`] fail.
+pub(crate) const NO_STATUS: &str = "plugin answered with a status that is none";
+
+/// A plugin's response with this body, without the headers that are ours or none; nothing where its status is none.
+pub(crate) fn response_of(status: u16, headers: Headers, body: ReplyBody) -> Option<Response<ReplyBody>> {
+    let status = StatusCode::from_u16(status).ok().filter(|status| !status.is_informational())?;
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for (name, value) in headers.into_iter().take(ANSWER_HEADERS_MAX) {
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else {
+            continue;
+        };
+        if !FRAMING.contains(&name) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    Some(response)
 }
 
 /// A request as a plugin sees it: names in lower case, the body decoded.
 fn request_of(head: &Parts, body: Bytes) -> PluginRequest {
     let is_kept = |name: &HeaderName| name != header::CONTENT_ENCODING && name != header::CONTENT_LENGTH;
-    let shown = head.headers.iter().filter(|(name, _)| is_kept(name));
-    PluginRequest {
-        method: head.method.as_str().to_owned(),
-        target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
-        headers: shown
-            .map(|(name, value)| {
-                (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-            })
-            .collect(),
-        body,
-    }
+    let headers = headers_of(head, is_kept).collect();
+    PluginRequest { method: head.method.as_str().to_owned(), target: target_of(head), headers, body }
+}
+
+/// Path and query of a request.
+pub(crate) fn target_of(head: &Parts) -> String {
+    head.uri.path_and_query().map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned())
+}
+
+/// Those headers of a request that are kept, as a plugin sees them.
+pub(crate) fn headers_of(
+    head: &Parts,
+    is_kept: impl Fn(&HeaderName) -> bool,
+) -> impl Iterator<Item = (String, String)> {
+    let kept = head.headers.iter().filter(move |(name, _)| is_kept(name));
+    kept.map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    })
 }

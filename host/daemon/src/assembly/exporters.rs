@@ -14,7 +14,8 @@ use weir_queue::{WhenFull, Wish};
 
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
-use super::{Bench, NamedQueue, plugins};
+use super::plugins::{self, BuiltPage};
+use super::{Bench, NamedQueue};
 use crate::command::Failure;
 use crate::config::{
     self, Auth, ClientTls, Compression, Config, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter,
@@ -28,14 +29,17 @@ pub(crate) struct Built {
     exporter: Arc<dyn Exporter>,
     /// What its plugin counts.
     pub(crate) figures: Option<PluginSource>,
-    /// Its TLS files as they were before they were read.
+    /// Where it is fetched from, if it is.
+    pub(crate) page: Option<BuiltPage>,
+    /// The TLS files of its requests as they were before they were read.
     files: Vec<Option<Print>>,
 }
 
 impl Built {
-    /// Whether its TLS files are others than those that it was built with.
+    /// Whether its TLS files are others than those that it was built with. Those of a page are its door's, which reads them
+    /// again: what is on the page stays.
     pub(crate) fn is_outdated(&self, config: &ExporterConfig) -> bool {
-        self.files != prints(config)
+        self.page.is_none() && self.files != prints(config)
     }
 }
 
@@ -120,29 +124,31 @@ pub(crate) async fn build(bench: &Bench<'_>, id: &Id) -> Result<Built, Failure> 
     let config = &bench.config.exporters[id].value;
     let files = prints(config);
     let ExporterConfig { delivery, kind } = config;
-    let (exporter, figures): (Arc<dyn Exporter>, _) = match kind {
+    let (mut figures, mut page) = (None, None);
+    let exporter: Arc<dyn Exporter> = match kind {
         ExporterKind::Otlp(otlp) => {
             let config = otlp_config(id, otlp, delivery.timeout)?;
             let built = Otlp::new(config, &bench.client).with_context(|| format!("build exporter {id}"))?;
-            (Arc::new(built), None)
+            Arc::new(built)
         }
         ExporterKind::Debug(debug) => {
             let verbosity = match debug.verbosity {
                 Verbosity::Basic => DebugVerbosity::Basic,
                 Verbosity::Detailed => DebugVerbosity::Detailed,
             };
-            (Arc::new(Debug { id: id.to_string(), verbosity }), None)
+            Arc::new(Debug { id: id.to_string(), verbosity })
         }
         ExporterKind::Plugin(plugin) => {
             // The guest's requests end with its call, so one deadline is enough for both.
             let mut plugin = plugin.clone();
             let deadline = &mut plugin.plugin.limits.call_deadline;
             *deadline = delivery.timeout.min(*deadline);
-            let (exporter, figures) = plugins::exporter(bench, id, &plugin, delivery.pool).await?;
-            (exporter, Some(figures))
+            let built = plugins::exporter(bench, id, &plugin, delivery.pool).await?;
+            (figures, page) = (Some(built.figures), built.page);
+            built.exporter
         }
     };
-    Ok(Built { exporter, figures, files })
+    Ok(Built { exporter, figures, page, files })
 }
 
 fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> anyhow::Result<OtlpConfig> {

@@ -7,6 +7,7 @@ use weir_net::Drain;
 
 use super::exporters::{self, Built, Post};
 use super::owed::Owed;
+use super::pages::Pages;
 use super::pipelines::{Line, Site};
 use super::receivers::{self, Door, Standing};
 use super::tasks::Tasks;
@@ -32,6 +33,8 @@ pub(crate) struct Parts {
     pub(crate) doors: BTreeMap<Id, Door>,
     /// What is kept of receivers that should have a door and have none, because it could not be opened.
     pub(crate) shut: BTreeMap<Id, Standing>,
+    /// Pages of exporters that are fetched from.
+    pub(crate) pages: Pages,
     /// Doors that have started.
     pub(crate) serving: Tasks,
     /// Deliveries that have started.
@@ -69,6 +72,7 @@ impl Parts {
             deliveries: BTreeMap::new(),
             doors: BTreeMap::new(),
             shut: BTreeMap::new(),
+            pages: Pages::default(),
             serving: Tasks::default(),
             exporting: Tasks::default(),
             doors_drain: Drain::new(),
@@ -81,7 +85,9 @@ impl Parts {
             parts.pipelines.insert(id.clone(), line);
         }
         for id in used(config, Kind::Exporter) {
-            parts.exporters.insert(id.clone(), exporters::build(&bench, id).await?);
+            let built = exporters::build(&bench, id).await?;
+            parts.pages.open(&bench, id, &built)?;
+            parts.exporters.insert(id.clone(), built);
         }
         for route in routes(config) {
             parts.join(config, &route, Default::default())?;
@@ -157,6 +163,7 @@ impl Parts {
         for (route, post) in &mut self.deliveries {
             post.start(name_of_route(route), &mut self.exporting);
         }
+        self.pages.start();
         for (id, door) in &mut self.doors {
             door.start(name_of_door(id), &mut self.serving);
         }
@@ -189,6 +196,7 @@ impl Parts {
             translations: translating.map(|(id, door)| (name(id), door.standing.losses.clone())).collect(),
             pipelines: self.pipelines.values().map(pipeline).collect(),
             exporters: self.deliveries.iter().map(exporter).collect(),
+            pages: self.pages.counts(),
             plugins: of_exporters.chain(of_doors).cloned().collect(),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use rustix::fs::Access;
 use tokio::runtime::Handle;
-use weir_model::{Exporter, HttpReceiver, Ledger};
+use weir_model::{Exporter, HttpReceiver, Ledger, PageServer};
 use weir_net::client::Client;
 use weir_net::roots::Trust;
 use weir_plugin::load::Flaw;
@@ -158,14 +158,19 @@ impl PluginCheck for Plugins {
         let loaded = loaded.map_err(|error| problem(plugin, &error))?;
         let (wanted, serves) = match kind {
             Kind::Receiver => ("http-receiver", loaded.scan.has("http-receiver")),
-            Kind::Exporter => ("exporter", loaded.scan.has("exporter")),
+            Kind::Exporter => ("exporter or page", loaded.scan.has("exporter") || loaded.scan.has("page")),
             Kind::Processor => ("processor", false),
         };
         if !serves {
             let reason = format!("it does not export {wanted}");
             return Err(PluginProblem::Unusable { origin: loaded.source.to_string(), reason });
         }
-        let listens = loaded.marks.listen.iter().filter_map(|mark| {
+        // An exporter that is no page listens nowhere, whatever it could do as a receiver.
+        let marks = loaded.marks.listen.iter().filter(|mark| match kind {
+            Kind::Exporter => loaded.scan.has("page") && mark.kind() == ListenKind::Http,
+            Kind::Receiver | Kind::Processor => true,
+        });
+        let listens = marks.filter_map(|mark| {
             Some(PluginListen {
                 pointer: mark.pointer()?,
                 default: mark.default_address().map(str::to_owned),
@@ -237,21 +242,50 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Builds an exporter out of a plugin, with what is shown of it.
+/// An exporter that a plugin is.
+pub(crate) struct BuiltPlugin {
+    pub(crate) exporter: Arc<dyn Exporter>,
+    /// Where it is fetched from, if it is.
+    pub(crate) page: Option<BuiltPage>,
+    /// What is shown of it.
+    pub(crate) figures: PluginSource,
+}
+
+/// What serves a page, and the addresses that it wants bound.
+#[derive(Clone)]
+pub(crate) struct BuiltPage {
+    pub(crate) server: Arc<dyn PageServer>,
+    pub(crate) listeners: Vec<Listener>,
+}
+
+/// Builds an exporter out of a plugin: one that is fetched from, where it can be that and has an address for it.
 pub(crate) async fn exporter(
     bench: &Bench<'_>,
     id: &Id,
     exporter: &PluginExporter,
     pool: PoolConfig,
-) -> Result<(Arc<dyn Exporter>, PluginSource), Failure> {
+) -> Result<BuiltPlugin, Failure> {
     let loaded = load(bench, id, &exporter.plugin).await?;
     let mut part = part(id, &exporter.plugin, pool);
-    let trust = trust(&exporter.tls);
-    part.trust = (trust != Trust::default()).then_some(trust);
-    part.authorization = exporter.auth.as_ref().map(|auth| credential(id, auth)).transpose()?;
-    let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
-    let shown = shown(id, Kind::Exporter, built.counts(), built.meter());
-    Ok((built, shown))
+    let is_page = loaded.scan.has("page");
+    let listeners = if is_page { http_listeners(&loaded, &exporter.plugin) } else { Vec::new() };
+    if listeners.is_empty() && is_page && !loaded.scan.has("exporter") {
+        let name = &exporter.plugin.plugin.value;
+        let what = format!("exporter {id}: no setting of plugin {name} names an HTTP address to be fetched from");
+        return Err(anyhow::anyhow!(what).into());
+    }
+    if listeners.is_empty() {
+        let trust = trust(&exporter.tls);
+        part.trust = (trust != Trust::default()).then_some(trust);
+        part.authorization = exporter.auth.as_ref().map(|auth| credential(id, auth)).transpose()?;
+        let built = loaded.exporter(part).with_context(|| format!("build exporter {id}"))?;
+        let figures = shown(id, Kind::Exporter, built.counts(), built.meter());
+        return Ok(BuiltPlugin { exporter: built, page: None, figures });
+    }
+    let built = loaded.page(part).with_context(|| format!("build exporter {id}"))?;
+    let figures = shown(id, Kind::Exporter, built.counts(), built.meter());
+    let server = Arc::clone(&built) as Arc<dyn PageServer>;
+    Ok(BuiltPlugin { exporter: built, page: Some(BuiltPage { server, listeners }), figures })
 }
 
 /// The addresses that a receiver's plugin wants bound.
@@ -261,8 +295,12 @@ pub(crate) async fn listeners(
     plugin: &PluginConfig,
 ) -> Result<Vec<Listener>, Failure> {
     let loaded = load(bench, id, plugin).await?;
+    Ok(http_listeners(&loaded, plugin))
+}
+
+fn http_listeners(loaded: &Loaded, plugin: &PluginConfig) -> Vec<Listener> {
     let listeners = loaded.listeners(&plugin.settings.value);
-    Ok(listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect())
+    listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect()
 }
 
 /// Builds a receiver out of a plugin, with the addresses that it wants bound, and what is shown of it.

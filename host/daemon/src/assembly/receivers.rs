@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use weir_model::count::ReceiverCounts;
+use weir_model::count::{PageCounts, ReceiverCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
 use weir_net::limits::ListenLimits as NetLimits;
@@ -65,7 +65,7 @@ impl Entrance {
     }
 }
 
-/// What a receiver keeps when its door is made anew.
+/// What a receiver, or a page, keeps when its door is made anew.
 #[derive(Clone, Default)]
 pub(crate) struct Standing {
     /// Whom it feeds.
@@ -74,9 +74,11 @@ pub(crate) struct Standing {
     pub(crate) counts: ReceiverCounts,
     /// What translation has cost; of `opencensus` alone.
     pub(crate) losses: TranslationCounts,
+    /// What a page counts; of exporters alone.
+    pub(crate) page: PageCounts,
 }
 
-/// A receiver with its addresses.
+/// A receiver with its addresses, or an exporter's page with its.
 pub(crate) struct Door {
     /// What outlives it.
     pub(crate) standing: Standing,
@@ -95,6 +97,25 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// The door of this entrance; nobody is served yet.
+    pub(crate) fn new(entrance: Entrance, standing: Standing, drain: Drain) -> Self {
+        Self {
+            standing,
+            translates: false,
+            figures: None,
+            addresses: entrance.local_addrs(),
+            drain,
+            certificates: entrance.certificates(),
+            idle: Some(entrance),
+            running: None,
+        }
+    }
+
+    /// Whether it serves.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.has_ended())
+    }
+
     pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
         if let Some(entrance) = self.idle.take() {
             self.running = Some(tasks.spawn(name, entrance.serve(self.drain.clone())));
@@ -140,16 +161,8 @@ pub(crate) async fn open(
         }
     };
     let entrance = started.with_context(|| format!("start receiver {id}"))?;
-    Ok(Door {
-        standing,
-        translates: matches!(receiver, ReceiverConfig::OpenCensus(_)),
-        figures,
-        addresses: entrance.local_addrs(),
-        drain,
-        certificates: entrance.certificates(),
-        idle: Some(entrance),
-        running: None,
-    })
+    let translates = matches!(receiver, ReceiverConfig::OpenCensus(_));
+    Ok(Door { translates, figures, ..Door::new(entrance, standing, drain) })
 }
 
 /// Who takes what a receiver hands on.
@@ -175,11 +188,19 @@ pub(crate) async fn wanted(bench: &Bench<'_>, id: &Id) -> Result<Vec<SocketAddr>
         return Ok(receiver.listens().into_iter().map(|(_, listen)| listen.endpoint.value).collect());
     };
     let listeners = plugins::listeners(bench, id, &plugin.plugin).await?;
-    let parse = |listener: weir_plugin::Listener| {
+    Ok(addresses(&format!("start receiver {id}"), &listeners)?)
+}
+
+/// The addresses of a plugin's listeners.
+///
+/// # Errors
+/// As [`wanted`], after `doing`.
+pub(crate) fn addresses(doing: &str, listeners: &[weir_plugin::Listener]) -> anyhow::Result<Vec<SocketAddr>> {
+    let parse = |listener: &weir_plugin::Listener| {
         let address = listen_address(&listener.address).ok();
-        address.with_context(|| format!("start receiver {id}: listen on {}", listener.address))
+        address.with_context(|| format!("{doing}: listen on {}", listener.address))
     };
-    Ok(listeners.into_iter().map(parse).collect::<Result<_, _>>()?)
+    listeners.iter().map(parse).collect()
 }
 
 async fn of_plugin(
@@ -242,7 +263,7 @@ fn endpoint(listen: &Listen) -> String {
     listen.endpoint.value.to_string()
 }
 
-fn tls(tls: &ServerTls) -> Option<TlsConfig> {
+pub(crate) fn tls(tls: &ServerTls) -> Option<TlsConfig> {
     match tls {
         ServerTls::Absent | ServerTls::Insecure => None,
         ServerTls::Files(files) => Some(TlsConfig {
@@ -267,7 +288,7 @@ fn cors(cors: &Cors) -> Option<CorsConfig> {
     })
 }
 
-fn listen_limits(limits: &ListenLimits) -> NetLimits {
+pub(crate) fn listen_limits(limits: &ListenLimits) -> NetLimits {
     NetLimits {
         connections_max: limits.connections_max,
         streams_max: limits.streams_max,

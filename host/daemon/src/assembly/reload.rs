@@ -20,12 +20,14 @@ use super::diff::{self, Plan};
 use super::exporters::Post;
 use super::owed::{Owed, emptied};
 use super::parts::{Parts, Route, name_of_door, name_of_route};
+use super::pages::{self, name_of_page};
 use super::pipelines::{self, Line};
 use super::receivers;
-use super::staging::{Refused, Staged, close, heeding, is_in_use, text_of};
+use super::staging::{Refused, Staged, Waiting, close, heeding, is_in_use, text_of};
 use super::tasks::Running;
 use super::triggers::{Cause, Triggers};
 use super::{Daemon, Plugins};
+use crate::command::Failure;
 use crate::config::{self, Config, Id, Kind, ServiceConfig, Storage};
 use crate::shutdown::pending_items;
 use crate::telemetry::logs;
@@ -180,7 +182,7 @@ impl Daemon {
         stop: &Drain,
         failed: &mut Vec<String>,
     ) -> Vec<Running> {
-        let Staged { exporters, queues, doors, waiting } = staged;
+        let Staged { exporters, queues, doors, pages, waiting } = staged;
         let Self { config, foundation, parts, .. } = self;
         parts.exporters.extend(exporters);
         for (id, named) in queues {
@@ -219,12 +221,16 @@ impl Daemon {
                 parts.shut.insert(id.clone(), door.standing);
             }
         }
+        leaving.extend(parts.pages.end(&plan.exporters));
         parts.doors.extend(doors);
-        for id in waiting {
-            self.open_when_free(id, stop, failed).await;
+        parts.pages.doors.extend(pages);
+        for door in waiting {
+            self.open_when_free(door, stop, failed).await;
         }
         let Self { config, parts, .. } = self;
-        let Parts { doors, shut, .. } = &mut *parts;
+        let Parts { doors, shut, pages, exporters, .. } = &mut *parts;
+        let is_page = |id: &Id| exporters.get(id).is_some_and(|built| built.page.is_some());
+        pages.settle(|id| config.uses(Kind::Exporter, id) && is_page(id));
         shut.retain(|id, _| !doors.contains_key(id) && config.uses(Kind::Receiver, id));
         for (id, door) in &parts.doors {
             door.standing.behind.exchange(receivers::fed(config, &parts.pipelines, id));
@@ -234,16 +240,16 @@ impl Daemon {
     }
 
     /// Binds a door as soon as another has let its address go, or not at all where the process is told to end before.
-    async fn open_when_free(&mut self, id: Id, stop: &Drain, failed: &mut Vec<String>) {
-        let name = name_of_door(&id);
+    async fn open_when_free(&mut self, door: Waiting, stop: &Drain, failed: &mut Vec<String>) {
+        let name = match &door {
+            Waiting::Receiver(id) => name_of_door(id),
+            Waiting::Page(id) => name_of_page(id),
+        };
         self.views.health.settle(&name);
-        let standing = self.parts.shut.get(&id).cloned().unwrap_or_default();
         let deadline = Instant::now() + FREED_WITHIN;
-        let bench = self.foundation.bench(&self.config);
         loop {
-            let drain = self.parts.doors_drain.child();
-            match receivers::open(&bench, &id, standing.clone(), drain).await {
-                Ok(door) => return drop(self.parts.doors.insert(id, door)),
+            match self.try_open(&door).await {
+                Ok(()) => return,
                 Err(failure) if is_in_use(&failure) && Instant::now() < deadline => {
                     if heeding(stop, sleep(FREED_LOOK)).await.is_err() {
                         return;
@@ -251,11 +257,32 @@ impl Daemon {
                 }
                 Err(failure) => {
                     // What it has counted goes on with its next door.
-                    self.parts.shut.insert(id, standing);
+                    if let Waiting::Receiver(id) = door {
+                        self.parts.shut.entry(id).or_default();
+                    }
                     return not_started(&self.views.health, name, &text_of(failure), failed);
                 }
             }
         }
+    }
+
+    async fn try_open(&mut self, door: &Waiting) -> Result<(), Failure> {
+        let Self { config, foundation, parts, .. } = self;
+        let bench = foundation.bench(config);
+        match door {
+            Waiting::Receiver(id) => {
+                let (standing, drain) = (parts.shut.get(id).cloned().unwrap_or_default(), parts.doors_drain.child());
+                let door = receivers::open(&bench, id, standing, drain).await?;
+                parts.doors.insert(id.clone(), door);
+            }
+            Waiting::Page(id) => {
+                let (standing, drain) = (parts.pages.standing(id), parts.pages.drain.child());
+                let Some(built) = parts.exporters.get(id) else { return Ok(()) };
+                let door = pages::open(&bench, id, built, standing, drain)?;
+                parts.pages.doors.extend(door.map(|door| (id.clone(), door)));
+            }
+        }
+        Ok(())
     }
 
     /// Ends deliveries that changed or are not wanted, and starts the changed ones anew where they were: each when its
@@ -401,6 +428,13 @@ impl Daemon {
         plan.exporters.removed.iter().for_each(|id| drop(parts.exporters.remove(id)));
         let doors = plan.receivers.removed.iter().chain(&plan.receivers.gone);
         doors.for_each(|id| views.health.settle(&name_of_door(id)));
+        plan.exporters.removed.iter().for_each(|id| views.health.settle(&name_of_page(id)));
+        for (id, door) in &parts.pages.doors {
+            views.health.settle(&name_of_page(id));
+            for error in door.read_certificates() {
+                warn!(exporter = %id, error, "certificates not read again, the ones before are used");
+            }
+        }
         plan.deliveries.gone.iter().for_each(|route| views.health.settle(&name_of_route(route)));
         for (id, door) in &parts.doors {
             let name = name_of_door(id);
@@ -424,7 +458,7 @@ async fn see_off(leaving: Vec<Running>, deadline: Deadline, stop: &Drain) -> boo
     for running in leaving {
         tokio::select! {
             ended = timeout_at(deadline, running.ended()) => if ended.is_err() {
-                warn!("senders were still connected to a receiver that was ended, and are cut");
+                warn!("somebody was still connected to a receiver or a page that was ended, and is cut");
                 running.cut();
                 running.ended().await;
             },

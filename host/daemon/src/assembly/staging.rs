@@ -12,7 +12,7 @@ use super::diff::Plan;
 use super::exporters::{self, Built};
 use super::pipelines::Site;
 use super::receivers::{self, Door};
-use super::{Bench, Daemon, NamedQueue};
+use super::{Bench, Daemon, NamedQueue, pages};
 use crate::command::Failure;
 use crate::config::{Config, Id, PipelineId};
 use crate::validate::clash;
@@ -49,8 +49,18 @@ pub(super) struct Staged {
     pub(super) exporters: BTreeMap<Id, Built>,
     pub(super) queues: Vec<(PipelineId, NamedQueue)>,
     pub(super) doors: BTreeMap<Id, Door>,
+    /// Doors of exporters that are fetched from.
+    pub(super) pages: BTreeMap<Id, Door>,
     /// Doors whose address is another's that will end.
-    pub(super) waiting: Vec<Id>,
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// A door that waits for its address.
+pub(super) enum Waiting {
+    /// A receiver's.
+    Receiver(Id),
+    /// An exporter's page.
+    Page(Id),
 }
 
 impl Daemon {
@@ -77,18 +87,48 @@ impl Daemon {
             match receivers::open(&bench, id, standing, drain).await {
                 Ok(door) => drop(doors.insert(id.clone(), door)),
                 Err(failure) if is_in_use(&failure) => {
-                    will_be_free(&bench, id, &let_go, failure).await?;
-                    waiting.push(id.clone());
+                    let wanted = receivers::wanted(&bench, id).await?;
+                    will_be_free(&format!("start receiver {id}"), wanted, &let_go, failure)?;
+                    waiting.push(Waiting::Receiver(id.clone()));
                 }
                 Err(failure) => return Err(failure.into()),
             }
         }
-        Ok(Staged { exporters: built, queues: Vec::new(), doors, waiting })
+        let mut staged = Staged { exporters: built, queues: Vec::new(), doors, pages: BTreeMap::new(), waiting };
+        self.bind_pages(&bench, plan, &let_go, &mut staged)?;
+        Ok(staged)
+    }
+
+    /// Binds the pages of exporters that are new, and of those that go on and whose door has failed.
+    fn bind_pages(
+        &self,
+        bench: &Bench<'_>,
+        plan: &Plan,
+        let_go: &[SocketAddr],
+        staged: &mut Staged,
+    ) -> Result<(), Refused> {
+        let pages = &self.parts.pages;
+        let stays = |id: &&Id| pages.doors.get(*id).is_some_and(Door::is_serving);
+        let kept = plan.exporters.kept.iter().filter(|id| !stays(id));
+        let kept = kept.filter_map(|id| Some((id, self.parts.exporters.get(id)?)));
+        for (id, built) in staged.exporters.iter().chain(kept) {
+            match pages::open(bench, id, built, pages.standing(id), pages.drain.child()) {
+                Ok(door) => staged.pages.extend(door.map(|door| (id.clone(), door))),
+                Err(failure) if is_in_use(&failure) => {
+                    let wanted = pages::wanted(id, built)?;
+                    will_be_free(&pages::name_of_page(id), wanted, let_go, failure)?;
+                    staged.waiting.push(Waiting::Page(id.clone()));
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(())
     }
 
     /// The addresses of doors that will end.
     fn let_go(&self, plan: &Plan) -> Vec<SocketAddr> {
         let ending = plan.receivers.ending().filter_map(|id| self.parts.doors.get(id));
+        let ending = ending.chain(self.parts.pages.ending(&plan.exporters).map(|(_, door)| door));
         let ending = ending.filter(|door| door.running.as_ref().is_none_or(|running| !running.has_ended()));
         ending.flat_map(|door| door.addresses.iter().map(|(_, address)| *address)).collect()
     }
@@ -132,25 +172,25 @@ impl Daemon {
     }
 }
 
-/// Whether a receiver that found an address in use can be bound once our own doors have let theirs go: what it wants
+/// Whether a door that found an address in use can be bound once our own doors have let theirs go: what it wants
 /// beside these must be free now, and an address that a stranger has is refused before anything is touched.
 ///
 /// # Errors
 /// Why not.
-async fn will_be_free(
-    bench: &Bench<'_>,
-    id: &Id,
+fn will_be_free(
+    doing: &str,
+    wanted: Vec<SocketAddr>,
     let_go: &[SocketAddr],
     failure: Failure,
 ) -> Result<(), Failure> {
     let is_ours = |wanted: &SocketAddr| let_go.iter().any(|had| clash(*had, *wanted));
-    let (ours, others): (Vec<_>, Vec<_>) = receivers::wanted(bench, id).await?.into_iter().partition(is_ours);
+    let (ours, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_ours);
     if ours.is_empty() {
         return Err(failure);
     }
     for address in others {
         let bound = listen::Bound::bind(&address.to_string(), listen::Settings::default());
-        drop(bound.with_context(|| format!("start receiver {id}"))?);
+        drop(bound.with_context(|| doing.to_owned())?);
     }
     Ok(())
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
+use super::listener::{self, ListenLimits};
 use super::location::Located;
 use super::plugin::{self, PluginConfig, PoolConfig};
 use super::processor::{self, BatchConfig};
 use super::secret::Secret;
 use super::section::{Field, Hints, Section};
-use super::tls::{self, ClientTls};
+use super::tls::{self, ClientTls, ServerTls, ServerTlsFiles};
 use super::tree::Value;
 use super::veil::may_bear_secret;
 use super::{Id, Kind};
@@ -152,6 +153,35 @@ pub struct PluginExporter {
     pub tls: ClientTls,
     /// `auth` of its requests; the plugin does not see it.
     pub auth: Option<Auth>,
+    /// What its page has, where it is fetched from.
+    pub page: PageListen,
+}
+
+/// What a page has and what is sent has not. Whether an exporter is a page is known when its plugin was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageListen {
+    /// `tls: {client_ca_file: …}`: authorities of which one must vouch for whoever fetches.
+    pub client_ca_file: Option<Located<PathBuf>>,
+    /// `limits` of connections, and of the time that a reader may take for one page (`request_timeout`).
+    pub limits: ListenLimits,
+    /// The path of the first of these keys that was written: only a page has a use for them.
+    pub written: Option<Located<String>>,
+}
+
+impl PluginExporter {
+    /// `tls` as it is meant where the plugin is fetched from: what it shows, and whom it asks for.
+    pub fn server_tls(&self) -> ServerTls {
+        let ClientTls { insecure, ca_file: _, cert_file, key_file } = &self.tls;
+        match (cert_file, key_file) {
+            (Some(cert_file), Some(key_file)) => ServerTls::Files(ServerTlsFiles {
+                cert_file: cert_file.clone(),
+                key_file: key_file.clone(),
+                client_ca_file: self.page.client_ca_file.clone(),
+            }),
+            _ if insecure.as_ref().is_some_and(|insecure| insecure.value) => ServerTls::Insecure,
+            _ => ServerTls::Absent,
+        }
+    }
 }
 
 /// Credentials that the host adds to requests.
@@ -236,9 +266,11 @@ pub(crate) fn read(id: &Id, field: &Field<'_>) -> ExporterConfig {
 }
 
 fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterConfig {
-    let tls = tls::client(&mut section);
+    let (tls, client_ca_file) = tls::of_plugin(&mut section);
+    let client_ca_file = (client_ca_file, format!("{}.tls", section.path));
     let auth = auth(&mut section);
-    let limits = section.section("limits");
+    let mut limits = section.section("limits");
+    let page = page(&mut limits, client_ca_file);
     // Delivery's default rests on the plugin's limits, which are read last, with all that is the plugin's.
     let written = section.has("timeout");
     let mut delivery = delivery(&mut section, Duration::from_secs(60), POOL_MAX, true);
@@ -246,7 +278,18 @@ fn of_plugin(id: &Id, field: &Field<'_>, mut section: Section<'_>) -> ExporterCo
     if !written {
         delivery.timeout = plugin.limits.call_deadline;
     }
-    ExporterConfig { delivery, kind: ExporterKind::Plugin(PluginExporter { plugin, tls, auth }) }
+    ExporterConfig { delivery, kind: ExporterKind::Plugin(PluginExporter { plugin, tls, auth, page }) }
+}
+
+fn page(limits: &mut Section<'_>, (client_ca_file, tls): (Option<Located<PathBuf>>, String)) -> PageListen {
+    let ca = client_ca_file.as_ref().map(|file| Located::new(format!("{tls}.client_ca_file"), file.at));
+    let limit = listener::CONNECTION_KEYS.into_iter().find(|key| limits.has(key));
+    let limit = limit.and_then(|key| limits.field(key)).map(|field| {
+        let (path, at) = (field.path.clone(), field.key_at);
+        Located::new(path, at)
+    });
+    let limits = listener::connections(limits, ListenLimits::http());
+    PageListen { client_ca_file, limits, written: ca.or(limit) }
 }
 
 fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64, is_plugin: bool) -> Delivery {
@@ -565,6 +608,14 @@ impl ExporterConfig {
         match &self.kind {
             ExporterKind::Otlp(_) | ExporterKind::Debug(_) => None,
             ExporterKind::Plugin(exporter) => Some(&exporter.plugin),
+        }
+    }
+
+    /// What it has as a page, where its plugin may be one.
+    pub fn page(&self) -> Option<&PageListen> {
+        match &self.kind {
+            ExporterKind::Otlp(_) | ExporterKind::Debug(_) => None,
+            ExporterKind::Plugin(exporter) => Some(&exporter.page),
         }
     }
 

@@ -180,7 +180,32 @@ pub(crate) const LIMIT_HINTS: Hints = &[
 ];
 
 /// Reads the limits of connections and requests; the caller goes on and calls `finish`.
-pub(crate) fn limits(section: &mut Section<'_>, mut limits: ListenLimits) -> ListenLimits {
+pub(crate) fn limits(section: &mut Section<'_>, limits: ListenLimits) -> ListenLimits {
+    let mut limits = connections(section, limits);
+    // A frame's length has 32 bits, and one request may not eat a budget that is meant for many.
+    if let Some(field) = section.field("request_mib")
+        && let Some(size) = field.mib(1..=1024)
+    {
+        limits.request_bytes_max = size;
+        limits.request_at = Some(field.at());
+    }
+    number(section, "ratio_max", 1..=100_000, &mut limits.ratio_max);
+    limits
+}
+
+/// Those of them that [`connections`] reads.
+pub(crate) const CONNECTION_KEYS: [&str; 7] = [
+    "request_timeout",
+    "age_max",
+    "age_grace",
+    "header_timeout",
+    "idle_timeout",
+    "streams_max",
+    "connections_max",
+];
+
+/// Reads the limits of connections, and of the time of one request.
+pub(crate) fn connections(section: &mut Section<'_>, mut limits: ListenLimits) -> ListenLimits {
     let times = LIMIT_TIME_MIN..=LIMIT_TIME_MAX;
     let time = |section: &mut Section<'_>, key, into: &mut Duration| {
         if let Some(time) = section.field(key).and_then(|field| field.duration(times.clone())) {
@@ -192,14 +217,6 @@ pub(crate) fn limits(section: &mut Section<'_>, mut limits: ListenLimits) -> Lis
     time(section, "age_grace", &mut limits.age_grace);
     time(section, "header_timeout", &mut limits.header_timeout);
     time(section, "idle_timeout", &mut limits.idle_timeout);
-    // A frame's length has 32 bits, and one request may not eat a budget that is meant for many.
-    if let Some(field) = section.field("request_mib")
-        && let Some(size) = field.mib(1..=1024)
-    {
-        limits.request_bytes_max = size;
-        limits.request_at = Some(field.at());
-    }
-    number(section, "ratio_max", 1..=100_000, &mut limits.ratio_max);
     number(section, "streams_max", 1..=65_536, &mut limits.streams_max);
     let mut connections = 0;
     number(section, "connections_max", 1..=1_000_000, &mut connections);

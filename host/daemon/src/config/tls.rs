@@ -123,6 +123,25 @@ pub(crate) fn client(section: &mut Section<'_>) -> ClientTls {
         return ClientTls::default();
     }
     let mut tls = section.section("tls");
+    let read = client_keys(&mut tls);
+    tls.finish(CLIENT_HINTS);
+    read
+}
+
+/// `tls:` of an exporter that a plugin serves: of its requests, or of its page, which alone has `client_ca_file`. Which of the
+/// two it is, is known when the plugin was asked.
+pub(crate) fn of_plugin(section: &mut Section<'_>) -> (ClientTls, Option<Located<PathBuf>>) {
+    if section.field("tls").is_none() {
+        return (ClientTls::default(), None);
+    }
+    let mut tls = section.section("tls");
+    let read = client_keys(&mut tls);
+    let client_ca_file = tls.field("client_ca_file").and_then(|field| field.path());
+    tls.finish(CLIENT_HINTS);
+    (read, client_ca_file)
+}
+
+fn client_keys(tls: &mut Section<'_>) -> ClientTls {
     let insecure = tls.field("insecure").and_then(|field| Some(Located::new(field.boolean()?, field.at())));
     let ca_file = tls.field("ca_file").and_then(|field| field.path());
     let cert = tls.field("cert_file");
@@ -138,12 +157,10 @@ pub(crate) fn client(section: &mut Section<'_>) -> ClientTls {
         }
         (Some(_), Some(_)) | (None, None) => {}
     }
-    let read = ClientTls {
+    ClientTls {
         insecure,
         ca_file,
         cert_file: cert.and_then(|field| field.path()),
         key_file: key.and_then(|field| field.path()),
-    };
-    tls.finish(CLIENT_HINTS);
-    read
+    }
 }

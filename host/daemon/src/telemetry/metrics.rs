@@ -17,7 +17,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_exporter::ExporterCounts;
-use weir_model::count::{BySignal, ReceiverCounts};
+use weir_model::count::{BySignal, PageCounts, ReceiverCounts};
 use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
 use weir_pipeline::PipelineCounts;
 use weir_plugin::counts::Retirement;
@@ -106,6 +106,8 @@ pub struct Sources {
     pub pipelines: Vec<PipelineSource>,
     /// Exporters.
     pub exporters: Vec<ExporterSource>,
+    /// Pages of exporters that are fetched from.
+    pub pages: Vec<(String, PageCounts)>,
     /// Plugins.
     pub plugins: Vec<PluginSource>,
 }
@@ -176,6 +178,7 @@ impl Page {
         self.receivers(&mut encoder)?;
         self.pipelines(&mut encoder)?;
         self.exporters(&mut encoder)?;
+        self.pages(&mut encoder)?;
         self.queues(&mut encoder)?;
         self.plugins(&mut encoder)?;
         self.memory(&mut encoder)?;
@@ -314,6 +317,20 @@ impl Page {
         gauge(encoder, "weir_exporter_in_flight", "Pushes under way", of(|counts| counts.in_flight.get()))?;
         let help = "1 while the exporter waits for an operator (see /health for why)";
         gauge(encoder, "weir_exporter_paused", help, of(|counts| u64::from(counts.state().paused.is_some())))
+    }
+
+    fn pages(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |pick: fn(&PageCounts) -> &Counter| {
+            let row = |(id, counts): &(String, PageCounts)| (vec![("exporter", id.clone())], pick(counts).get());
+            self.sources.pages.iter().map(row).collect::<Vec<_>>()
+        };
+        counter(encoder, "weir_page_served", "Fetches that the plugin answered", of(|counts| &counts.served))?;
+        let help = "Fetches that the plugin did not answer: not GET, too many at once, no instance, no memory";
+        counter(encoder, "weir_page_refused", help, of(|counts| &counts.refused))?;
+        let help = "Pages that were not taken whole: the reader was too slow, or left";
+        counter(encoder, "weir_page_cut", help, of(|counts| &counts.cut))?;
+        counter(encoder, "weir_page_bytes", "Bytes of pages, packed where they were", of(|counts| &counts.bytes))?;
+        gauge(encoder, "weir_page_under_way", "Pages under way", of(|counts| &counts.under_way))
     }
 
     fn queues(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
