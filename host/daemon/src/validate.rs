@@ -17,6 +17,7 @@ use serde_json::Value as Json;
 use weir_model::Signal;
 use weir_net::budget::large_bytes_max;
 use weir_plugin::Limits;
+use weir_plugin::describe::default_holds;
 use weir_queue::BUDGET_BYTES_MIN;
 
 use crate::config::exporter::NATIVE as EXPORTERS;
@@ -89,6 +90,20 @@ pub struct PluginListen {
     pub pointer: String,
     /// The schema's default, where the settings need not say it.
     pub default: Option<String>,
+}
+
+impl PluginListen {
+    /// What the settings or the default say; none where nothing listens there.
+    fn address<'a>(&'a self, settings: &'a Json) -> Option<&'a str> {
+        match settings.pointer(&self.pointer) {
+            Some(Json::String(text)) => Some(text),
+            None | Some(Json::Null) => {
+                self.default.as_deref().filter(|_| default_holds(&self.pointer, settings))
+            }
+            // The schema says that it is a text, and has said so.
+            Some(_) => None,
+        }
+    }
 }
 
 /// Why a plugin cannot be used.
@@ -471,12 +486,7 @@ fn plugin_endpoint(
 ) -> Option<Located<SocketAddr>> {
     let settings = &plugin.settings;
     let at = settings.locate(&listen.pointer);
-    let text = match settings.value.pointer(&listen.pointer) {
-        Some(Json::String(text)) => text.as_str(),
-        // The schema says that it is a text, and has said so.
-        Some(_) => return None,
-        None => listen.default.as_deref()?,
-    };
+    let text = listen.address(&settings.value)?;
     match listen_address(text) {
         Ok(address) => Some(Located::new(address, at)),
         Err(slip) => {
@@ -722,11 +732,8 @@ impl Checked {
     fn listens(&self, kind: Kind, id: &Id, plugin: Option<&PluginConfig>) -> Vec<String> {
         let facts = self.plugins.get(&(kind, id.clone()));
         let Some((facts, plugin)) = facts.zip(plugin) else { return Vec::new() };
-        let written = |listen: &PluginListen| match plugin.settings.value.pointer(&listen.pointer) {
-            Some(Json::String(text)) => Some(text.clone()),
-            Some(_) | None => listen.default.clone(),
-        };
-        facts.listens.iter().filter_map(written).collect()
+        let addresses = facts.listens.iter().filter_map(|listen| listen.address(&plugin.settings.value));
+        addresses.map(str::to_owned).collect()
     }
 
     fn processor(&self, id: &Id) -> String {

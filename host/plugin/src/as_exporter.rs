@@ -8,13 +8,12 @@ use tokio_util::sync::CancellationToken;
 use weir_model::{BoxFuture, Claim, Exhausted, Exporter, Ledger, Outcome, Push};
 use weir_wire::json::{Unwritten, to_json_within};
 
-use crate::counts::PluginCounts;
 use crate::describe::Encoding;
-use crate::end::PUSH;
+use crate::end::{End, PUSH};
 use crate::instance::Mold;
-use crate::meter::Meter;
-use crate::quarantine::Quarantined;
-use crate::slot::{Away, Released, Slot};
+use crate::pool::Turn;
+use crate::slot::{Away, Generation, Slot};
+use crate::wanted::shows_its_slot;
 
 /// When to try again where the plugin's file is away: somebody may be copying it, and it is looked for each second.
 const LOOKED_FOR: Duration = Duration::from_secs(2);
@@ -35,51 +34,17 @@ pub struct PluginExporter {
     pub(crate) slot: Arc<Slot>,
 }
 
+shows_its_slot!(PluginExporter);
+
 impl PluginExporter {
-    /// What it counts, whatever code serves.
-    pub fn counts(&self) -> &PluginCounts {
-        self.slot.counts()
-    }
-
-    /// What the plugin counts itself.
-    pub fn meter(&self) -> &Meter {
-        self.slot.meter()
-    }
-
-    /// Bytes of guest memory in its idle instances.
-    pub fn idle_bytes(&self) -> usize {
-        self.slot.idle_bytes()
-    }
-
-    /// The quarantine that it is in.
-    pub fn quarantine(&self) -> Option<Quarantined> {
-        self.slot.quarantine()
-    }
-
-    /// Ends its quarantine, and forgets what led to it. `false`: it has no code.
-    pub fn release(&self) -> bool {
-        self.slot.release() != Released::Nothing
-    }
-
     async fn try_push(&self, push: Push) -> Outcome {
-        let (generation, turn) = match self.slot.enter(push.searching).await {
+        let (generation, turn) = match entered(&self.slot, &push).await {
             Ok(entered) => entered,
-            Err(away) => {
-                let after = match &away {
-                    Away::Absent(_) => LOOKED_FOR,
-                    Away::Kept { after, .. } => *after,
-                };
-                return Outcome::Retryable { message: away.to_string(), after: Some(after) };
-            }
+            Err(outcome) => return outcome,
         };
-        let encoding = generation.loaded.descriptor.encoding;
-        let Mold { ledger, limits, .. } = generation.pool.mold();
-        let (body, claim) = match encoding {
-            Encoding::Protobuf => (push.body.clone(), None),
-            Encoding::Json => match json(&push, ledger, limits.memory_bytes) {
-                Ok((body, claim)) => (body, Some(claim)),
-                Err(outcome) => return outcome,
-            },
+        let Encoded { encoding, body, claim } = match encoded(&push, &generation) {
+            Ok(encoded) => encoded,
+            Err(outcome) => return outcome,
         };
         // A push that nobody waits for any more was deferred by its owner: it ends with its instance, so that a backend
         // that hangs does not hold up a stop for the rest of the call's deadline.
@@ -93,14 +58,55 @@ impl PluginExporter {
                 outcome.unwrap_or_else(|| Err(instance.cut(&push)))
             })
         });
-        match pushed.await {
-            Ok(outcome) => outcome,
-            Err(end) => {
-                let blames_records = end.blames_records();
-                Outcome::Ended { kind: end.kind.name(), message: end.message, blames_records }
-            }
-        }
+        told(pushed.await)
     }
+}
+
+/// Waits until the code that serves has room for a push.
+///
+/// # Errors
+/// What becomes of the push where no call can be made now.
+pub(crate) async fn entered(slot: &Slot, push: &Push) -> Result<(Arc<Generation>, Turn), Outcome> {
+    slot.enter(push.searching).await.map_err(|away| {
+        let after = match &away {
+            Away::Absent(_) => LOOKED_FOR,
+            Away::Kept { after, .. } => *after,
+        };
+        Outcome::Retryable { message: away.to_string(), after: Some(after) }
+    })
+}
+
+/// A push's body as the plugin wants it.
+pub(crate) struct Encoded {
+    pub(crate) encoding: Encoding,
+    pub(crate) body: Bytes,
+    /// Pays for it, where it is not the push's own.
+    pub(crate) claim: Option<Claim>,
+}
+
+/// The body of a push in the encoding that the code asks for.
+///
+/// # Errors
+/// What becomes of the push where it cannot be had.
+pub(crate) fn encoded(push: &Push, generation: &Generation) -> Result<Encoded, Outcome> {
+    let encoding = generation.loaded.descriptor.encoding;
+    let Mold { ledger, limits, .. } = generation.pool.mold();
+    let (body, claim) = match encoding {
+        Encoding::Protobuf => (push.body.clone(), None),
+        Encoding::Json => {
+            let (body, claim) = json(push, ledger, limits.memory_bytes)?;
+            (body, Some(claim))
+        }
+    };
+    Ok(Encoded { encoding, body, claim })
+}
+
+/// What became of a push, an end as well.
+pub(crate) fn told(pushed: Result<Outcome, End>) -> Outcome {
+    pushed.unwrap_or_else(|end| {
+        let blames_records = end.blames_records();
+        Outcome::Ended { kind: end.kind.name(), message: end.message, blames_records }
+    })
 }
 
 /// The batch is paid for; the JSON that it is converted to is paid for here, before it is written: first as it is with
@@ -150,9 +156,7 @@ impl Exporter for PluginExporter {
     }
 
     fn found_at_fault(&self) {
-        if let Ok(generation) = self.slot.serving() {
-            generation.pool.try_now();
-        }
+        self.slot.try_now();
     }
 }
 

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use weir_model::{Outcome, Push, Signal, http};
+use weir_model::scrape::{Fetched, Target};
+use weir_model::{Outcome, Push, Signal, http, unary};
+use weir_net::address::Origin;
 use weir_wire::json::JsonLimits;
 
 use crate::describe::{Encoding, SettingsError};
 use crate::grant::Secrets;
-use crate::v1::exports::weir::plugin::{http_receiver, plugin};
-use crate::v1::weir::plugin::http_types::{self, RequestParam};
+use crate::guest::is_hosts_own;
+use crate::v1::exports::weir::plugin::{grpc_receiver, http_receiver, plugin, scraper};
+use crate::v1::weir::plugin::http_types::{RequestParam, RequestResult, ResponseParam, ResponseResult};
 use crate::v1::weir::plugin::outcomes::{self, Delivery};
 use crate::v1::weir::plugin::telemetry::{self, BatchParam, BatchResult};
 use crate::words::tame;
@@ -20,7 +23,7 @@ const MESSAGE_BYTES_MAX: usize = 2 * 1024;
 /// Objections of a guest to its settings that are shown.
 const OBJECTIONS_MAX: usize = 64;
 
-/// Headers of a response that a guest makes.
+/// Headers of a response or of a scraper's request that a guest makes.
 const HEADERS_MAX: usize = 64;
 
 /// Bytes of their names and values: heads are not paid for, and those of telemetry's protocols have a few hundred bytes.
@@ -30,8 +33,14 @@ const HEADER_BYTES_MAX: usize = 8 * 1024;
 /// larger waits in memory for senders that read slowly.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Batches out of one request.
+/// Batches out of one call.
 const BATCHES_MAX: usize = 64;
+
+/// Bytes of the URL that a scraper's guest makes: it adds a parameter or two to the one that it was given.
+const URL_BYTES_MAX: usize = 16 * 1024;
+
+/// `INTERNAL`: what a caller is told where a guest gives a status that is no error.
+const INTERNAL: u32 = 13;
 
 fn signal(signal: Signal) -> telemetry::Signal {
     match signal {
@@ -80,7 +89,12 @@ pub(crate) fn objections(said: Vec<plugin::SettingsError>, secrets: &Secrets) ->
         .collect()
 }
 
-/// What `http-receiver.receive` takes; `headers` are those of `request`.
+/// Names and values as a guest is shown them.
+pub(crate) fn headers(headers: &[(String, String)]) -> Vec<(&str, &str)> {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// What `http-receiver.receive` and `page.serve` take; `headers` are those of `request`.
 pub(crate) fn request<'a>(request: &'a http::Request, headers: &'a [(&'a str, &'a str)]) -> RequestParam<'a> {
     RequestParam { method: &request.method, target: &request.target, headers, body: &request.body }
 }
@@ -93,18 +107,101 @@ pub(crate) fn answer(said: http_receiver::Answer) -> Result<http::Answer, String
     match said {
         http_receiver::Answer::Reply(reply) => Ok(http::Answer::Reply(response(reply)?)),
         http_receiver::Answer::Telemetry(received) => {
-            let http_receiver::Received { batches, rejected, accepted, refused } = received;
-            if batches.len() > BATCHES_MAX {
-                return Err(format!(
-                    "{} batches out of one request, at most {BATCHES_MAX} fit",
-                    batches.len()
-                ));
-            }
-            let batches = batches.into_iter().map(batch).collect::<Result<_, _>>()?;
+            let http_receiver::Received { batches: said, rejected, accepted, refused } = received;
+            let batches = batches(said)?;
             let (accepted, refused) = (response(accepted)?, response(refused)?);
             Ok(http::Answer::Telemetry(http::Received { batches, rejected, accepted, refused }))
         }
     }
+}
+
+/// What `datagram-receiver.receive` said: outside whether it is valid, inside why the datagram is no telemetry.
+pub(crate) fn of_datagram(
+    said: Result<Vec<BatchResult>, String>,
+    secrets: &Secrets,
+) -> Result<Result<Vec<(Signal, Bytes)>, String>, String> {
+    match said {
+        Ok(said) => batches(said).map(Ok),
+        Err(why) => Ok(Err(secrets.tame(&why, MESSAGE_BYTES_MAX))),
+    }
+}
+
+/// What `grpc-receiver.receive` said: outside whether it is valid, inside the status that the caller gets.
+pub(crate) fn of_call(
+    said: Result<grpc_receiver::Received, grpc_receiver::Status>,
+    secrets: &Secrets,
+) -> Result<Result<unary::Received, unary::Status>, String> {
+    match said {
+        Ok(grpc_receiver::Received { batches: said, rejected, reply }) => {
+            if reply.len() > ANSWER_BYTES_MAX {
+                let bytes = reply.len();
+                return Err(format!("a reply of {bytes} bytes, at most {ANSWER_BYTES_MAX} fit"));
+            }
+            Ok(Ok(unary::Received { batches: batches(said)?, rejected, reply: Bytes::from(reply) }))
+        }
+        Err(grpc_receiver::Status { code, message }) => {
+            let code = if is_error_code(code) { code } else { INTERNAL };
+            Ok(Err(unary::Status { code, message: secrets.tame(&message, MESSAGE_BYTES_MAX) }))
+        }
+    }
+}
+
+/// Whether gRPC knows it, as an error: 0 is success.
+pub(crate) fn is_error_code(code: u32) -> bool {
+    (1..=16).contains(&code)
+}
+
+/// What a scraper's functions take; `labels` are those of `target`.
+pub(crate) fn target<'a>(target: &'a Target, labels: &'a [(&'a str, &'a str)]) -> scraper::Target<'a> {
+    scraper::Target { job: &target.job, url: &target.url, labels }
+}
+
+/// What `scraper.digest` takes; `headers` are those of the answer.
+pub(crate) fn fetched<'a>(fetched: &'a Fetched, headers: &'a [(&'a str, &'a str)]) -> scraper::Fetched<'a> {
+    let answer = match &fetched.answer {
+        Ok(answer) => Ok(ResponseParam { status: answer.status, headers, body: &answer.body }),
+        Err(why) => Err(why.as_str()),
+    };
+    scraper::Fetched { at: fetched.at, took: fetched.took, answer }
+}
+
+/// What `scraper.prepare` said for this target. Headers that are the host's own are left out.
+///
+/// # Errors
+/// What is not valid about it, for the log.
+pub(crate) fn prepared(said: RequestResult, target: &Target) -> Result<http::Request, String> {
+    let RequestResult { method, target: url, headers, body } = said;
+    if method != "GET" {
+        return Err(format!("a request with the method {}, targets are only sent GET", tame(&method, 100)));
+    }
+    if !body.is_empty() {
+        return Err(format!("a request with a body of {} bytes, GET has none", body.len()));
+    }
+    if url.len() > URL_BYTES_MAX.max(target.url.len()) {
+        return Err(format!("a request with a URL of {} bytes, at most {URL_BYTES_MAX} fit", url.len()));
+    }
+    // Where to go is the host's to say: its relabelling, its discovery, its credentials.
+    let of =
+        |url: &str| url.parse::<Origin>().map_err(|error| format!("a request that leads nowhere: {error}"));
+    let (asked, meant) = (of(&url)?, of(&target.url)?);
+    if asked != meant {
+        return Err(format!("a request to {asked}, the target is {meant}"));
+    }
+    fits(&headers, "a request")?;
+    let headers = headers.into_iter().filter(|(name, _)| !is_hosts_own(name));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    Ok(http::Request { method, target: url, headers, body: Bytes::new() })
+}
+
+/// Batches that a guest made.
+///
+/// # Errors
+/// What is not valid about them, for the log.
+pub(crate) fn batches(said: Vec<BatchResult>) -> Result<Vec<(Signal, Bytes)>, String> {
+    if said.len() > BATCHES_MAX {
+        return Err(format!("{} batches out of one call, at most {BATCHES_MAX} fit", said.len()));
+    }
+    said.into_iter().map(batch).collect()
 }
 
 fn batch(batch: BatchResult) -> Result<(Signal, Bytes), String> {
@@ -127,32 +224,41 @@ fn batch(batch: BatchResult) -> Result<(Signal, Bytes), String> {
     }
 }
 
-fn response(response: http_types::Response) -> Result<http::Response, String> {
-    let http_types::Response { status, headers, body } = response;
+/// A response that a guest made.
+///
+/// # Errors
+/// What is not valid about it, for the log.
+pub(crate) fn response(response: ResponseResult) -> Result<http::Response, String> {
+    let ResponseResult { status, headers, body } = response;
     if !(200..=599).contains(&status) {
         return Err(format!("a response with status {status}"));
     }
-    if headers.len() > HEADERS_MAX {
-        return Err(format!("a response with {} headers, at most {HEADERS_MAX} fit", headers.len()));
-    }
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > HEADER_BYTES_MAX {
-        return Err(format!("a response with headers of {bytes} bytes, at most {HEADER_BYTES_MAX} fit"));
-    }
+    fits(&headers, "a response")?;
     if body.len() > ANSWER_BYTES_MAX {
         return Err(format!(
             "a response with a body of {} bytes, at most {ANSWER_BYTES_MAX} fit",
             body.len()
         ));
     }
-    for (name, value) in &headers {
-        let valid = ::http::HeaderName::try_from(name.as_str()).is_ok()
-            && ::http::HeaderValue::try_from(value.as_str()).is_ok();
-        if !valid {
-            return Err(format!("a response with the header {}", tame(name, 100)));
-        }
-    }
     Ok(http::Response { status, headers, body: Bytes::from(body) })
+}
+
+/// Whether headers are few, short and valid.
+fn fits(headers: &[(String, String)], what: &str) -> Result<(), String> {
+    if headers.len() > HEADERS_MAX {
+        return Err(format!("{what} with {} headers, at most {HEADERS_MAX} fit", headers.len()));
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > HEADER_BYTES_MAX {
+        return Err(format!("{what} with headers of {bytes} bytes, at most {HEADER_BYTES_MAX} fit"));
+    }
+    let is_valid = |name: &str, value: &str| {
+        ::http::HeaderName::try_from(name).is_ok() && ::http::HeaderValue::try_from(value).is_ok()
+    };
+    match headers.iter().find(|(name, value)| !is_valid(name, value)) {
+        Some((name, _)) => Err(format!("{what} with the header {}", tame(name, 100))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +267,7 @@ mod tests {
 
     fn answer_of(headers: usize, body: usize) -> Result<http::Response, String> {
         let headers = vec![("x".to_owned(), "y".repeat(headers))];
-        response(http_types::Response { status: 200, headers, body: vec![0; body] })
+        response(ResponseResult { status: 200, headers, body: vec![0; body] })
     }
 
     /// Scenario: a guest answers a request with a body at the limit and over it, and with headers over theirs.
@@ -172,9 +278,8 @@ mod tests {
         let error = answer_of(1, ANSWER_BYTES_MAX + 1).unwrap_err();
         assert_eq!(error, "a response with a body of 1048577 bytes, at most 1048576 fit");
         assert!(answer_of(HEADER_BYTES_MAX, 0).unwrap_err().contains("headers of 8193 bytes"));
-        let large =
-            http_types::Response { status: 200, headers: vec![], body: vec![0; ANSWER_BYTES_MAX + 1] };
-        let fits = http_types::Response { status: 200, headers: vec![], body: vec![] };
+        let large = ResponseResult { status: 200, headers: vec![], body: vec![0; ANSWER_BYTES_MAX + 1] };
+        let fits = ResponseResult { status: 200, headers: vec![], body: vec![] };
         let received =
             http_receiver::Received { batches: vec![], rejected: 0, accepted: fits, refused: large };
         assert!(answer(http_receiver::Answer::Telemetry(received)).is_err());

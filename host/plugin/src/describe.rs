@@ -172,6 +172,27 @@ impl Path {
         found
     }
 
+    /// How often a schema's default holds at this place: where what holds the setting is written and does not say it, a
+    /// null as well; and once where nothing is written under the first key, for who names none of some doors means all.
+    fn defaults(&self, settings: &Value) -> usize {
+        let Some((last, before)) = self.0.split_last() else { return usize::from(!settings.is_string()) };
+        let Step::Key(last) = last else { return 0 };
+        if let Some(Step::Key(first)) = before.first()
+            && settings.get(first).is_none()
+        {
+            // A list or a map that is not there has no items.
+            return usize::from(!before.contains(&Step::Each));
+        }
+        let holders = Self(before.to_vec());
+        let lacks = |value: &Value| match value {
+            Value::Null => true,
+            Value::Object(map) => map.get(last).is_none_or(Value::is_null),
+            // Settings that do not have the schema's shape.
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => false,
+        };
+        holders.find(settings).into_iter().filter(|(_, value)| lacks(value)).count()
+    }
+
     /// Pointers of values that stand in the way to this place: a text where a mapping is expected, say. What the operator
     /// meant for this place may be in them.
     fn astray(&self, settings: &Value) -> Vec<String> {
@@ -192,13 +213,20 @@ impl Path {
     }
 }
 
+/// Whether the schema's default of an address holds in settings that do not say it; `pointer` is a JSON pointer (RFC
+/// 6901) without items of lists: where what holds the setting is written, or nothing is under the pointer's first key.
+pub fn default_holds(pointer: &str, settings: &Value) -> bool {
+    let keys = pointer.split('/').skip(1).map(|key| Step::Key(key.replace("~1", "/").replace("~0", "~")));
+    Path(keys.collect()).defaults(settings) > 0
+}
+
 /// A key inside a JSON pointer (RFC 6901).
 fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
 /// What kind of socket the host binds for a plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ListenKind {
     /// Requests go to `http-receiver`.
@@ -216,6 +244,15 @@ impl ListenKind {
             Self::Http => "http",
             Self::Grpc => "grpc",
             Self::Udp => "udp",
+        }
+    }
+
+    /// The interface of the contract that takes what arrives there.
+    pub(crate) fn interface(self) -> &'static str {
+        match self {
+            Self::Http => "http-receiver",
+            Self::Grpc => "grpc-receiver",
+            Self::Udp => "datagram-receiver",
         }
     }
 }
@@ -394,7 +431,8 @@ impl Marks {
         self.secret.iter().flat_map(|path| path.find(settings)).map(|(pointer, _)| pointer).collect()
     }
 
-    /// The addresses to bind for these settings.
+    /// The addresses to bind for these settings. A schema's default counts where what holds the setting is written
+    /// (`thrift_http:` with nothing is written), or where nothing is under the first key of its place.
     pub fn listeners(&self, settings: &Value) -> Vec<Listener> {
         let mut listeners = Vec::new();
         for mark in &self.listen {
@@ -402,8 +440,9 @@ impl Marks {
             let written =
                 written.iter().filter_map(|(pointer, value)| Some((pointer.clone(), value.as_str()?)));
             let mut found: Vec<(String, &str)> = written.collect();
-            if found.is_empty() {
-                found.extend(mark.default.as_deref().map(|address| (String::new(), address)));
+            if let Some(default) = &mark.default {
+                let times = mark.path.defaults(settings);
+                found.extend((0..times).map(|_| (String::new(), default.as_str())));
             }
             for (pointer, address) in found {
                 listeners.push(Listener {
@@ -512,6 +551,52 @@ mod tests {
             shown,
             ["main Http 127.0.0.1:9411 ", "compact Udp 127.0.0.1:6831 /protocols/compact/endpoint"]
         );
+    }
+
+    /// Scenario: doors below one key, each with a default, of which the operator writes none, some, one with nothing in
+    /// it, one in a map of another shape; and a list of doors.
+    /// Guarantees: who writes nothing gets all of them at their defaults; who writes some gets these and no others; a
+    /// setting at the top has its default whenever it is absent.
+    #[test]
+    fn a_default_counts_where_its_door_is_written() {
+        let door = |kind: &str, default: &str| {
+            let listen = json!({"type": "string", "default": default, "x-weir": {"listen": kind}});
+            json!({"type": ["object", "null"], "properties": {"endpoint": listen}})
+        };
+        let doors =
+            json!({"compact": door("udp", "a:1"), "http": door("http", "a:2"), "grpc": door("grpc", "a:3")});
+        let schema = json!({"properties": {
+            "protocols": {"properties": doors},
+            "doors": {"items": door("http", "a:4")},
+            "endpoint": {"type": "string", "default": "a:5", "x-weir": {"listen": "http"}},
+        }});
+        let marks = Marks::read(&schema).unwrap();
+        let all = "a:1 a:2 a:3 a:5";
+        for (settings, expected) in [
+            (json!(null), all),
+            (json!({}), all),
+            (json!({"endpoint": "b:1"}), "a:1 a:2 a:3 b:1"),
+            (json!({"endpoint": null}), all),
+            (json!({"protocols": {"http": {}}}), "a:2 a:5"),
+            (json!({"protocols": {"http": null}}), "a:2 a:5"),
+            (json!({"protocols": {"http": {"endpoint": null}, "grpc": {"endpoint": "b:2"}}}), "b:2 a:2 a:5"),
+            (json!({"protocols": {}}), "a:5"),
+            (json!({"protocols": null}), "a:5"),
+            (json!({"protocols": {"http": "b:3"}}), "a:5"),
+            (json!({"protocols": {}, "doors": [{}, {"endpoint": "b:4"}]}), "a:5 b:4 a:4"),
+        ] {
+            let mut bound: Vec<String> =
+                marks.listeners(&settings).into_iter().map(|listener| listener.address).collect();
+            let mut expected: Vec<&str> = expected.split(' ').collect();
+            bound.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(bound, expected, "{settings}");
+        }
+        assert!(default_holds("/protocols/http/endpoint", &json!({"endpoint": 1})));
+        assert!(default_holds("/protocols/http/endpoint", &json!({"protocols": {"http": {}}})));
+        assert!(!default_holds("/protocols/http/endpoint", &json!({"protocols": {"grpc": {}}})));
+        assert!(default_holds("/endpoint", &json!({"protocols": {}})));
+        assert!(!default_holds("/a~1b/endpoint", &json!({"a/b": {"endpoint": "c:1"}})));
     }
 
     /// Scenario: a mark with a typo, a reference to nowhere, a schema that refers to itself.

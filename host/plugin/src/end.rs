@@ -35,8 +35,32 @@ const DELIVERY_BYTES_MAX: usize = 120;
 /// The call in which a guest is shown records.
 pub(crate) const PUSH: &str = "exporter.push";
 
+/// The same, of one that keeps what it takes.
+pub(crate) const ABSORB: &str = "page.absorb";
+
+/// The call in which it is asked for its page.
+pub(crate) const SERVE: &str = "page.serve";
+
+/// The call in which it is asked for the rest of it.
+pub(crate) const MORE: &str = "page.more";
+
 /// The call in which it is shown a request.
 pub(crate) const RECEIVE: &str = "http-receiver.receive";
+
+/// The call in which it is shown a datagram.
+pub(crate) const RECEIVE_DATAGRAM: &str = "datagram-receiver.receive";
+
+/// The call in which it is shown a call of gRPC.
+pub(crate) const RECEIVE_CALL: &str = "grpc-receiver.receive";
+
+/// The call in which it says what a target is sent.
+pub(crate) const PREPARE: &str = "scraper.prepare";
+
+/// The call in which it is shown what a target has answered.
+pub(crate) const DIGEST: &str = "scraper.digest";
+
+/// The call in which it is told that a target is gone.
+pub(crate) const FORGET: &str = "scraper.forget";
 
 /// What the making of an instance is called among the calls.
 pub(crate) const INSTANTIATE: &str = "instantiate";
@@ -202,7 +226,7 @@ impl End {
     /// Whether it may be the doing of the records that were pushed: they were shown to the guest, and it was neither cut
     /// nor refused memory because the process had none left. An instance that never came so far says nothing about them.
     pub fn blames_records(&self) -> bool {
-        self.call == PUSH && self.kind.may_be_the_inputs()
+        (self.call == PUSH || self.call == ABSORB) && self.kind.may_be_the_inputs()
     }
 
     fn add(&mut self, what: &str, text: &str) {

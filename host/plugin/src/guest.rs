@@ -183,7 +183,7 @@ impl Guest {
         &mut self,
         request: http_types::RequestResult,
         timeout: Option<u32>,
-    ) -> Result<http_types::Response, http_client::Error> {
+    ) -> Result<http_types::ResponseResult, http_client::Error> {
         let http_types::RequestResult { method, target, headers, .. } = &request;
         head_fits(method, target, headers).map_err(http_client::Error::Other)?;
         let Some(outlet) = self.powers.egress.clone() else { return Err(self.deny_all(target)) };
@@ -326,7 +326,7 @@ fn head_fits(method: &str, target: &str, headers: &[(String, String)]) -> Result
 }
 
 /// Headers that the host writes itself: a guest's would contradict the body, the connection or the grant.
-fn is_hosts_own(name: &str) -> bool {
+pub(crate) fn is_hosts_own(name: &str) -> bool {
     const OWN: [&str; 9] = [
         "host",
         "content-length",
@@ -341,13 +341,13 @@ fn is_hosts_own(name: &str) -> bool {
     OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
-fn hand_back(response: http::Response<Bytes>) -> http_types::Response {
+fn hand_back(response: http::Response<Bytes>) -> http_types::ResponseResult {
     let (head, body) = response.into_parts();
     let headers = head.headers.iter();
     let headers = headers.map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
-    http_types::Response { status: head.status.as_u16(), headers: headers.collect(), body: body.into() }
+    http_types::ResponseResult { status: head.status.as_u16(), headers: headers.collect(), body: body.into() }
 }
 
 /// WASI with clocks, random, and output to a bounded buffer: no files, no environment, no sockets.
@@ -379,7 +379,7 @@ impl http_client::Host for Guest {
         &mut self,
         request: http_types::RequestResult,
         timeout_ms: Option<u32>,
-    ) -> wasmtime::Result<Result<http_types::Response, http_client::Error>> {
+    ) -> wasmtime::Result<Result<http_types::ResponseResult, http_client::Error>> {
         self.charge()?;
         Ok(self.exchange(request, timeout_ms).await)
     }

@@ -13,7 +13,9 @@ use weir_net::credential::Credential;
 use weir_net::roots::{RootsError, Trust, client_config_of};
 
 use crate::as_exporter::PluginExporter;
-use crate::as_http_receiver::PluginHttpReceiver;
+use crate::as_page::PluginPage;
+use crate::as_receiver::PluginReceiver;
+use crate::as_scraper::PluginScraper;
 use crate::cache::Cache;
 use crate::counts::PluginCounts;
 use crate::describe::{Listener, SettingsError};
@@ -28,7 +30,8 @@ use crate::meter::Meter;
 use crate::pool::{Pool, PoolSettings, Tasks};
 use crate::quarantine::QuarantineSettings;
 use crate::schema::Schema;
-use crate::slot::{Released, Slot, SlotView, Wanted};
+use crate::slot::{Released, Slot, SlotView};
+use crate::wanted::Wanted;
 use crate::watch::Watch;
 
 /// What the host needs from the process.
@@ -144,6 +147,14 @@ pub enum PartError {
         /// What it exports.
         found: String,
     },
+    /// It is to receive, and no setting of it names an address.
+    #[error("no setting of plugin {plugin} names an address to listen on for {id}")]
+    Nowhere {
+        /// Its name.
+        plugin: String,
+        /// The configured id.
+        id: String,
+    },
     /// URLs to reach are none, or too many.
     #[error("settings of {id}: {}", first(errors))]
     Settings {
@@ -185,7 +196,7 @@ impl PartError {
     /// Whether the same plugin may be it later.
     pub(crate) fn passes(&self) -> bool {
         match self {
-            Self::Interface { .. } | Self::Settings { .. } => false,
+            Self::Interface { .. } | Self::Nowhere { .. } | Self::Settings { .. } => false,
             // What the system gives and files hold.
             Self::Trust(_) | Self::Random(_) => true,
         }
@@ -516,14 +527,38 @@ impl Loaded {
         Ok(Arc::new(PluginExporter { slot: self.slot(Wanted::Exporter, part)? }))
     }
 
-    /// A receiver of HTTP requests out of this plugin. Settings must have passed [`Loaded::check_settings`].
+    /// An exporter that is fetched from, out of this plugin: one instance, which remembers. Settings must have passed
+    /// [`Loaded::check_settings`].
     ///
     /// While it lives, the file of the plugin is followed (see [`Host::watch`]).
     ///
     /// # Errors
     /// [`PartError`].
-    pub fn http_receiver(self: &Arc<Self>, part: Part) -> Result<Arc<PluginHttpReceiver>, PartError> {
-        Ok(Arc::new(PluginHttpReceiver { slot: self.slot(Wanted::HttpReceiver, part)? }))
+    pub fn page(self: &Arc<Self>, part: Part) -> Result<Arc<PluginPage>, PartError> {
+        let ledger = Arc::clone(&self.shared.ledger);
+        Ok(Arc::new(PluginPage { slot: self.slot(Wanted::Page, part)?, ledger }))
+    }
+
+    /// A receiver out of this plugin, for what arrives at the addresses in its settings: it must have the interface of
+    /// each ([`Loaded::listeners`]). Settings must have passed [`Loaded::check_settings`].
+    ///
+    /// While it lives, the file of the plugin is followed (see [`Host::watch`]).
+    ///
+    /// # Errors
+    /// [`PartError`].
+    pub fn receiver(self: &Arc<Self>, part: Part) -> Result<Arc<PluginReceiver>, PartError> {
+        Ok(Arc::new(PluginReceiver { slot: self.slot(Wanted::Receiver, part)? }))
+    }
+
+    /// A reader of what targets answer out of this plugin: one instance, which remembers. Settings must have passed
+    /// [`Loaded::check_settings`].
+    ///
+    /// While it lives, the file of the plugin is followed (see [`Host::watch`]).
+    ///
+    /// # Errors
+    /// [`PartError`].
+    pub fn scraper(self: &Arc<Self>, part: Part) -> Result<Arc<PluginScraper>, PartError> {
+        Ok(Arc::new(PluginScraper { slot: self.slot(Wanted::Scraper, part)? }))
     }
 
     fn slot(self: &Arc<Self>, wanted: Wanted, part: Part) -> Result<Arc<Slot>, PartError> {
@@ -544,6 +579,7 @@ impl Loaded {
     /// Instances for an id; what it has counted so far goes on.
     pub(crate) fn pool(
         &self,
+        wanted: Wanted,
         part: Part,
         counts: PluginCounts,
         meter: Meter,
@@ -555,7 +591,12 @@ impl Loaded {
         let powers = Powers { egress, secrets, authorization, log: true };
         let identity = Identity { counts, meter, ..identity(&id, &self.name, &self.descriptor.version) };
         let mold = self.shared.mold(&self.blueprint, identity, powers, limits);
-        Ok(Pool::new(mold, settings.to_string(), &pool, quarantine, self.shared.tasks.clone()))
+        let (settings, tasks) = (settings.to_string(), self.shared.tasks.clone());
+        Ok(if wanted.is_pinned() {
+            Pool::pinned(mold, settings, quarantine, tasks)
+        } else {
+            Pool::new(mold, settings, &pool, quarantine, tasks)
+        })
     }
 
     /// Where an id may send.

@@ -1,23 +1,26 @@
-//! One instance of a component, and the calls into it.
+//! One instance of a component: how it is made and configured, and what a call into it is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
-use weir_model::{Ledger, Outcome, Push, http};
+use weir_model::Ledger;
 
 use crate::convert;
-use crate::describe::{Descriptor, DescriptorError, Encoding, SettingsError};
-use crate::end::{End, EndKind, INSTANTIATE, Named, PUSH, RECEIVE};
+use crate::describe::{Descriptor, DescriptorError, SettingsError};
+use crate::end::{End, EndKind, INSTANTIATE, Named};
 use crate::engine::{GuestEngine, Running};
 use crate::grant::Powers;
 use crate::guest::{Guest, Identity};
+use crate::interfaces::{Indices, Interfaces};
 use crate::limits::{ANSWER_GRACE, HANDLES_MAX, HANDOVER_BYTES_MAX, Limits};
 use crate::pool::Idlers;
 use crate::said;
-use crate::v1::exports::weir::plugin::{exporter, http_receiver, plugin};
+use crate::scan::Scan;
 use crate::workers::Load;
+
+mod calls;
 
 /// How long after the call deadline a host function that knows no deadline (WASI's poll) is cut: later than a guest that
 /// computes would have been.
@@ -26,9 +29,7 @@ const CUT_GRACE: Duration = ANSWER_GRACE.saturating_mul(2);
 /// A component ready to be instantiated: linked, its exports looked up.
 pub(crate) struct Blueprint {
     pre: InstancePre<Guest>,
-    plugin: plugin::GuestIndices,
-    exporter: Option<exporter::GuestIndices>,
-    http_receiver: Option<http_receiver::GuestIndices>,
+    indices: Indices,
 }
 
 impl Blueprint {
@@ -36,24 +37,9 @@ impl Blueprint {
     ///
     /// # Errors
     /// Where an interface that the component exports under our name is not ours.
-    pub(crate) fn new(pre: InstancePre<Guest>, exports: Exports) -> wasmtime::Result<Self> {
-        Ok(Self {
-            plugin: plugin::GuestIndices::new(&pre)?,
-            exporter: exports.exporter.then(|| exporter::GuestIndices::new(&pre)).transpose()?,
-            http_receiver: exports
-                .http_receiver
-                .then(|| http_receiver::GuestIndices::new(&pre))
-                .transpose()?,
-            pre,
-        })
+    pub(crate) fn new(pre: InstancePre<Guest>, scan: &Scan) -> wasmtime::Result<Self> {
+        Ok(Self { indices: Indices::new(&pre, scan)?, pre })
     }
-}
-
-/// Which of the interfaces that this host calls a component exports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Exports {
-    pub(crate) exporter: bool,
-    pub(crate) http_receiver: bool,
 }
 
 /// What each instance of an id is made of.
@@ -76,9 +62,7 @@ pub(crate) struct Instance {
     /// Calls that it has answered for whoever it serves; describing and configuring do not count.
     pub(crate) served: u64,
     engine: GuestEngine,
-    plugin: plugin::Guest,
-    exporter: Option<exporter::Guest>,
-    http_receiver: Option<http_receiver::Guest>,
+    interfaces: Interfaces,
 }
 
 impl Instance {
@@ -112,21 +96,10 @@ impl Instance {
         store.data_mut().timer.report_to(load);
         let call = Call::begin(INSTANTIATE, engine, &mut store);
         let made = call.run(&mut store, async |store| blueprint.pre.instantiate_async(store).await).await?;
-        let mut load = || {
-            Ok::<_, wasmtime::Error>((
-                blueprint.plugin.load(&mut store, &made)?,
-                blueprint.exporter.as_ref().map(|indices| indices.load(&mut store, &made)).transpose()?,
-                blueprint
-                    .http_receiver
-                    .as_ref()
-                    .map(|indices| indices.load(&mut store, &made))
-                    .transpose()?,
-            ))
-        };
-        match load() {
-            Ok((plugin, exporter, http_receiver)) => {
+        match blueprint.indices.load(&mut store, &made) {
+            Ok(interfaces) => {
                 let (engine, born) = (engine.clone(), Instant::now());
-                Ok(Self { store, born, served: 0, engine, plugin, exporter, http_receiver })
+                Ok(Self { store, born, served: 0, engine, interfaces })
             }
             Err(error) => Err(End::of(named(INSTANTIATE), &error, store.data_mut())),
         }
@@ -147,19 +120,13 @@ impl Instance {
         self.store.data_mut().timer.report_to(load);
     }
 
-    /// The end of a call of `exporter.push` that was dropped half done.
-    pub(crate) fn cut(&self, push: &Push) -> End {
-        let named = Named { call: PUSH, delivery: Some(&push.id) };
-        End::told(&self.store.data().about, named, EndKind::Cut, "cut, nobody waits for it any more")
-    }
-
     /// `plugin.describe`.
     ///
     /// # Errors
     /// [`End`] outside, a descriptor that is not valid inside.
     pub(crate) async fn describe(&mut self) -> Result<Result<Descriptor, DescriptorError>, End> {
         let call = Call::begin("plugin.describe", &self.engine, &mut self.store);
-        let plugin = &self.plugin;
+        let plugin = &self.interfaces.plugin;
         let said = call.run(&mut self.store, async |store| plugin.call_describe(store).await).await?;
         Ok(Descriptor::check(said))
     }
@@ -170,53 +137,10 @@ impl Instance {
     /// [`End`] outside, the guest's objections inside.
     pub(crate) async fn configure(&mut self, settings: &str) -> Result<Result<(), Vec<SettingsError>>, End> {
         let call = Call::begin("plugin.configure", &self.engine, &mut self.store);
-        let plugin = &self.plugin;
+        let plugin = &self.interfaces.plugin;
         let said =
             call.run(&mut self.store, async |store| plugin.call_configure(store, settings).await).await?;
         Ok(said.map_err(|said| convert::objections(said, self.store.data().secrets())))
-    }
-
-    /// `exporter.push` of a body in the encoding that the plugin asked for.
-    ///
-    /// # Errors
-    /// [`End`].
-    pub(crate) async fn push(
-        &mut self,
-        push: &Push,
-        encoding: Encoding,
-        body: &[u8],
-    ) -> Result<Outcome, End> {
-        let call = Call::begin(PUSH, &self.engine, &mut self.store).of(&push.id);
-        let Some(exporter) = &self.exporter else {
-            return Err(absent(self.store.data(), call.named));
-        };
-        let (batch, delivery) = convert::push(push, encoding, body);
-        let said =
-            call.run(&mut self.store, async |store| exporter.call_push(store, batch, delivery).await).await?;
-        Ok(convert::outcome(said, self.store.data().secrets()))
-    }
-
-    /// `http-receiver.receive`.
-    ///
-    /// # Errors
-    /// [`End`] outside, an answer that is not valid inside.
-    pub(crate) async fn receive(
-        &mut self,
-        listener: &str,
-        request: &http::Request,
-    ) -> Result<Result<http::Answer, String>, End> {
-        let call = Call::begin(RECEIVE, &self.engine, &mut self.store);
-        let Some(receiver) = &self.http_receiver else {
-            return Err(absent(self.store.data(), call.named));
-        };
-        let headers: Vec<(&str, &str)> =
-            request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let wit = convert::request(request, &headers);
-        let said = call
-            .run(&mut self.store, async |store| receiver.call_receive(store, listener, wit).await)
-            .await?;
-        let secrets = self.store.data().secrets();
-        Ok(convert::answer(said).map_err(|why| secrets.redact(&why).into_owned()))
     }
 }
 

@@ -11,11 +11,15 @@
 //! | `limits.rs` | memory, tables, deadlines |
 //! | `grant.rs` | all powers of a guest; secrets |
 //! | `guest.rs`, `said.rs`, `meter.rs`, `stderr.rs` | the host side of an instance: its state and imports |
-//! | `instance.rs`, `end.rs` | one instance, the calls into it, how it ended |
+//! | `interfaces.rs` | the interfaces that the host calls, as far as a component has them |
+//! | `instance.rs`, `instance/calls.rs`, `end.rs` | one instance, the calls into it, how it ended |
 //! | `workers.rs` | threads for guests that compute for long |
 //! | `pool.rs`, `quarantine.rs` | the instances of one id; an id that is kept from work |
 //! | `slot.rs`, `promise.rs`, `watch.rs` | the code that serves an id now; what other code must keep to; the plugin folder, and how a new file takes over |
-//! | `as_exporter.rs`, `as_http_receiver.rs` | a plugin as the model knows it |
+//! | `wanted.rs` | what an id may be: exporter, page, receiver, scraper |
+//! | `as_exporter.rs`, `as_receiver.rs` | a plugin as the model knows it: instances for as many calls as come at once |
+//! | `as_page.rs`, `as_scraper.rs` | the same, one pinned instance that remembers |
+//! | `ask.rs` | a call for somebody outside, who is told only whether to come again |
 //! | `counts.rs` | what one id counts |
 //! | `v1/`, `convert.rs` | generated bindings of `weir:plugin@1`, and conversion |
 //! | `rate.rs`, `words.rs` | bounded logging of what guests say |
@@ -23,7 +27,10 @@
 //! Invariant: a guest reaches only what its grant lists, and whatever it does ends only its own instance.
 
 pub mod as_exporter;
-pub mod as_http_receiver;
+pub mod as_page;
+pub mod as_receiver;
+pub mod as_scraper;
+mod ask;
 pub mod cache;
 mod convert;
 pub mod counts;
@@ -36,6 +43,7 @@ mod guest;
 pub mod host;
 pub mod inspect;
 mod instance;
+mod interfaces;
 pub mod limits;
 pub mod load;
 pub mod meter;
@@ -49,12 +57,15 @@ mod schema;
 pub mod slot;
 mod stderr;
 mod v1;
+pub mod wanted;
 pub mod watch;
 mod words;
 mod workers;
 
 pub use as_exporter::PluginExporter;
-pub use as_http_receiver::PluginHttpReceiver;
+pub use as_page::PluginPage;
+pub use as_receiver::PluginReceiver;
+pub use as_scraper::PluginScraper;
 pub use counts::PluginCounts;
 pub use describe::{Descriptor, Encoding, ListenKind, Listener, Marks, SettingsError};
 pub use end::{End, EndKind};
@@ -66,4 +77,5 @@ pub use load::{Bundled, Digest, Found, LoadError, Loaded, Source};
 pub use meter::{Meter, Series};
 pub use pool::PoolSettings;
 pub use quarantine::{QuarantineSettings, Quarantined};
-pub use slot::{Released, SlotState, SlotView, Wanted};
+pub use slot::{Released, SlotState, SlotView};
+pub use wanted::Wanted;

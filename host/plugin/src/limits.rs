@@ -97,6 +97,9 @@ impl Limits {
 /// A plugin that reads the clock and counts once for each of the 8192 items of a joined batch makes a fifth of them.
 pub const HOST_CALLS_MAX_DEFAULT: u64 = 100_000;
 
+/// What an operator does about a budget that is used up.
+const RAISED_BY: &str = "service.memory.limit_mib raises it";
+
 /// A growth that was not granted. The guest sees only that it failed and traps; this is what the operator reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -117,7 +120,7 @@ impl std::fmt::Display for Refused {
             Self::Limit { asked, limit } => {
                 write!(
                     f,
-                    "memory limit {} MiB reached, asked for {} MiB",
+                    "memory limit {} MiB reached, asked for {} MiB (limits.memory_mib)",
                     mebibytes(*limit),
                     mebibytes(*asked)
                 )
@@ -128,7 +131,7 @@ impl std::fmt::Display for Refused {
                 }
                 write!(
                     f,
-                    "memory budget of the process ({} MiB) used up, asked for {} MiB",
+                    "memory budget of the process ({} MiB) used up, asked for {} MiB; {RAISED_BY}",
                     limit / (1024 * 1024),
                     mebibytes(*asked)
                 )
@@ -136,7 +139,7 @@ impl std::fmt::Display for Refused {
             Self::Share { asked, limit, part } => write!(
                 f,
                 "memory budget of the process ({} MiB) used up, asked for {} MiB, more than half of the plugins' part of \
-                 it ({} MiB)",
+                 it ({} MiB); {RAISED_BY}",
                 limit / (1024 * 1024),
                 mebibytes(*asked),
                 part / (1024 * 1024)

@@ -16,7 +16,7 @@ use wasmtime::component::Component;
 use crate::describe::{Descriptor, DescriptorError, Marks};
 use crate::end::End;
 use crate::host::Shared;
-use crate::instance::{Blueprint, Exports};
+use crate::instance::Blueprint;
 use crate::scan::{CONTRACT_VERSION, Scan};
 use crate::schema::Schema;
 use crate::watch::{Fingerprint, Look};
@@ -213,8 +213,8 @@ impl Flaw {
     }
 }
 
-/// A plugin that is compiled and has said what it is. Ids are made of it by [`Loaded::exporter`] and
-/// [`Loaded::http_receiver`].
+/// A plugin that is compiled and has said what it is. Ids are made of it by [`Loaded::exporter`], [`Loaded::page`],
+/// [`Loaded::receiver`] and [`Loaded::scraper`].
 pub struct Loaded {
     pub(crate) shared: Arc<Shared>,
     pub(crate) blueprint: Arc<Blueprint>,
@@ -408,8 +408,7 @@ pub(crate) fn compile(
     let refused = |error: wasmtime::Error| Flaw::Engine(format!("{error:#}"));
     let pre =
         shared.linker(scan.wasi()).and_then(|linker| linker.instantiate_pre(&component)).map_err(refused)?;
-    let exports = Exports { exporter: scan.has("exporter"), http_receiver: scan.has("http-receiver") };
-    let blueprint = Arc::new(Blueprint::new(pre, exports).map_err(refused)?);
+    let blueprint = Arc::new(Blueprint::new(pre, &scan).map_err(refused)?);
     shared.codes.put(digest, &blueprint);
     Ok(Compiled { digest, bytes: bytes.len() as u64, scan, blueprint })
 }

@@ -3,6 +3,9 @@
 //! An instance that has ended is dropped and the next call gets a fresh one; so is one that has grown old or large. A
 //! call that has begun is finished even if nobody waits for it any more, unless the call itself asks whether somebody
 //! does, as an exporter's push.
+//!
+//! A *pinned* pool has one instance, which remembers: it is kept whatever its calls, age, size or idleness. What it
+//! remembers ends with it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -64,8 +67,8 @@ pub(crate) struct Pool {
     mold: Mold,
     settings: String,
     instances_max: usize,
-    calls_max: u64,
-    age_max: Duration,
+    /// When an instance is retired; none: never.
+    retirement: Option<Bounds>,
     quarantine: Arc<Quarantine>,
     habit: Habit,
     permits: Arc<Semaphore>,
@@ -75,6 +78,13 @@ pub(crate) struct Pool {
     /// Whether a task waits to retire idle instances.
     sweeping: AtomicBool,
     tasks: Tasks,
+}
+
+/// Of one instance.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    calls_max: u64,
+    age_max: Duration,
 }
 
 /// The tasks of all pools of a host, and their threads for long calls. Cloning shares them.
@@ -149,15 +159,37 @@ impl Pool {
         tasks: Tasks,
     ) -> Arc<Self> {
         let PoolSettings { instances, calls_max, age_max } = *pool;
-        let instances_max = instances.clamp(1, LANES);
-        let quarantine = Quarantine::new(quarantine, mold.identity.counts.clone());
         let idlers = tasks.idlers();
-        let pool = Arc::new(Self {
+        let bounds = Bounds { calls_max, age_max };
+        let pool = Self::of(mold, settings, instances.clamp(1, LANES), Some(bounds), quarantine, tasks);
+        idlers.join(&pool);
+        pool
+    }
+
+    /// A pinned pool: one instance at most, kept while it behaves. Nobody else gets its memory back.
+    pub(crate) fn pinned(
+        mold: Mold,
+        settings: String,
+        quarantine: QuarantineSettings,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Self::of(mold, settings, 1, None, quarantine, tasks)
+    }
+
+    fn of(
+        mold: Mold,
+        settings: String,
+        instances_max: usize,
+        retirement: Option<Bounds>,
+        quarantine: QuarantineSettings,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let quarantine = Quarantine::new(quarantine, mold.identity.counts.clone());
+        Arc::new(Self {
             mold,
             settings,
             instances_max,
-            calls_max,
-            age_max,
+            retirement,
             quarantine,
             habit: Habit::default(),
             permits: Arc::new(Semaphore::new(instances_max)),
@@ -165,9 +197,7 @@ impl Pool {
             logs: Mutex::new(Bucket::new(END_LOGS_BURST, END_LOG_INTERVAL)),
             sweeping: AtomicBool::new(false),
             tasks,
-        });
-        idlers.join(&pool);
-        pool
+        })
     }
 
     pub(crate) fn instances_max(&self) -> usize {
@@ -313,23 +343,24 @@ impl Pool {
         }
         idle.push((Instant::now(), instance));
         drop(idle);
-        if !self.sweeping.swap(true, Ordering::AcqRel) {
+        if self.retirement.is_some() && !self.sweeping.swap(true, Ordering::AcqRel) {
             let (pool, stop) = (Arc::downgrade(self), self.tasks.stop.clone());
             self.tasks.running.spawn(async move { stop.run_until_cancelled(sweep(pool)).await });
         }
     }
 
     fn retires(&self, instance: &Instance) -> Option<Retirement> {
+        let Bounds { calls_max, age_max } = self.retirement?;
         let Mold { ledger, limits, .. } = &self.mold;
         let short = ledger.used() > ledger.limit() / 4 * 3 && instance.bytes() > KEPT_BYTES;
         if short || instance.bytes() > limits.memory_bytes / 2 {
             // Its next call might find no room to grow, or leave none for others.
             return Some(Retirement::Memory);
         }
-        if instance.served >= self.calls_max {
+        if instance.served >= calls_max {
             return Some(Retirement::Calls);
         }
-        (instance.age() >= self.age_max).then_some(Retirement::Age)
+        (instance.age() >= age_max).then_some(Retirement::Age)
     }
 
     /// Drops instances that were idle for [`IDLE_MAX`]; says whether others are left.
@@ -377,6 +408,9 @@ impl Pool {
             let (plugin, version, id) = (&identity.plugin, &identity.version, &identity.id);
             let kind = kind.name();
             warn!(%plugin, %version, %id, kind, call, delivery, error = message, "plugin instance ended");
+            if self.retirement.is_none() {
+                warn!(%plugin, %id, "plugin starts empty: what it remembered ended with its instance");
+            }
         }
         let admission = admission.filter(|_| kind.is_the_plugins());
         if let Some(kept) = admission.and_then(|admission| admission.ended(message, now)) {

@@ -10,7 +10,7 @@ use crate::grant::trusted;
 use crate::host::{Part, PartError};
 use crate::load::Loaded;
 use crate::scan::ImportClass;
-use crate::slot::Wanted;
+use crate::wanted::Wanted;
 
 /// Findings about settings that a reason names; the others are counted.
 const FINDINGS_SHOWN_MAX: usize = 3;
@@ -20,11 +20,14 @@ const FINDINGS_SHOWN_MAX: usize = 3;
 pub(crate) struct Promised {
     /// What it takes.
     signals: Vec<Signal>,
-    /// Names and addresses that it serves, in order.
-    listeners: Vec<(String, String)>,
+    /// Names, addresses and kinds that it serves, in order.
+    listeners: Vec<Door>,
     /// What it may do.
     reach: Reach,
 }
+
+/// Name, address and kind of a socket.
+type Door = (String, String, ListenKind);
 
 /// What code may do with the settings and grants of an id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,8 +72,10 @@ impl Promised {
     /// Why not.
     pub(crate) fn holds(&self, wanted: Wanted, other: &Self) -> Result<(), String> {
         match wanted {
-            Wanted::Exporter => self.takes(&other.signals)?,
-            Wanted::HttpReceiver => self.listens(&other.listeners)?,
+            Wanted::Exporter | Wanted::Page => self.takes(&other.signals)?,
+            Wanted::Receiver => self.listens(&other.listeners)?,
+            // What it makes is looked at as it comes, and no socket is bound for it.
+            Wanted::Scraper => (),
         }
         self.reach.holds(&other.reach)
     }
@@ -84,26 +89,28 @@ impl Promised {
         Err(format!("it takes no {} any more", lost.join(" and no ")))
     }
 
-    fn listens(&self, wanted: &[(String, String)]) -> Result<(), String> {
+    fn listens(&self, wanted: &[Door]) -> Result<(), String> {
         if self.listeners == wanted {
             return Ok(());
         }
-        let shown = |named: &[(String, String)]| {
-            let each: Vec<String> =
-                named.iter().map(|(name, address)| format!("{address} ({name})")).collect();
+        let shown = |doors: &[Door]| {
+            let each: Vec<String> = doors
+                .iter()
+                .map(|(name, address, kind)| format!("{address} ({name}, {})", kind.name()))
+                .collect();
             if each.is_empty() { "nowhere".to_owned() } else { format!("on {}", each.join(", ")) }
         };
         Err(format!("it listens {}, the sockets are bound {}", shown(wanted), shown(&self.listeners)))
     }
 }
 
-/// Names and addresses that the host binds for a plugin, in order.
-fn listeners(loaded: &Loaded, part: &Part) -> Vec<(String, String)> {
+/// What the host binds for a plugin, in order.
+fn listeners(loaded: &Loaded, part: &Part) -> Vec<Door> {
     let listeners = loaded.listeners(&part.settings).into_iter();
-    let http = listeners.filter(|listener| listener.kind == ListenKind::Http);
-    let mut named: Vec<(String, String)> = http.map(|listener| (listener.name, listener.address)).collect();
-    named.sort();
-    named
+    let doors = listeners.map(|listener| (listener.name, listener.address, listener.kind));
+    let mut doors: Vec<Door> = doors.collect();
+    doors.sort();
+    doors
 }
 
 /// What a plugin does not take of the settings of an id, in one line.
@@ -168,11 +175,13 @@ impl Reach {
 mod tests {
     use super::*;
 
-    /// Scenario: other code takes a signal less, or one more; listens under another name, at another address, nowhere.
+    /// Scenario: other code takes a signal less, or one more; listens under another name, at another address, for another
+    /// protocol, nowhere.
     /// Guarantees: what pipelines and sockets were made for stays; the reason says what is missing and what to do.
     #[test]
     fn other_code_keeps_what_the_first_was_joined_by() {
-        let listeners = vec![("main".to_owned(), "127.0.0.1:9411".to_owned())];
+        let door = |name: &str, address: &str, kind| vec![(name.to_owned(), address.to_owned(), kind)];
+        let listeners = door("main", "127.0.0.1:9411", ListenKind::Http);
         let (signals, reach) = (vec![Signal::Traces, Signal::Logs], Reach::default());
         let promised = Promised { signals, listeners: listeners.clone(), reach };
         assert_eq!(promised.takes(&[Signal::Logs, Signal::Metrics, Signal::Traces]), Ok(()));
@@ -180,12 +189,13 @@ mod tests {
         assert!(lost.contains("no logs any more"), "{lost}");
         assert_eq!(promised.listens(&listeners), Ok(()));
         for other in [
-            vec![("main".to_owned(), "127.0.0.1:9412".to_owned())],
-            vec![("other".to_owned(), "127.0.0.1:9411".to_owned())],
+            door("main", "127.0.0.1:9412", ListenKind::Http),
+            door("other", "127.0.0.1:9411", ListenKind::Http),
+            door("main", "127.0.0.1:9411", ListenKind::Grpc),
             Vec::new(),
         ] {
             let why = promised.listens(&other).unwrap_err();
-            assert!(why.contains("bound on 127.0.0.1:9411 (main)"), "{why}");
+            assert!(why.contains("bound on 127.0.0.1:9411 (main, http)"), "{why}");
         }
     }
     /// Scenario: other code that sees a secret, that hides one more; that reaches one origin more, one less; that sends

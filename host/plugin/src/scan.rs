@@ -8,6 +8,7 @@ use wasmparser::{
 };
 
 use crate::extent::{Excess, Extent};
+use crate::interfaces::NAMES;
 use crate::load::Flaw;
 use crate::words::tame;
 
@@ -16,12 +17,6 @@ const PACKAGE: &str = "weir:plugin/";
 
 /// The major version of it that this host serves, in all its minor versions.
 pub const CONTRACT_VERSION: &str = "1";
-
-/// Interfaces that this host calls.
-const CALLED: [&str; 3] = ["plugin", "exporter", "http-receiver"];
-
-/// Interfaces of the package that this host does not call yet.
-const LATER: [&str; 4] = ["page", "scraper", "datagram-receiver", "grpc-receiver"];
 
 /// Interfaces that a component may import from us; the last three hold types only.
 const OFFERED: [&str; 7] = ["http-client", "log", "clock", "meter", "telemetry", "outcomes", "http-types"];
@@ -161,7 +156,7 @@ impl Scan {
     pub(crate) fn check(&self) -> Result<(), Flaw> {
         for name in self.exports.iter().chain(self.imports.iter().map(|import| &import.name)) {
             if let Some((interface, version)) = ours(name)
-                && (CALLED.contains(&interface) || LATER.contains(&interface) || OFFERED.contains(&interface))
+                && (interface == "plugin" || NAMES.contains(&interface) || OFFERED.contains(&interface))
                 && !serves(version)
             {
                 return Err(Flaw::Version { name: name.clone(), found: version.to_owned() });

@@ -17,8 +17,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::counts::PluginCounts;
 use crate::host::{Part, PartError};
@@ -29,6 +28,7 @@ use crate::meter::Meter;
 use crate::pool::{NoTurn, Pool, Turn};
 use crate::promise::{Promised, unsettled};
 use crate::quarantine::Quarantined;
+use crate::wanted::Wanted;
 use crate::watch::{Look, Trust};
 
 /// After so long a file is tried again first whose refusal may lie with the machine (no memory left, no answer in time);
@@ -40,34 +40,6 @@ const TRY_AGAIN_LONGEST: Duration = Duration::from_secs(600);
 
 /// What is added to the reason of a refusal that may pass.
 const TRIED_AGAIN: &str = " (it is tried again by itself, ever more seldom; a reload tries it at once)";
-
-/// What a configured id wants of its plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Wanted {
-    /// Pushes to a backend.
-    Exporter,
-    /// Requests of senders.
-    HttpReceiver,
-}
-
-impl Wanted {
-    /// The interface of the contract that it must export.
-    pub fn interface(self) -> &'static str {
-        match self {
-            Self::Exporter => "exporter",
-            Self::HttpReceiver => "http-receiver",
-        }
-    }
-
-    /// What a configuration calls it.
-    pub fn noun(self) -> &'static str {
-        match self {
-            Self::Exporter => "exporter",
-            Self::HttpReceiver => "receiver",
-        }
-    }
-}
 
 /// One configured id, as an operator sees it.
 #[derive(Debug, Clone)]
@@ -257,9 +229,9 @@ impl Slot {
     /// # Errors
     /// [`PartError`].
     pub(crate) fn new(loaded: Arc<Loaded>, wanted: Wanted, part: Part) -> Result<Arc<Self>, PartError> {
-        loaded.must_have(wanted.interface())?;
+        wanted.is_served_by(&loaded, &part)?;
         let (counts, meter) = (PluginCounts::default(), Meter::default());
-        let pool = loaded.pool(part.clone(), counts.clone(), meter.clone())?;
+        let pool = loaded.pool(wanted, part.clone(), counts.clone(), meter.clone())?;
         let (plugin, pinned) = (loaded.name.clone(), loaded.pinned.clone());
         let promised = Promised::of(&loaded, &part)?;
         promised.tell(&loaded, &part);
@@ -343,6 +315,13 @@ impl Slot {
         self.serving().ok().and_then(|generation| generation.pool.quarantine())
     }
 
+    /// The record was found that ended instances: a call that comes now may try whether the quarantine is over.
+    pub(crate) fn try_now(&self) {
+        if let Ok(generation) = self.serving() {
+            generation.pool.try_now();
+        }
+    }
+
     /// Bytes of guest memory in its idle instances.
     pub(crate) fn idle_bytes(&self) -> usize {
         self.serving().map_or(0, |generation| generation.pool.idle_bytes())
@@ -414,7 +393,7 @@ impl Slot {
         let look = loaded.look;
         let made = match self.judge(loaded).await {
             Ok(()) => loaded
-                .pool(self.part.clone(), self.counts.clone(), self.meter.clone())
+                .pool(self.wanted, self.part.clone(), self.counts.clone(), self.meter.clone())
                 .map_err(|error| Refusal { reason: chain(&error), passes: error.passes() }),
             Err(refusal) => Err(refusal),
         };
@@ -444,6 +423,14 @@ impl Slot {
             version = told.version, sha256 = %told.digest, source = %told.source,
             "plugin swapped: new calls go to the new code"
         );
+        self.tell_empty();
+    }
+
+    /// What an instance remembered went with it, where it is one that remembers.
+    fn tell_empty(&self) {
+        if self.wanted.is_pinned() {
+            warn!(plugin = self.plugin, id = self.part.id, "plugin starts empty: what it remembered is gone");
+        }
     }
 
     /// What lies there does not serve.
@@ -525,7 +512,8 @@ impl Slot {
     /// Fresh instances of the same code, of which nobody holds anything against them.
     pub(crate) fn release(&self) -> Released {
         let Ok(before) = self.serving() else { return Released::Nothing };
-        let pool = before.loaded.pool(self.part.clone(), self.counts.clone(), self.meter.clone());
+        let pool =
+            before.loaded.pool(self.wanted, self.part.clone(), self.counts.clone(), self.meter.clone());
         let pool = match pool {
             Ok(pool) => pool,
             Err(error) => {
@@ -548,6 +536,7 @@ impl Slot {
             was_kept,
             "plugin released: it goes on with fresh instances"
         );
+        self.tell_empty();
         if was_kept { Released::Kept } else { Released::Working }
     }
 
@@ -555,7 +544,7 @@ impl Slot {
     async fn judge(&self, loaded: &Arc<Loaded>) -> Result<(), Refusal> {
         let Part { id, settings, limits, .. } = &self.part;
         let failed = |error: PartError| Refusal { reason: chain(&error), passes: error.passes() };
-        loaded.must_have(self.wanted.interface()).map_err(failed)?;
+        self.wanted.is_served_by(loaded, &self.part).map_err(failed)?;
         // First: code that would see a secret is not even asked about settings.
         let other = Promised::of(loaded, &self.part).map_err(failed)?;
         self.promised.holds(self.wanted, &other).map_err(|reason| {

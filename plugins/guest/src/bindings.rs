@@ -37,7 +37,6 @@ macro_rules! exported {
         pub mod $module {
             wit_bindgen::generate!({
                 path: "../../wit",
-                features: ["page", "datagram-receiver", "grpc-receiver", "scraper"],
                 inline: $inline,
                 world: $world,
                 pub_export_macro: true,

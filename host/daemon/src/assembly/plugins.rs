@@ -156,13 +156,9 @@ impl PluginCheck for Plugins {
     ) -> Result<PluginFacts, PluginProblem> {
         let loaded = self.runtime.block_on(self.load(plugin, sha256, limits));
         let loaded = loaded.map_err(|error| problem(plugin, &error))?;
-        let (wanted, serves) = match kind {
-            Kind::Receiver => ("http-receiver", loaded.scan.has("http-receiver")),
-            Kind::Exporter => ("exporter or page", loaded.scan.has("exporter") || loaded.scan.has("page")),
-            Kind::Processor => ("processor", false),
-        };
-        if !serves {
-            let reason = format!("it does not export {wanted}");
+        let interfaces = interfaces(kind);
+        if kind == Kind::Processor || !interfaces.iter().any(|name| loaded.scan.has(name)) {
+            let reason = format!("it does not export {}", interfaces.join(" or "));
             return Err(PluginProblem::Unusable { origin: loaded.source.to_string(), reason });
         }
         // An exporter that is no page listens nowhere, whatever it could do as a receiver.
@@ -211,6 +207,15 @@ impl PluginCheck for Plugins {
 
     fn schema(&self, plugin: &str, _: Kind) -> Option<serde_json::Value> {
         self.by_name(plugin).map(|loaded| loaded.descriptor.settings_schema.clone())
+    }
+}
+
+/// The interfaces of the contract of which a part of this kind has at least one. There is none for processors yet.
+fn interfaces(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Receiver => &["http-receiver", "grpc-receiver", "datagram-receiver", "scraper"],
+        Kind::Exporter => &["exporter", "page"],
+        Kind::Processor => &["processor"],
     }
 }
 
@@ -320,7 +325,7 @@ pub(crate) async fn http_receiver(
         .into());
     }
     let part = part(id, plugin, receiver.pool);
-    let built = loaded.http_receiver(part).with_context(|| format!("build receiver {id}"))?;
+    let built = loaded.receiver(part).with_context(|| format!("build receiver {id}"))?;
     let shown = shown(id, Kind::Receiver, built.counts(), built.meter());
     Ok((built, listeners, shown))
 }

@@ -28,7 +28,7 @@ fn plugins<'c>(
 /// Whether an address is written, or is there by default.
 fn is_page(plugin: &PluginExporter, listens: &[PluginListen]) -> bool {
     let settings = &plugin.plugin.settings.value;
-    listens.iter().any(|listen| listen.default.is_some() || settings.pointer(&listen.pointer).is_some())
+    listens.iter().any(|listen| listen.address(settings).is_some())
 }
 
 /// Adds what pages listen on to what listens.

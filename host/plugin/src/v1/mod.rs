@@ -16,7 +16,11 @@ wasmtime::component::bindgen!({
             import weir:plugin/meter@1.0.0;
             export weir:plugin/plugin@1.0.0;
             export weir:plugin/exporter@1.0.0;
+            export weir:plugin/page@1.0.0;
             export weir:plugin/http-receiver@1.0.0;
+            export weir:plugin/datagram-receiver@1.0.0;
+            export weir:plugin/grpc-receiver@1.0.0;
+            export weir:plugin/scraper@1.0.0;
         }
     ",
     // Trappable: a guest that calls the host too often is ended in the call.

@@ -161,11 +161,11 @@ async fn a_plugin_is_shown_and_held_to_what_it_is() {
     let loaded = fixture.load("hostile").await;
     assert_eq!(loaded.descriptor.description, "does \\u{1b}[31mharm");
     assert_eq!(loaded.listeners(&mode("accept"))[0].address, "127.0.0.1:9411");
-    let Err(error) = fixture.load("errand").await.http_receiver(Part::new("errand", json!({}))) else {
+    let Err(error) = fixture.load("errand").await.receiver(Part::new("errand", json!({}))) else {
         panic!("taken")
     };
     assert!(
-        error.to_string().contains("plugin errand is no http-receiver; it exports weir:plugin/"),
+        error.to_string().contains("no setting of plugin errand names an address to listen on"),
         "{error}"
     );
     let part =

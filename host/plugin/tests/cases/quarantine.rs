@@ -72,7 +72,7 @@ async fn senders_are_told_to_come_again() {
     let fixture = Fixture::new();
     let quarantine = quarantine(Duration::from_secs(60));
     let part = Part { quarantine, ..Part::new("hostile", mode("panic")) };
-    let receiver = fixture.load("hostile").await.http_receiver(part).unwrap();
+    let receiver = fixture.load("hostile").await.receiver(part).unwrap();
     let request =
         || http::Request { method: "POST".into(), target: "/".into(), headers: vec![], body: "x".into() };
     for expected in [1..=1, 1..=1, 2..=60] {

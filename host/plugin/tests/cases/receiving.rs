@@ -8,7 +8,7 @@ use weir_plugin::Part;
 use super::Fixture;
 
 async fn receive(fixture: &Fixture, settings: Value, method: &str) -> Result<Answer, Refusal> {
-    let receiver = fixture.load("hostile").await.http_receiver(Part::new("hostile", settings)).unwrap();
+    let receiver = fixture.load("hostile").await.receiver(Part::new("hostile", settings)).unwrap();
     let request = Request {
         method: method.into(),
         target: "/api/v2/spans?x=1".into(),

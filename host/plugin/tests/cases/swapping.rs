@@ -259,7 +259,7 @@ async fn a_removed_file_leaves_its_ids_without_a_plugin_until_it_is_back() {
     let fixture = Fixture::new();
     let exporter = fixture.hostile(mode("accept"), Limits::default()).await;
     let loaded = fixture.load("hostile").await;
-    let receiver = loaded.http_receiver(Part::new("hostile", mode("x"))).unwrap();
+    let receiver = loaded.receiver(Part::new("hostile", mode("x"))).unwrap();
     drop(loaded);
     assert_eq!(exporter.push(push("one")).await, Outcome::Accepted);
     fs::remove_file(fixture.path()).unwrap();
@@ -336,7 +336,7 @@ async fn a_bundled_plugin_takes_the_place_of_a_removed_file() {
 async fn a_receiver_keeps_its_sockets() {
     let fixture = Fixture::new();
     let loaded = fixture.load("hostile").await;
-    let receiver = loaded.http_receiver(Part::new("hostile", mode("x"))).unwrap();
+    let receiver = loaded.receiver(Part::new("hostile", mode("x"))).unwrap();
     let elsewhere = renamed(wasm("hostile"), b"127.0.0.1:9411", b"127.0.0.1:9412");
     let why = fixture.refused(&elsewhere).await;
     assert!(why.contains("127.0.0.1:9412") && why.contains("bound on 127.0.0.1:9411"), "{why}");
@@ -371,7 +371,7 @@ async fn old_code_leaves_nothing_behind() {
     }
     assert_eq!(fixture.host.release(Wanted::Exporter, "hostile/test"), Released::Working);
     assert_eq!((exporter.generation(), calls("after").await), (41, 1));
-    let other = fixture.host.release(Wanted::HttpReceiver, "hostile/test");
+    let other = fixture.host.release(Wanted::Receiver, "hostile/test");
     assert_eq!(other, Released::Nothing, "there is no such receiver");
     assert_eq!((fixture.ledger.used(), fixture.host.codes_in_memory()), (used, 1));
 }
