@@ -34,6 +34,7 @@ use weir_tests::wait::until;
 
 use self::cases::{CASES, Case};
 use self::neighbour::Waits;
+pub(crate) use self::stage::wasm;
 use self::stage::{Feed, Stage};
 use crate::memory::MIB;
 use crate::run::{alone, deadline, figure};

@@ -13,6 +13,7 @@
 //! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
 //! | `reload.rs` | a configuration that changes while data flows |
 //! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
+//! | `page.rs` | an exporter that is fetched from: readers fast and slow, reloads, an instance that ends |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
@@ -50,6 +51,7 @@ mod memory;
 mod neighbours;
 mod order;
 mod overload;
+mod page;
 mod plugin_command;
 mod queue_command;
 mod reload;

@@ -214,7 +214,8 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
         let mut parts = item.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let is_wanted = weight.is_none_or(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight > 0.0));
+        let is_wanted =
+            weight.is_none_or(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight > 0.0));
         if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
             named = Some(is_wanted);
         } else if name == "*" {
@@ -235,7 +236,8 @@ mod tests {
 
     /// Numbered lines, so that what is missing or out of order is seen.
     fn lines(bytes: usize) -> Vec<u8> {
-        let mut text: Vec<u8> = (0..).flat_map(|number| format!("line {number}\n").into_bytes()).take(bytes).collect();
+        let mut text: Vec<u8> =
+            (0..).flat_map(|number| format!("line {number}\n").into_bytes()).take(bytes).collect();
         text.truncate(bytes);
         text
     }

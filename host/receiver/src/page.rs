@@ -27,10 +27,10 @@ use weir_model::http::{Page, Request as PluginRequest, Response as PluginRespons
 use weir_model::{BoxFuture, Counter, Ledger, PageServer};
 use weir_net::ReplyBody;
 use weir_net::body::discard;
+use weir_net::grpc::Code;
 use weir_net::limits::{BodyLimits, ListenLimits};
 use weir_net::listen::{self, Handler, Peer};
 use weir_net::pieces::{Pieces, takes_gzip};
-use weir_net::reply::text;
 use weir_net::tls::TlsConfig;
 
 use crate::door::{BindError, Bound};
@@ -129,9 +129,12 @@ impl Handler for PageDoor {
         Box::pin(async move {
             let (head, mut body) = request.into_parts();
             discard(&head.headers, &mut body, DISCARDED_BYTES_MAX, &self.discarded).await;
-            let answer = self.answer(&head, peer).await;
-            answer.unwrap_or_else(|refused| {
+            self.answer(&head, peer).await.unwrap_or_else(|failure| {
                 self.settings.counts.refused.add(1);
+                let mut refused = failure.respond_as_text();
+                if failure.status == StatusCode::METHOD_NOT_ALLOWED {
+                    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+                }
                 refused
             })
         })
@@ -140,22 +143,18 @@ impl Handler for PageDoor {
 
 impl PageDoor {
     /// The plugin's page, or why there is none.
-    async fn answer(
-        &self,
-        head: &Parts,
-        peer: Arc<Peer>,
-    ) -> Result<Response<ReplyBody>, Response<ReplyBody>> {
+    async fn answer(&self, head: &Parts, peer: Arc<Peer>) -> Result<Response<ReplyBody>, Failure> {
         if head.method != Method::GET && head.method != Method::HEAD {
-            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "this is a page: expected GET or HEAD\n");
-            refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Err(refused);
+            let message = "this is a page: expected GET or HEAD";
+            return Err(Failure::for_good(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, message));
         }
         let place = Place::take(&self.places, &self.settings.counts).ok_or_else(|| {
-            let message = format!("{UNDER_WAY_MAX} readers have this page under way, which is all there may be");
-            Failure::for_now(message, Some(PLACE_FREE_AFTER)).respond_as_text()
+            let message =
+                format!("{UNDER_WAY_MAX} readers have this page under way, which is all there may be");
+            Failure::for_now(message, Some(PLACE_FREE_AFTER))
         })?;
         let page = self.page.serve(request_of(head)).await;
-        let page = page.map_err(|refusal| Failure::of_refusal(&refusal).respond_as_text())?;
+        let page = page.map_err(|refusal| Failure::of_refusal(&refusal))?;
         self.respond(page, head, place, peer)
     }
 
@@ -165,11 +164,12 @@ impl PageDoor {
         head: &Parts,
         place: Place,
         peer: Arc<Peer>,
-    ) -> Result<Response<ReplyBody>, Response<ReplyBody>> {
+    ) -> Result<Response<ReplyBody>, Failure> {
         let Page { response: PluginResponse { status, headers, body }, rest } = page;
         let Some(mut response) = response_of(status, headers, ReplyBody::empty()) else {
             warn!(exporter = %self.settings.id, "{NO_STATUS}");
-            return Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("the {NO_STATUS}\n")));
+            let message = format!("the {NO_STATUS}");
+            return Err(Failure::for_good(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, message));
         };
         let has_body = !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let mut pieces = Pieces::new([body].into_iter().chain(rest).filter(|_| has_body));

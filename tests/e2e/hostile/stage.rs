@@ -47,8 +47,8 @@ const AT_WORK: &str = ", quarantine: {ends: 1000}";
 
 /// A guest, built at its first use.
 pub(crate) async fn wasm(package: &'static str) -> &'static [u8] {
-    static BUILT: [OnceLock<Vec<u8>>; 3] = [const { OnceLock::new() }; 3];
-    let at = ["hostile", "errand", "mute"].iter().position(|name| *name == package);
+    static BUILT: [OnceLock<Vec<u8>>; 4] = [const { OnceLock::new() }; 4];
+    let at = ["hostile", "errand", "mute", "board"].iter().position(|name| *name == package);
     let cell = &BUILT[at.unwrap_or_else(|| panic!("there is no guest {package}"))];
     let build = move || {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

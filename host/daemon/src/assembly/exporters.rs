@@ -12,9 +12,9 @@ use weir_net::credential::Credential;
 use weir_net::roots::Trust;
 use weir_queue::{WhenFull, Wish};
 
+use super::plugins::{self, BuiltPage};
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
-use super::plugins::{self, BuiltPage};
 use super::{Bench, NamedQueue};
 use crate::command::Failure;
 use crate::config::{

@@ -46,7 +46,8 @@ pub(crate) fn open(
     standing: Standing,
     drain: Drain,
 ) -> Result<Option<Door>, Failure> {
-    let (Some(page), ExporterKind::Plugin(plugin)) = (&built.page, &bench.config.exporters[id].value.kind) else {
+    let (Some(page), ExporterKind::Plugin(plugin)) = (&built.page, &bench.config.exporters[id].value.kind)
+    else {
         return Ok(None);
     };
     let (tls, limits) = (receivers::tls(&plugin.server_tls()), receivers::listen_limits(&plugin.page.limits));
@@ -102,7 +103,10 @@ impl Pages {
     }
 
     /// Doors that a reload ends: of exporters that are built anew or not wanted, and those that have failed.
-    pub(crate) fn ending<'s>(&'s self, exporters: &'s Changes<Id>) -> impl Iterator<Item = (&'s Id, &'s Door)> {
+    pub(crate) fn ending<'s>(
+        &'s self,
+        exporters: &'s Changes<Id>,
+    ) -> impl Iterator<Item = (&'s Id, &'s Door)> {
         let ends = |id: &Id| exporters.changed.contains(id) || exporters.removed.contains(id);
         self.doors.iter().filter(move |(id, door)| ends(id) || !door.is_serving())
     }

@@ -276,7 +276,8 @@ pub(crate) async fn exporter(
     let listeners = if is_page { http_listeners(&loaded, &exporter.plugin) } else { Vec::new() };
     if listeners.is_empty() && is_page && !loaded.scan.has("exporter") {
         let name = &exporter.plugin.plugin.value;
-        let what = format!("exporter {id}: no setting of plugin {name} names an HTTP address to be fetched from");
+        let what =
+            format!("exporter {id}: no setting of plugin {name} names an HTTP address to be fetched from");
         return Err(anyhow::anyhow!(what).into());
     }
     if listeners.is_empty() {

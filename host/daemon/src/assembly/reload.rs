@@ -19,8 +19,8 @@ use weir_net::Drain;
 use super::diff::{self, Plan};
 use super::exporters::Post;
 use super::owed::{Owed, emptied};
-use super::parts::{Parts, Route, name_of_door, name_of_route};
 use super::pages::{self, name_of_page};
+use super::parts::{Parts, Route, name_of_door, name_of_route};
 use super::pipelines::{self, Line};
 use super::receivers;
 use super::staging::{Refused, Staged, Waiting, close, heeding, is_in_use, text_of};
@@ -271,7 +271,8 @@ impl Daemon {
         let bench = foundation.bench(config);
         match door {
             Waiting::Receiver(id) => {
-                let (standing, drain) = (parts.shut.get(id).cloned().unwrap_or_default(), parts.doors_drain.child());
+                let (standing, drain) =
+                    (parts.shut.get(id).cloned().unwrap_or_default(), parts.doors_drain.child());
                 let door = receivers::open(&bench, id, standing, drain).await?;
                 parts.doors.insert(id.clone(), door);
             }

@@ -94,7 +94,8 @@ impl Daemon {
                 Err(failure) => return Err(failure.into()),
             }
         }
-        let mut staged = Staged { exporters: built, queues: Vec::new(), doors, pages: BTreeMap::new(), waiting };
+        let mut staged =
+            Staged { exporters: built, queues: Vec::new(), doors, pages: BTreeMap::new(), waiting };
         self.bind_pages(&bench, plan, &let_go, &mut staged)?;
         Ok(staged)
     }

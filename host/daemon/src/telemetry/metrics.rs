@@ -321,15 +321,27 @@ impl Page {
 
     fn pages(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let of = |pick: fn(&PageCounts) -> &Counter| {
-            let row = |(id, counts): &(String, PageCounts)| (vec![("exporter", id.clone())], pick(counts).get());
+            let row =
+                |(id, counts): &(String, PageCounts)| (vec![("exporter", id.clone())], pick(counts).get());
             self.sources.pages.iter().map(row).collect::<Vec<_>>()
         };
-        counter(encoder, "weir_page_served", "Fetches that the plugin answered", of(|counts| &counts.served))?;
-        let help = "Fetches that the plugin did not answer: not GET, too many at once, no instance, no memory";
+        counter(
+            encoder,
+            "weir_page_served",
+            "Fetches that the plugin answered",
+            of(|counts| &counts.served),
+        )?;
+        let help =
+            "Fetches that the plugin did not answer: not GET, too many at once, no instance, no memory";
         counter(encoder, "weir_page_refused", help, of(|counts| &counts.refused))?;
         let help = "Pages that were not taken whole: the reader was too slow, or left";
         counter(encoder, "weir_page_cut", help, of(|counts| &counts.cut))?;
-        counter(encoder, "weir_page_bytes", "Bytes of pages, packed where they were", of(|counts| &counts.bytes))?;
+        counter(
+            encoder,
+            "weir_page_bytes",
+            "Bytes of pages, packed where they were",
+            of(|counts| &counts.bytes),
+        )?;
         gauge(encoder, "weir_page_under_way", "Pages under way", of(|counts| &counts.under_way))
     }
 

@@ -92,7 +92,8 @@ fn of_page(id: &Id, plugin: &PluginExporter, exporter: &ExporterConfig, problems
         wrong(at, "tls", "TLS without a certificate", expected);
     }
     if plugin.auth.is_some() {
-        let expected = "expected nothing: readers are told apart by their certificates, `tls: {client_ca_file: …}`";
+        let expected =
+            "expected nothing: readers are told apart by their certificates, `tls: {client_ca_file: …}`";
         wrong(at, "auth", "a page sends no requests that `auth` could be for", expected);
     }
     if exporter.delivery.pool != Default::default() {

@@ -9,4 +9,5 @@ mod otlp_grpc;
 mod otlp_http;
 mod otlp_text;
 mod otlp_vectors;
+mod page;
 mod plugin_http;
