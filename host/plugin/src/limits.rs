@@ -374,19 +374,20 @@ mod tests {
         assert!(!limiter.memory_growing(60 * MIB, 71 * MIB, None).unwrap());
         assert_eq!(
             limiter.take_refused().unwrap().to_string(),
-            "memory limit 64 MiB reached, asked for 71 MiB"
+            "memory limit 64 MiB reached, asked for 71 MiB (limits.memory_mib)"
         );
         let mut other = Limiter::new(64 * MIB, &ledger, peak.clone(), &Idlers::default());
         assert!(!other.memory_growing(0, 41 * MIB, None).unwrap());
         assert_eq!(
             other.take_refused().unwrap().to_string(),
-            "the plugins' part (100 MiB) of the memory budget of the process (200 MiB) used up, asked for 41 MiB"
+            "the plugins' part (100 MiB) of the memory budget of the process (200 MiB) used up, asked for 41 MiB; \
+             service.memory.limit_mib raises it"
         );
         let rest = ledger.claim(101 * MIB as u64).unwrap();
         assert!(!other.memory_growing(0, 40 * MIB, None).unwrap());
         assert_eq!(
             other.take_refused().unwrap().to_string(),
-            "memory budget of the process (200 MiB) used up, asked for 40 MiB"
+            "memory budget of the process (200 MiB) used up, asked for 40 MiB; service.memory.limit_mib raises it"
         );
         drop(rest);
         assert!(other.memory_growing(0, 40 * MIB, None).unwrap());

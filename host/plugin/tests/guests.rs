@@ -1,6 +1,6 @@
 //! Guests built from source, in the real engine: what a plugin may do, and what happens to one that does more.
 //!
-//! The first run compiles two guests, half a minute; later ones find them built.
+//! The first run compiles three guests, half a minute; later ones find them built.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,6 +21,8 @@ mod powers;
 mod quarantine;
 #[path = "cases/receiving.rs"]
 mod receiving;
+#[path = "cases/remembering.rs"]
+mod remembering;
 #[path = "cases/swapping.rs"]
 mod swapping;
 
@@ -41,9 +43,11 @@ const LEDGER_BYTES: u64 = 192 << 20;
 fn wasm(package: &str) -> &'static [u8] {
     static HOSTILE: OnceLock<Vec<u8>> = OnceLock::new();
     static ERRAND: OnceLock<Vec<u8>> = OnceLock::new();
+    static KEEPER: OnceLock<Vec<u8>> = OnceLock::new();
     let built = match package {
         "hostile" => &HOSTILE,
         "errand" => &ERRAND,
+        "keeper" => &KEEPER,
         other => panic!("there is no guest {other}"),
     };
     built.get_or_init(|| {
@@ -54,7 +58,7 @@ fn wasm(package: &str) -> &'static [u8] {
     })
 }
 
-/// A host with a plugin folder that holds both guests, and a cache.
+/// A host with a plugin folder that holds the guests, and a cache.
 struct Fixture {
     host: Host,
     ledger: Arc<Ledger>,
@@ -64,7 +68,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for package in ["hostile", "errand"] {
+        for package in ["hostile", "errand", "keeper"] {
             std::fs::write(folder.path().join(format!("{package}.wasm")), wasm(package)).unwrap();
         }
         Self::over(folder)
@@ -72,7 +76,12 @@ impl Fixture {
 
     /// A host over what another one has left.
     fn over(folder: TempDir) -> Self {
-        let ledger = Ledger::new(LEDGER_BYTES);
+        Self::with_budget(folder, LEDGER_BYTES)
+    }
+
+    /// The same, with so much memory.
+    fn with_budget(folder: TempDir, bytes: u64) -> Self {
+        let ledger = Ledger::new(bytes);
         let settings = HostSettings {
             ledger: Arc::clone(&ledger),
             client: Client::new(ClientSettings::new(Arc::clone(&ledger))),
