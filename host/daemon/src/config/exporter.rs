@@ -34,6 +34,7 @@ pub struct ExporterConfig {
 
 /// What an exporter is.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as a person has written")]
 pub enum ExporterKind {
     /// `otlp`, `otlphttp`.
     Otlp(OtlpExporter),
