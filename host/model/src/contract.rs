@@ -28,6 +28,9 @@ use crate::{http, unary};
 /// A future behind a pointer: these calls happen once a request, never once an item.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// What a plugin made of a message: OTLP bytes by signal, not checked yet.
+pub type Telemetry = Vec<(Signal, Bytes)>;
+
 /// Takes what doors hand on.
 pub trait Consumer: Send + Sync {
     /// Takes an arrival and returns when it is where the pipeline promises it to be, or says why not.
@@ -106,7 +109,7 @@ pub trait DatagramReceiver: Send + Sync {
         &'a self,
         listener: &'a str,
         datagram: Bytes,
-    ) -> BoxFuture<'a, Result<Result<Vec<(Signal, Bytes)>, String>, Refusal>>;
+    ) -> BoxFuture<'a, Result<Result<Telemetry, String>, Refusal>>;
 }
 
 /// A plugin seen as a receiver of unary gRPC calls. The door owns the socket, frames, limits and the answer.
@@ -146,6 +149,11 @@ pub trait Scraper: Send + Sync {
     /// # Errors
     /// As [`Scraper::prepare`].
     fn forget(&self, target: Arc<Target>, at: u64) -> BoxFuture<'_, Result<Vec<(Signal, Bytes)>, Refusal>>;
+
+    /// Changes when the code behind it is replaced while the process runs: what it wanted to send is asked for again.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// An exporter that is fetched from: what was pushed to it is on its page. One instance serves and takes, one call at a

@@ -47,4 +47,8 @@ impl Scraper for PluginScraper {
             Box::pin(async move { Ok(instance.forget(&target, at).await?.map_err(Unfit::from)) })
         }))
     }
+
+    fn generation(&self) -> u64 {
+        self.slot.generation()
+    }
 }

@@ -39,6 +39,9 @@ const BATCHES_MAX: usize = 64;
 /// Bytes of the URL that a scraper's guest makes: it adds a parameter or two to the one that it was given.
 const URL_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of an error about such a URL.
+const URL_SHOWN_BYTES_MAX: usize = 400;
+
 /// `INTERNAL`: what a caller is told where a guest gives a status that is no error.
 const INTERNAL: u32 = 13;
 
@@ -181,8 +184,12 @@ pub(crate) fn prepared(said: RequestResult, target: &Target) -> Result<http::Req
         return Err(format!("a request with a URL of {} bytes, at most {URL_BYTES_MAX} fit", url.len()));
     }
     // Where to go is the host's to say: its relabelling, its discovery, its credentials.
-    let of =
-        |url: &str| url.parse::<Origin>().map_err(|error| format!("a request that leads nowhere: {error}"));
+    let of = |url: &str| {
+        let origin = url.parse::<Origin>();
+        origin.map_err(|error| {
+            format!("a request that leads nowhere: {}", tame(&error.to_string(), URL_SHOWN_BYTES_MAX))
+        })
+    };
     let (asked, meant) = (of(&url)?, of(&target.url)?);
     if asked != meant {
         return Err(format!("a request to {asked}, the target is {meant}"));

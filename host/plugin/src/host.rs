@@ -584,7 +584,7 @@ impl Loaded {
         counts: PluginCounts,
         meter: Meter,
     ) -> Result<Arc<Pool>, PartError> {
-        let egress = self.outlet(&part)?;
+        let egress = self.outlet(wanted, &part)?;
         let Part { id, mut settings, grants: _, limits, pool, quarantine, trust: _, authorization } = part;
         let authorization = authorization.map(|said| Authorization::new(said, &id, &self.marks, &settings));
         let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
@@ -599,8 +599,11 @@ impl Loaded {
         })
     }
 
-    /// Where an id may send.
-    pub(crate) fn egress(&self, part: &Part) -> Result<Egress, PartError> {
+    /// Where an id may send. One that remembers sends nowhere: all else that it does would wait for that.
+    pub(crate) fn egress(&self, wanted: Wanted, part: &Part) -> Result<Egress, PartError> {
+        if wanted.is_pinned() {
+            return Ok(Egress::default());
+        }
         let Part { id, settings, grants, .. } = part;
         grant::egress(&self.marks, settings, grants).map_err(|errors| PartError::Settings {
             id: id.to_owned(),
@@ -609,8 +612,8 @@ impl Loaded {
     }
 
     /// The client with this id's grant; none where nothing is granted.
-    fn outlet(&self, part: &Part) -> Result<Option<Outlet>, PartError> {
-        let egress = self.egress(part)?;
+    fn outlet(&self, wanted: Wanted, part: &Part) -> Result<Option<Outlet>, PartError> {
+        let egress = self.egress(wanted, part)?;
         if egress.origins().is_empty() {
             return Ok(None);
         }

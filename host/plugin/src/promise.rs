@@ -49,9 +49,10 @@ impl Promised {
     ///
     /// # Errors
     /// [`PartError::Settings`].
-    pub(crate) fn of(loaded: &Loaded, part: &Part) -> Result<Self, PartError> {
+    pub(crate) fn of(wanted: Wanted, loaded: &Loaded, part: &Part) -> Result<Self, PartError> {
         let signals = loaded.descriptor.signals.clone();
-        Ok(Self { signals, listeners: listeners(loaded, part), reach: Reach::of(loaded, part)? })
+        let reach = Reach::of(wanted, loaded, part)?;
+        Ok(Self { signals, listeners: listeners(loaded, part), reach })
     }
 
     /// Tells what the id's code may do.
@@ -130,8 +131,8 @@ pub(crate) fn unsettled(id: &str, found: &[SettingsError]) -> String {
 // === impl Reach ===
 
 impl Reach {
-    fn of(loaded: &Loaded, part: &Part) -> Result<Self, PartError> {
-        let egress = loaded.egress(part)?;
+    fn of(wanted: Wanted, loaded: &Loaded, part: &Part) -> Result<Self, PartError> {
+        let egress = loaded.egress(wanted, part)?;
         let granted = loaded.scan.imports.iter().filter(|import| import.class == ImportClass::Granted);
         let unversioned = |name: &str| name.split('@').next().unwrap_or(name).to_owned();
         Ok(Self {

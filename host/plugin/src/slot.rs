@@ -233,8 +233,9 @@ impl Slot {
         let (counts, meter) = (PluginCounts::default(), Meter::default());
         let pool = loaded.pool(wanted, part.clone(), counts.clone(), meter.clone())?;
         let (plugin, pinned) = (loaded.name.clone(), loaded.pinned.clone());
-        let promised = Promised::of(&loaded, &part)?;
+        let promised = Promised::of(wanted, &loaded, &part)?;
         promised.tell(&loaded, &part);
+        wanted.tell_unused(&part);
         let (last, tried) = (Told::of(&loaded), loaded.look);
         let instances_max = pool.instances_max();
         let serving = Ok(Arc::new(Generation { loaded, pool }));
@@ -546,7 +547,7 @@ impl Slot {
         let failed = |error: PartError| Refusal { reason: chain(&error), passes: error.passes() };
         self.wanted.is_served_by(loaded, &self.part).map_err(failed)?;
         // First: code that would see a secret is not even asked about settings.
-        let other = Promised::of(loaded, &self.part).map_err(failed)?;
+        let other = Promised::of(self.wanted, loaded, &self.part).map_err(failed)?;
         self.promised.holds(self.wanted, &other).map_err(|reason| {
             let digest = loaded.digest;
             format!("{reason}: if that is meant, restart weir, or write sha256: {digest} for {id} and reload")

@@ -1,9 +1,12 @@
 //! What a configured id may be made of a plugin.
 
 use serde::Serialize;
+use tracing::warn;
 
+use crate::grant::Grants;
 use crate::host::{Part, PartError};
 use crate::load::Loaded;
+use crate::pool::PoolSettings;
 
 /// What a configured id wants of its plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -33,6 +36,24 @@ impl Wanted {
         match self {
             Self::Page | Self::Scraper => true,
             Self::Exporter | Self::Receiver => false,
+        }
+    }
+
+    /// Says which keys of an id have no effect, so that nobody waits for one.
+    pub(crate) fn tell_unused(self, part: &Part) {
+        let unused = [
+            ("pool", part.pool != PoolSettings::default()),
+            ("grants", part.grants != Grants::default()),
+            ("auth", part.authorization.is_some()),
+        ];
+        let unused: Vec<&str> =
+            unused.into_iter().filter(|(_, is_said)| *is_said).map(|(key, _)| key).collect();
+        if self.is_pinned() && !unused.is_empty() {
+            let keys = unused.join(", ");
+            warn!(
+                id = part.id,
+                keys, "keys have no effect: the plugin has one instance, which remembers and sends nowhere"
+            );
         }
     }
 

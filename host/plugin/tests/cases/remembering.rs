@@ -269,7 +269,8 @@ async fn a_push_that_nobody_waits_for_is_taken() {
     assert_eq!(shown(&page).await, "given 0");
     let mut pushing = page.push(push("one"));
     // One thread: the call is spawned, and does not run before this one waits.
-    poll_fn(|context| Poll::Ready(assert!(pushing.as_mut().poll(context).is_pending()))).await;
+    let is_under_way = poll_fn(|context| Poll::Ready(pushing.as_mut().poll(context).is_pending())).await;
+    assert!(is_under_way);
     drop(pushing);
     assert_eq!(shown(&page).await, "given 7");
     assert_eq!(page.counts().instances.get(), 1);
@@ -294,6 +295,7 @@ async fn other_code_starts_empty() {
         assert_eq!(page.push(push("one")).await, Outcome::Accepted);
     }
     assert_eq!(shown(&page).await, "given 7");
+    assert_eq!((page.generation(), scraper.generation()), (3, 3));
     let slots = fixture.host.slots();
     let seen: Vec<_> = slots.iter().map(|slot| (slot.wanted, &*slot.id, slot.generation)).collect();
     assert_eq!(seen, [(Wanted::Page, "keeper/page", 3), (Wanted::Scraper, "keeper/scraper", 3)]);
@@ -309,6 +311,20 @@ async fn other_code_starts_empty() {
         assert!(why.contains("plugin keeper is no ") && why.contains("weir:plugin/exporter"), "{why}");
     }
     assert!(digest(&scraper, "x").await.unwrap().starts_with("2: "));
+}
+
+/// Scenario: a page that may import the client is granted an origin, and sends there.
+/// Guarantees: it is denied: whoever fetches the page would wait for a backend.
+#[tokio::test]
+async fn one_that_remembers_sends_nowhere() {
+    let fixture = Fixture::new();
+    let mut part = Part::new("keeper/page", json!({}));
+    part.grants.egress = vec!["http://127.0.0.1:9".into()];
+    let page = fixture.page(part).await;
+    let said = serve(&page, "/send").await.unwrap().response.body;
+    let said = String::from_utf8(said.to_vec()).unwrap();
+    assert!(said.contains("Denied") && said.contains("not granted"), "{said}");
+    assert_eq!((page.counts().denials.get(), page.counts().requests.get()), (1, 0));
 }
 
 /// Scenario: a reader of targets ends twice, then more is asked of it, then it is released.

@@ -11,6 +11,7 @@ use exports::weir::plugin::grpc_receiver::{Guest as GrpcReceiver, Received, Stat
 use exports::weir::plugin::page::{Delivery, Guest as Page, Outcome, Request, Response};
 use exports::weir::plugin::plugin::{Descriptor, Encoding, Guest as Plugin, SettingsError, Signal};
 use exports::weir::plugin::scraper::{Fetched, Guest as Scraper, Target};
+use weir::plugin::http_client;
 
 wit_bindgen::generate!({
     path: "../../../../../wit",
@@ -19,6 +20,7 @@ wit_bindgen::generate!({
         world keeper {
             include weir:plugin/page-plugin@1.0.0;
             include weir:plugin/scraper-plugin@1.0.0;
+            import weir:plugin/http-client@1.0.0;
             export weir:plugin/datagram-receiver@1.0.0;
             export weir:plugin/grpc-receiver@1.0.0;
         }
@@ -36,6 +38,9 @@ static GIVEN: AtomicUsize = AtomicUsize::new(0);
 /// Parts of the page that are left, and the bytes of each.
 static PARTS: AtomicUsize = AtomicUsize::new(0);
 static PART_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Where nobody listens.
+const BACKEND: &str = "http://127.0.0.1:9/";
 
 const SCHEMA: &str = r#"{
     "type": "object", "additionalProperties": false,
@@ -176,6 +181,7 @@ impl Page for Keeper {
                 (200, "begin".to_owned())
             }
             "status" => (number(first) as u16, String::new()),
+            "send" => (200, send()),
             _ => (200, format!("given {}", GIVEN.load(Ordering::Relaxed))),
         };
         Response { status, headers: vec![("content-type".into(), "text/plain".into())], body: body.into() }
@@ -189,6 +195,15 @@ impl Page for Keeper {
                 vec![b'x'; PART_BYTES.load(Ordering::Relaxed)]
             }
         }
+    }
+}
+
+/// What comes of a request of its own.
+fn send() -> String {
+    let request = Request { method: "GET".into(), target: BACKEND.into(), headers: vec![], body: vec![] };
+    match http_client::send(&request, None) {
+        Ok(response) => response.status.to_string(),
+        Err(error) => format!("{error:?}"),
     }
 }
 
