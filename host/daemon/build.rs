@@ -11,7 +11,8 @@ use anyhow::{Context as _, anyhow};
 mod guests;
 
 /// Packages of `plugins/` that every Weir has with it.
-const BUNDLED: [&str; 2] = ["zipkin-exporter", "zipkin-receiver"];
+const BUNDLED: [&str; 5] =
+    ["jaeger-exporter", "jaeger-receiver", "otlp-exporter", "zipkin-exporter", "zipkin-receiver"];
 
 fn main() -> anyhow::Result<()> {
     let root =

@@ -37,10 +37,10 @@ const PROBE: Duration = Duration::from_secs(90);
 const CONFIG: &str = "receivers:
   otlp: {protocols: {grpc: {endpoint: <otlp>}, http: {endpoint: <otlp-http>}}}
 exporters:
-  otlphttp: {endpoint: 'http://<sink>', retry: {initial_interval: 50ms, max_interval: 1s}}
+  otlp/http: {endpoint: 'http://<sink>', protocol: http, retry: {initial_interval: 50ms, max_interval: 1s}}
 service:
   pipelines:
-    traces: {receivers: [otlp], exporters: [otlphttp]}
+    traces: {receivers: [otlp], exporters: [otlp/http]}
 ";
 
 /// Scenario: at a steady rate the backend is down, then slow, then answers 400 for one record, 413 above a size, 401.
@@ -167,7 +167,7 @@ impl Story {
             letters[0]["reason"].as_str().expect("a reason").contains("span 3 offends me"),
             "{letters:?}"
         );
-        assert_eq!((&letters[0]["items"], &letters[0]["exporter"]), (&3.into(), &"otlphttp".into()));
+        assert_eq!((&letters[0]["items"], &letters[0]["exporter"]), (&3.into(), &"otlp/http".into()));
     }
 
     async fn letters(&self) -> Vec<Value> {
@@ -195,7 +195,7 @@ impl Story {
         self.sink.answer(|_| Answer::Unauthorized);
         self.weir.log().announce("exporter paused until an operator acts");
         self.weir
-            .metric_becomes(deadline(SHOWN), "weir_exporter_paused", &[("exporter", "otlphttp")], 1.0)
+            .metric_becomes(deadline(SHOWN), "weir_exporter_paused", &[("exporter", "otlp/http")], 1.0)
             .await;
         let (status, health) = self.weir.health().await;
         assert_eq!((status, &health["status"]), (200, &"degraded".into()), "{health}");
@@ -213,7 +213,7 @@ impl Story {
             assert!(status.success(), "{}", self.weir.log().tail());
             self.weir.restart().await;
         } else {
-            let resumed = [("exporter", "otlphttp")];
+            let resumed = [("exporter", "otlp/http")];
             self.weir.metric_becomes(PROBE, "weir_exporter_paused", &resumed, 0.0).await;
             self.assert_flat("is tried again");
         }

@@ -12,6 +12,7 @@
 //! | `start.rs` | what is refused at start, and how |
 //! | `plugin_command.rs` | `weir plugin`, compiled code between starts, secrets sought everywhere |
 //! | `reload.rs` | a configuration that changes while data flows |
+//! | `jaeger.rs` | a plugin on five doors, datagrams among them; its counterpart as an exporter |
 //! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `page.rs` | an exporter that is fetched from: readers fast and slow, reloads, an instance that ends |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
@@ -45,6 +46,7 @@ mod drain;
 #[path = "../../host/plugin/build/guests.rs"]
 mod guests;
 mod hostile;
+mod jaeger;
 mod kill;
 mod load;
 mod memory;

@@ -195,14 +195,13 @@ async fn what_is_pushed_is_on_the_page() {
 }
 
 /// Scenario: a reader asks for a page of many MiB and reads nothing of it, while metrics are pushed and others read.
-/// Guarantees: what is pushed is delivered and read meanwhile; the reader is cut when its time is over, and counted.
+/// At last another reads nothing while the daemon is told to end.
+/// Guarantees: what is pushed is delivered and read meanwhile; the reader is cut when its time is over, and counted; the
+/// other holds up no end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stops_does_not_stop_the_page() {
     let stage = Stage::start().await;
-    let mut reader = TcpStream::connect(stage.weir.address("page")).await.expect("the page is open");
-    let head = format!("GET /lines/{LARGE} HTTP/1.1\r\nhost: a\r\n\r\n");
-    reader.write_all(head.as_bytes()).await.expect("it is taken");
-    reader.readable().await.expect("the page begins");
+    let reader = idle_reader(&stage.weir).await;
     for number in 0..5 {
         let name = format!("meanwhile_{number}");
         stage.push(&name).await;
@@ -215,7 +214,17 @@ async fn a_reader_that_stops_does_not_stop_the_page() {
     drop(reader);
     stage.push("afterwards").await;
     stage.shows(&["meanwhile_0", "afterwards"]).await;
+    let _reader = idle_reader(&stage.weir).await;
     stage.weir.stop().await;
+}
+
+/// Somebody who has asked for a large page and reads none of it.
+async fn idle_reader(weir: &Weir) -> TcpStream {
+    let mut reader = TcpStream::connect(weir.address("page")).await.expect("the page is open");
+    let head = format!("GET /lines/{LARGE} HTTP/1.1\r\nhost: a\r\n\r\n");
+    reader.write_all(head.as_bytes()).await.expect("it is taken");
+    reader.readable().await.expect("the page begins");
+    reader
 }
 
 /// Scenario: the file changes in something else; the page's address moves to a stranger's port; then to a free one; back to

@@ -107,7 +107,7 @@ fn count(weir: &Weir, part: &str) -> usize {
 }
 
 /// Writes another configuration and waits until it runs, however the daemon hears of it.
-async fn becomes(weir: &mut Weir, config: &str, tell_it: bool) {
+pub(crate) async fn becomes(weir: &mut Weir, config: &str, tell_it: bool) {
     let before = count(weir, "configuration reloaded");
     weir.reconfigure(config);
     if tell_it {

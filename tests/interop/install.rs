@@ -25,8 +25,13 @@ pub(crate) fn sources(language: &str) -> PathBuf {
 /// The interpreter of one of the groups of Python packages, whose pins quarrel with one another.
 #[track_caller]
 pub(crate) fn python(group: &'static str) -> PathBuf {
-    static GROUPS: [(&str, Installed); 3] =
-        [("opencensus", OnceLock::new()), ("otlp", OnceLock::new()), ("protobuf3", OnceLock::new())];
+    static GROUPS: [(&str, Installed); 5] = [
+        ("opencensus", OnceLock::new()),
+        ("otlp", OnceLock::new()),
+        ("protobuf3", OnceLock::new()),
+        ("jaeger", OnceLock::new()),
+        ("jaegerotel", OnceLock::new()),
+    ];
     let named = GROUPS.iter().find(|(name, _)| *name == group);
     let (_, cell) = named.expect("a group that is there");
     let make = || {
@@ -47,7 +52,7 @@ pub(crate) fn python(group: &'static str) -> PathBuf {
 #[track_caller]
 pub(crate) fn node() -> PathBuf {
     static FOLDER: Installed = OnceLock::new();
-    const SCRIPTS: [&str; 4] = ["opencensus_web.js", "opentelemetry.js", "page.js", "zipkin.js"];
+    const SCRIPTS: [&str; 5] = ["jaeger.js", "opencensus_web.js", "opentelemetry.js", "page.js", "zipkin.js"];
     let make = || {
         let source = sources("node");
         let manifests = ["package.json", "package-lock.json"].map(|name| source.join(name));

@@ -21,6 +21,7 @@
 mod client;
 mod examples;
 mod install;
+mod jaeger;
 mod mapping;
 mod opencensus;
 mod opentelemetry;

@@ -7,6 +7,8 @@
 //! times as said      to the nanosecond, or in microseconds where the way has no more
 //! times plausible    where the client does not tell: within this test, in order
 //! <pid> <time> <host>  the client's process, a moment of this test, this machine's name
+//! <ip> <uuid>          an address, an id that a client has made for itself
+//! link "name"          to a span that the client has told of
 //! ```
 
 use std::fmt::Write;
@@ -89,8 +91,16 @@ fn resource_value(attribute: &KeyValue, said: &Said) -> String {
         "process.pid" if plain == said.pid.to_string() => "<pid>".to_owned(),
         "opencensus.starttime" if is_of_this_test(nanos(plain.trim_matches('"'))) => "<time>".to_owned(),
         "host.name" if plain == format!("{:?}", this_host()) => "<host>".to_owned(),
+        "ip" if plain.trim_matches('"').parse::<std::net::IpAddr>().is_ok() => "<ip>".to_owned(),
+        "client-uuid" if is_uuid(plain.trim_matches('"')) => "<uuid>".to_owned(),
         _ => plain,
     }
+}
+
+fn is_uuid(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]) && parts.iter().all(is_hex)
 }
 
 fn span(span: &Span, said: &Said) -> String {
@@ -139,12 +149,12 @@ fn span(span: &Span, said: &Said) -> String {
         line(&mut text, format_args!("  status {code} {:?}", status.message));
     }
     lines(&mut text, "  ", values(&span.attributes));
-    inner(&mut text, span);
+    inner(&mut text, span, said);
     text
 }
 
 /// Events, links and what was dropped.
-fn inner(text: &mut String, span: &Span) {
+fn inner(text: &mut String, span: &Span, said: &Said) {
     for event in &span.events {
         let (start, end) = (span.start_time_unix_nano, span.end_time_unix_nano);
         let during = start.saturating_sub(CLOCK_SLACK_NANOS)..=end + CLOCK_SLACK_NANOS;
@@ -158,7 +168,11 @@ fn inner(text: &mut String, span: &Span) {
         dropped(text, "    ", "attributes", event.dropped_attributes_count);
     }
     for link in &span.links {
-        line(text, format_args!("  link {} {}", hex(&link.trace_id), hex(&link.span_id)));
+        let (trace, id) = (hex(&link.trace_id), hex(&link.span_id));
+        match said.spans.iter().find(|said| said.span == id && said.trace == trace) {
+            Some(said) => line(text, format_args!("  link {:?}", said.name)),
+            None => line(text, format_args!("  link {trace} {id}")),
+        }
         if !link.trace_state.is_empty() {
             line(text, format_args!("    state {}", link.trace_state));
         }

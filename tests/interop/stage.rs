@@ -24,6 +24,12 @@ receivers:
       grpc: {endpoint: <otlp-grpc>}
       http: {endpoint: <otlp-http>}
   zipkin: {endpoint: <zipkin>}
+  jaeger:
+    protocols:
+      thrift_compact: {endpoint: <jaeger-compact>}
+      thrift_binary: {endpoint: <jaeger-binary>}
+      thrift_http: {endpoint: <jaeger-http>}
+      grpc: {endpoint: <jaeger-grpc>}
 processors:
   resource:
     attributes: {deployment.environment: interop, service.name: nobody}
@@ -33,7 +39,7 @@ exporters:
   zipkin: {endpoint: http://<zipkin-backend>/api/v2/spans}
 service:
   pipelines:
-    traces: {receivers: [opencensus, otlp, zipkin], processors: [resource], exporters: [otlp, zipkin]}
+    traces: {receivers: [opencensus, otlp, zipkin, jaeger], processors: [resource], exporters: [otlp, zipkin]}
     metrics: {receivers: [opencensus, otlp], processors: [resource], exporters: [otlp]}
     logs: {receivers: [otlp], processors: [resource], exporters: [otlp]}
 ";

@@ -13,7 +13,7 @@
 //! | `ledger.rs` | what was acknowledged, beside what arrived |
 //! | `sender.rs` | senders of OTLP over gRPC and HTTP, of OpenCensus and of Zipkin |
 //! | `client/` | HTTP and gRPC from below: raw bytes, statuses, streams that stay open |
-//! | `sink/` | backends: OTLP, Zipkin and lines of text, with answers as a test says |
+//! | `sink/` | backends: OTLP, Zipkin, lines of text and bodies of any kind, with answers as a test says |
 //!
 //! Invariant: touches a daemon only as a user, a sender or a backend can: arguments, files, sockets, signals.
 
@@ -35,6 +35,6 @@ pub use binary::Profile;
 pub use daemon::Weir;
 pub use ledger::{Harvest, Ledger};
 pub use sender::{Sender, Verdict};
-pub use sink::{Answer, LineSink, OtlpSink, ZipkinSink};
+pub use sink::{Answer, LineSink, OtlpSink, RequestSink, ZipkinSink};
 pub use usage::Usage;
 pub use wait::wait_until;

@@ -21,7 +21,9 @@ static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 pub fn free_address() -> SocketAddr {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let is_free = |address: &SocketAddr| {
-        !given.contains(&address.port()) && std::net::TcpListener::bind(address).is_ok()
+        !given.contains(&address.port())
+            && std::net::TcpListener::bind(address).is_ok()
+            && std::net::UdpSocket::bind(address).is_ok()
     };
     let found = candidates().find(is_free).expect("one of a thousand ports is free");
     given.insert(found.port());

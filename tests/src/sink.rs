@@ -4,11 +4,13 @@ mod answer;
 mod backend;
 mod lines;
 mod otlp;
+mod requests;
 mod zipkin;
 
 pub use answer::{Answer, Transport};
 pub use lines::{LineAnswer, LineArrival, LineSink};
 pub use otlp::{Arrival, OtlpSink, SeenLog, SeenMetric, SeenSpan, grpc_path};
+pub use requests::{RequestArrival, RequestSink};
 pub use zipkin::{ZipkinArrival, ZipkinSink};
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(crate) mod listener;
 mod location;
 pub(crate) mod nearest;
 mod pipelines;
-mod plugin;
+pub(crate) mod plugin;
 mod processor;
 pub(crate) mod receiver;
 mod report;

@@ -16,19 +16,19 @@ use http::Uri;
 use serde_json::Value as Json;
 use weir_model::Signal;
 use weir_net::budget::large_bytes_max;
-use weir_plugin::Limits;
-use weir_plugin::describe::default_holds;
+use weir_plugin::{Limits, ListenKind, Listener};
 use weir_queue::BUDGET_BYTES_MIN;
 
 use crate::config::exporter::NATIVE as EXPORTERS;
-use crate::config::listener::{exposure, instead};
+use crate::config::listener::{datagram_exposure, exposure, instead};
 use crate::config::nearest::nearest;
+use crate::config::plugin::ALIASES;
 use crate::config::receiver::NATIVE as RECEIVERS;
 use crate::config::scalar::{ShownBytes, ShownDuration, listen_address};
 use crate::config::{
-    Auth, BatchConfig, Config, Diagnostic, Digest, Draft, ExporterKind, Id, Kind, Listen, Located,
-    PipelineConfig, PipelineId, PluginConfig, Problems, ProcessorConfig, QueueConfig, ReceiverConfig, Report,
-    ResourceConfig, ServiceConfig, Storage, Warning,
+    Auth, BatchConfig, Config, Diagnostic, Digest, Draft, ExporterKind, Id, Kind, Listen, Located, Location,
+    PipelineConfig, PipelineId, PluginConfig, PluginReceiver, Problems, ProcessorConfig, QueueConfig,
+    ReceiverConfig, Report, ResourceConfig, ServiceConfig, Storage, Warning,
 };
 
 /// What a configuration asks of plugins. Whoever can load them answers.
@@ -66,6 +66,16 @@ pub trait PluginCheck {
         None
     }
 
+    /// The addresses to bind for these settings, each with the pointer of its setting, also where a default holds.
+    fn listeners(&self, _plugin: &str, _kind: Kind, _settings: &Json) -> Vec<Listener> {
+        Vec::new()
+    }
+
+    /// JSON pointers of the settings that are URLs which the plugin sends to.
+    fn egress(&self, _plugin: &str, _settings: &Json) -> Vec<String> {
+        Vec::new()
+    }
+
     /// JSON pointers of the settings that are secrets, or may be.
     fn secrets(&self, _plugin: &str, _settings: &Json) -> Vec<String> {
         Vec::new()
@@ -79,31 +89,10 @@ pub struct PluginFacts {
     pub origin: String,
     /// What can flow through it.
     pub signals: Vec<Signal>,
-    /// Settings that are addresses which the host binds for it; of an exporter, those of its page.
-    pub listens: Vec<PluginListen>,
-}
-
-/// A setting that is an address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PluginListen {
-    /// JSON pointer into the settings.
-    pub pointer: String,
-    /// The schema's default, where the settings need not say it.
-    pub default: Option<String>,
-}
-
-impl PluginListen {
-    /// What the settings or the default say; none where nothing listens there.
-    fn address<'a>(&'a self, settings: &'a Json) -> Option<&'a str> {
-        match settings.pointer(&self.pointer) {
-            Some(Json::String(text)) => Some(text),
-            None | Some(Json::Null) => {
-                self.default.as_deref().filter(|_| default_holds(&self.pointer, settings))
-            }
-            // The schema says that it is a text, and has said so.
-            Some(_) => None,
-        }
-    }
+    /// Addresses that the host binds for it, with these settings; of an exporter, those of its page.
+    pub listens: Vec<Listener>,
+    /// JSON pointers of the settings that are URLs which it sends to.
+    pub egress: Vec<String>,
 }
 
 /// Why a plugin cannot be used.
@@ -186,7 +175,7 @@ pub(crate) fn check_beside(
     let bindings = bindings(&config, &facts, &problems);
     pages::keys(&config, &facts, &problems);
     ports(&bindings, &problems);
-    loops(&config, &bindings, &problems);
+    loops(&config, &facts, &bindings, &problems);
     files(&config, &problems);
     requests(&mut config, running, &problems);
     budget(&config, running, &problems);
@@ -219,7 +208,7 @@ fn one_plugin(
     let name = &config.plugin.value;
     let path = format!("{}.{id}", kind.key());
     let pin = config.sha256.as_ref().map(|digest| &digest.value);
-    let facts = match plugins.find(name, kind, pin, limits) {
+    let mut facts = match plugins.find(name, kind, pin, limits) {
         Ok(facts) => facts,
         Err(problem) => {
             // Nobody can say which of its settings are secrets.
@@ -242,6 +231,8 @@ fn one_plugin(
     for problem in unknown.iter().chain(found.iter().filter(|problem| !again(problem))) {
         problems.push(wrong_setting(name, config, problem));
     }
+    facts.listens = plugins.listeners(name, kind, &settings.value);
+    facts.egress = plugins.egress(name, &settings.value);
     Some(facts)
 }
 
@@ -372,8 +363,13 @@ fn types(kind: Kind, names: &[String]) -> Vec<String> {
         Kind::Processor => &[],
     };
     let suffix = format!("-{}", kind.noun());
-    let plugins = names.iter().filter_map(|name| name.strip_suffix(&suffix)).map(str::to_owned);
-    native.iter().map(|name| (*name).to_owned()).chain(plugins).collect()
+    let aliases = ALIASES.iter().filter(|(of, _, short)| {
+        *of == kind && names.iter().any(|name| name.strip_suffix(&suffix) == Some(*short))
+    });
+    let aliases = aliases.map(|(_, type_name, _)| *type_name);
+    let plugins = names.iter().filter_map(|name| name.strip_suffix(&suffix));
+    let plugins = plugins.filter(|short| !native.contains(short));
+    native.iter().copied().chain(aliases).chain(plugins).map(str::to_owned).collect()
 }
 
 // === signals ===
@@ -422,9 +418,29 @@ fn able<'f>(
 
 // === addresses ===
 
+/// What carries bytes to an address: a port of the one is none of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Transport {
+    /// Of what a plugin listens to.
+    pub(crate) fn of(kind: ListenKind) -> Self {
+        match kind {
+            ListenKind::Http | ListenKind::Grpc => Self::Tcp,
+            ListenKind::Udp => Self::Udp,
+        }
+    }
+}
+
 /// Something that listens.
 struct Binding {
     what: String,
+    transport: Transport,
     /// The receiver's id; none for pages, which take nothing.
     receiver: Option<Id>,
     path: String,
@@ -445,7 +461,8 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
                 ),
             };
             let receiver = Some(id.clone());
-            bindings.push(Binding { what, receiver, path, endpoint: listen.endpoint.clone() });
+            let (transport, endpoint) = (Transport::Tcp, listen.endpoint.clone());
+            bindings.push(Binding { what, transport, receiver, path, endpoint });
         }
         let ReceiverConfig::Plugin(plugin) = &receiver.value else {
             continue;
@@ -453,18 +470,7 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
         let Some(facts) = facts.get(&(Kind::Receiver, id.clone())) else {
             continue;
         };
-        for listen in &facts.listens {
-            let settings = &plugin.plugin.settings;
-            let Some(endpoint) = plugin_endpoint(&plugin.plugin, listen, problems) else {
-                continue;
-            };
-            let path = settings.path(&listen.pointer);
-            exposure(problems, path.strip_suffix(".endpoint").unwrap_or(&path), &endpoint, &plugin.tls);
-            if used {
-                let receiver = Some(id.clone());
-                bindings.push(Binding { what: format!("receiver `{id}`"), receiver, path, endpoint });
-            }
-        }
+        bindings.extend(plugin_bindings(id, plugin, facts, problems).into_iter().filter(|_| used));
     }
     pages::bindings(config, facts, &mut bindings, problems);
     let pages = [
@@ -474,24 +480,57 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
     bindings.extend(pages.into_iter().filter_map(|(path, listen)| {
         let endpoint = listen?.endpoint.clone();
         let (what, path) = (format!("`{path}`"), format!("{path}.endpoint"));
-        Some(Binding { what, receiver: None, path, endpoint })
+        Some(Binding { what, transport: Transport::Tcp, receiver: None, path, endpoint })
     }));
+    bindings
+}
+
+/// What will listen for a plugin; says what is wrong with it.
+fn plugin_bindings(
+    id: &Id,
+    plugin: &PluginReceiver,
+    facts: &PluginFacts,
+    problems: &Problems,
+) -> Vec<Binding> {
+    let settings = &plugin.plugin.settings;
+    let mut bindings = Vec::new();
+    for listener in &facts.listens {
+        let Some(endpoint) = plugin_endpoint(&plugin.plugin, listener, problems) else { continue };
+        let path = settings.path(&listener.pointer);
+        let around = path.strip_suffix(".endpoint").unwrap_or(&path);
+        let transport = Transport::of(listener.kind);
+        match transport {
+            Transport::Tcp => exposure(problems, around, &endpoint, &plugin.tls),
+            Transport::Udp => datagram_exposure(problems, around, &endpoint, &plugin.tls),
+        }
+        let what = match facts.listens.len() {
+            1 => format!("receiver `{id}`"),
+            _ => format!("receiver `{id}` ({})", listener.name),
+        };
+        bindings.push(Binding { what, transport, receiver: Some(id.clone()), path, endpoint });
+    }
     bindings
 }
 
 fn plugin_endpoint(
     plugin: &PluginConfig,
-    listen: &PluginListen,
+    listener: &Listener,
     problems: &Problems,
 ) -> Option<Located<SocketAddr>> {
     let settings = &plugin.settings;
-    let at = settings.locate(&listen.pointer);
-    let text = listen.address(&settings.value)?;
-    match listen_address(text) {
+    let at = settings.locate(&listener.pointer);
+    // The schema says that it is a text, and has said so.
+    let written = settings.value.pointer(&listener.pointer);
+    if !listener.pointer.is_empty()
+        && written.is_some_and(|written| !written.is_string() && !written.is_null())
+    {
+        return None;
+    }
+    match listen_address(&listener.address) {
         Ok(address) => Some(Located::new(address, at)),
         Err(slip) => {
-            let error =
-                Diagnostic::error(at, settings.path(&listen.pointer), "this is no address to listen on");
+            let path = settings.path(&listener.pointer);
+            let error = Diagnostic::error(at, path, "this is no address to listen on");
             problems.push(error.label(instead(&slip)));
             None
         }
@@ -502,7 +541,10 @@ fn ports(bindings: &[Binding], problems: &Problems) {
     let mut bindings: Vec<&Binding> = bindings.iter().collect();
     bindings.sort_by_key(|binding| binding.endpoint.at);
     for (index, later) in bindings.iter().enumerate() {
-        let first = bindings[..index].iter().find(|first| clash(first.endpoint.value, later.endpoint.value));
+        let quarrels = |first: &&&Binding| {
+            first.transport == later.transport && clash(first.endpoint.value, later.endpoint.value)
+        };
+        let first = bindings[..index].iter().find(quarrels);
         let Some(first) = first else { continue };
         let message =
             format!("{} and {} want the same port {}", first.what, later.what, later.endpoint.value.port());
@@ -529,21 +571,25 @@ pub(crate) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// Exporters that send to the very pipeline that feeds them: each batch would go round for ever.
-fn loops(config: &Config, bindings: &[Binding], problems: &Problems) {
+fn loops(
+    config: &Config,
+    facts: &BTreeMap<(Kind, Id), PluginFacts>,
+    bindings: &[Binding],
+    problems: &Problems,
+) {
     let mut told = BTreeSet::new();
     for (name, pipeline) in &config.pipelines {
         let feeds = |binding: &&Binding| {
-            pipeline.receivers.iter().any(|id| Some(&id.value) == binding.receiver.as_ref())
+            let feeds = pipeline.receivers.iter().any(|id| Some(&id.value) == binding.receiver.as_ref());
+            feeds && binding.transport == Transport::Tcp
         };
         for id in &pipeline.exporters {
-            let exporter = config.exporters.get(&id.value).map(|exporter| &exporter.value.kind);
-            let Some(ExporterKind::Otlp(otlp)) = exporter else { continue };
-            let endpoint = &otlp.endpoint;
-            let reached = bindings
-                .iter()
-                .filter(feeds)
-                .find(|binding| reaches(&endpoint.value, binding.endpoint.value));
-            let Some(binding) = reached else { continue };
+            let reached = destinations(config, facts, &id.value).into_iter().find_map(|to| {
+                let binding =
+                    bindings.iter().filter(feeds).find(|binding| reaches(&to.uri, binding.endpoint.value));
+                binding.map(|binding| (to, binding))
+            });
+            let Some((to, binding)) = reached else { continue };
             if !told.insert(id.value.clone()) {
                 continue;
             }
@@ -551,7 +597,7 @@ fn loops(config: &Config, bindings: &[Binding], problems: &Problems) {
                 "exporter `{}` sends to {}, which feeds its pipeline `{name}`",
                 id.value, binding.what
             );
-            let error = Diagnostic::error(endpoint.at, format!("exporters.{}.endpoint", id.value), message);
+            let error = Diagnostic::error(to.at, to.path, message);
             problems.push(
                 error
                     .label("expected the address of another process: each batch would go round for ever")
@@ -560,6 +606,33 @@ fn loops(config: &Config, bindings: &[Binding], problems: &Problems) {
                         format!("{} listens on {}", binding.what, binding.endpoint.value),
                     ),
             );
+        }
+    }
+}
+
+/// Where an exporter sends to, as far as its settings say.
+struct Destination {
+    uri: Uri,
+    at: Location,
+    path: String,
+}
+
+fn destinations(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, id: &Id) -> Vec<Destination> {
+    let Some(exporter) = config.exporters.get(id) else { return Vec::new() };
+    match &exporter.value.kind {
+        ExporterKind::Otlp(otlp) => {
+            let (uri, at) = (otlp.endpoint.value.clone(), otlp.endpoint.at);
+            vec![Destination { uri, at, path: format!("exporters.{id}.endpoint") }]
+        }
+        ExporterKind::Debug(_) => Vec::new(),
+        ExporterKind::Plugin(plugin) => {
+            let settings = &plugin.plugin.settings;
+            let pointers = facts.get(&(Kind::Exporter, id.clone())).map(|facts| facts.egress.as_slice());
+            let of = |pointer: &String| {
+                let uri = settings.value.pointer(pointer)?.as_str()?.parse().ok()?;
+                Some(Destination { uri, at: settings.locate(pointer), path: settings.path(pointer) })
+            };
+            pointers.unwrap_or_default().iter().filter_map(of).collect()
         }
     }
 }
@@ -724,16 +797,18 @@ impl Checked {
             protocol => format!("{protocol} {}", listen.endpoint.value),
         });
         let mut words: Vec<String> = listens.collect();
-        words.extend(self.listens(Kind::Receiver, id, receiver.value.plugin()));
+        let facts = self.plugins.get(&(Kind::Receiver, id.clone()));
+        if let Some(facts) = facts {
+            let several = facts.listens.len() > 1;
+            words.extend(facts.listens.iter().map(|Listener { name, kind, address, .. }| {
+                let name = if several { format!("{name} ") } else { String::new() };
+                match Transport::of(*kind) {
+                    Transport::Tcp => format!("{name}{address}"),
+                    Transport::Udp => format!("{name}{address}/udp"),
+                }
+            }));
+        }
         format!("{id} {}{}", words.join(", "), self.plugin(Kind::Receiver, id, receiver.value.plugin()))
-    }
-
-    /// The addresses that the host binds for a plugin.
-    fn listens(&self, kind: Kind, id: &Id, plugin: Option<&PluginConfig>) -> Vec<String> {
-        let facts = self.plugins.get(&(kind, id.clone()));
-        let Some((facts, plugin)) = facts.zip(plugin) else { return Vec::new() };
-        let addresses = facts.listens.iter().filter_map(|listen| listen.address(&plugin.settings.value));
-        addresses.map(str::to_owned).collect()
     }
 
     fn processor(&self, id: &Id) -> String {
@@ -757,8 +832,10 @@ impl Checked {
         let words = match &exporter.value.kind {
             ExporterKind::Otlp(otlp) => format!("{id} {}", otlp.endpoint.value),
             ExporterKind::Debug(_) => format!("{id} to the log"),
-            ExporterKind::Plugin(plugin) => {
-                let page = self.listens(Kind::Exporter, id, Some(&plugin.plugin));
+            ExporterKind::Plugin(_) => {
+                let facts = self.plugins.get(&(Kind::Exporter, id.clone()));
+                let listens = facts.into_iter().flat_map(|facts| &facts.listens);
+                let page: Vec<&str> = listens.map(|listener| listener.address.as_str()).collect();
                 if page.is_empty() { id.to_string() } else { format!("{id} page on {}", page.join(", ")) }
             }
         };

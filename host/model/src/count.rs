@@ -65,6 +65,23 @@ impl ByReason {
     }
 }
 
+/// One counter for each reason, of what has no signal yet.
+#[derive(Debug, Clone)]
+pub struct OfReason(Arc<[Counter; Reason::ALL.len()]>);
+
+impl Default for OfReason {
+    fn default() -> Self {
+        Self(Arc::new(std::array::from_fn(|_| Counter::default())))
+    }
+}
+
+impl OfReason {
+    /// The counter of `reason`.
+    pub fn of(&self, reason: Reason) -> &Counter {
+        &self.0[reason.index()]
+    }
+}
+
 /// What one configured receiver counts, in items.
 #[derive(Debug, Clone, Default)]
 pub struct ReceiverCounts {
@@ -74,10 +91,12 @@ pub struct ReceiverCounts {
     pub refused: ByReason,
     /// Items that are gone although nobody was told: cut from a request as invalid, or taken without an answer.
     pub dropped: ByReason,
-    /// Requests and stream messages, whatever became of them.
+    /// Requests, stream messages and datagrams, whatever became of them.
     pub requests: Counter,
     /// Requests whose items could not be counted (malformed, too large) and were refused whole.
     pub requests_refused: Counter,
+    /// Datagrams that are gone before their items were known; their senders are told nothing.
+    pub datagrams_dropped: OfReason,
     /// Streams and connections open now.
     pub streams: Counter,
 }

@@ -92,11 +92,13 @@ pub enum Reason {
     Rejected,
     /// An operator chose `when_full: skip_oldest`.
     Skipped,
+    /// As many are under way as may be, and this one's sender cannot be told to wait.
+    TooMany,
 }
 
 impl Reason {
     /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::MemoryFull,
         Self::QueueFull,
         Self::QueueFailed,
@@ -110,6 +112,7 @@ impl Reason {
         Self::PluginEnded,
         Self::Rejected,
         Self::Skipped,
+        Self::TooMany,
     ];
 
     /// Its place in [`Reason::ALL`].
@@ -133,6 +136,7 @@ impl Reason {
             Self::PluginEnded => "plugin_ended",
             Self::Rejected => "rejected",
             Self::Skipped => "skipped",
+            Self::TooMany => "too_many",
         }
     }
 }

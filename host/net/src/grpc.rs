@@ -46,6 +46,37 @@ const REPLIES_WAITING_MAX: usize = 8;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// How long a call may take by its caller's wish (`grpc-timeout`); none where there is no wish.
+///
+/// ```text
+/// grpc-timeout   1 to 8 digits, then H, M, S, m, u or n
+/// ```
+///
+/// # Errors
+/// INTERNAL where it is not written so, as other servers say.
+pub fn time_allowed(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(|text| {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let is_number = matches!(number.len(), 1..=8) && number.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u64 = number.parse().ok().filter(|_| is_number)?;
+        match unit {
+            "H" => Some(Duration::from_secs(number * 3600)),
+            "M" => Some(Duration::from_secs(number * 60)),
+            "S" => Some(Duration::from_secs(number)),
+            "m" => Some(Duration::from_millis(number)),
+            "u" => Some(Duration::from_micros(number)),
+            "n" => Some(Duration::from_nanos(number)),
+            _ => None,
+        }
+    });
+    let wrong = || {
+        Status::internal(format!("grpc-timeout {value:?}: expected at most 8 digits and a unit, as in 10S"))
+    };
+    parsed.ok_or_else(wrong).map(Some)
+}
 
 /// Whether a request is gRPC: its content type is `application/grpc`, with or without a codec's name.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
@@ -347,6 +378,22 @@ pub fn reply(message: &[u8]) -> Response<ReplyBody> {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
     respond(ReplyBody::with_trailers(framed(message), trailers))
+}
+
+/// OK with one message that somebody else made: `claim` pays for it, grows by its frame, and stays with it until the peer has
+/// taken it.
+///
+/// # Errors
+/// UNAVAILABLE where there is no memory for the frame.
+pub fn reply_paid(
+    message: &[u8],
+    mut claim: Claim,
+    ledger: &Arc<Ledger>,
+) -> Result<Response<ReplyBody>, Status> {
+    budget::grow(ledger, &mut claim, HEAD_BYTES as u64).map_err(|error| overloaded(&error))?;
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+    Ok(respond(ReplyBody::with_trailers(budget::paid(framed(message), claim), trailers)))
 }
 
 /// A status without a message, in the headers alone.
@@ -682,6 +729,26 @@ mod tests {
         let expected: Vec<u8> =
             (0..3 * REPLIES_WAITING_MAX as u8).flat_map(|number| message(0, &[number])).collect();
         assert_eq!(collected.to_bytes(), expected);
+    }
+
+    /// Scenario: deadlines in each unit, none, and texts that are none.
+    /// Guarantees: a deadline is read exactly; what is none is an error and not a call without one.
+    #[test]
+    fn a_callers_deadline_is_read() {
+        let allowed = |text: &'static str| {
+            time_allowed(&HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(text))]))
+        };
+        assert_eq!(time_allowed(&HeaderMap::new()).unwrap(), None);
+        for (text, nanos) in [("99999999H", 99_999_999 * 3600 * 1_000_000_000_u128), ("2M", 120_000_000_000)]
+        {
+            assert_eq!(allowed(text).unwrap().map(|time| time.as_nanos()), Some(nanos));
+        }
+        for (text, nanos) in [("3S", 3_000_000_000), ("5m", 5_000_000), ("7u", 7_000), ("0n", 0)] {
+            assert_eq!(allowed(text).unwrap(), Some(Duration::from_nanos(nanos)));
+        }
+        for text in ["", "S", "10", "-1S", "+1S", "123456789S", "1s", "1 S", "1.5S"] {
+            assert_eq!(allowed(text).unwrap_err().code(), Code::Internal, "{text:?} was taken");
+        }
     }
 
     /// Scenario: content types that are gRPC, and some that only look like it.

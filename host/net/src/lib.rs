@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `limits.rs`, `duration.rs` | named defaults of everything that listens, and what a user may set |
 //! | `listen.rs`, `stream.rs` | addresses bound at once and served later, HTTP/1.1 and HTTP/2 on each |
+//! | `datagrams.rs` | addresses of datagrams, bound at once and read later |
 //! | `windows.rs` | what the peers of HTTP/2 connections may send unread |
 //! | `tls.rs` | TLS of listeners |
 //! | `drain.rs` | the word that it is time to stop |
@@ -24,6 +25,7 @@ pub mod body;
 pub mod budget;
 pub mod client;
 pub mod credential;
+pub mod datagrams;
 pub mod decompress;
 pub mod drain;
 pub mod duration;

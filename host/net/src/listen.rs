@@ -132,19 +132,12 @@ impl Bound {
     /// # Errors
     /// [`BindError`], with the endpoint.
     pub fn bind(endpoint: &str, settings: Settings) -> Result<Self, BindError> {
-        let unresolved = |cause| BindError::Endpoint { endpoint: endpoint.to_owned(), cause };
-        let refused = |cause| BindError::Listen { endpoint: endpoint.to_owned(), cause };
-        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for addr in endpoint.to_socket_addrs().map_err(unresolved)? {
-            match listen_on(addr) {
-                Ok(socket) => {
-                    let local_addr = socket.local_addr().map_err(refused)?;
-                    return Ok(Self { socket, local_addr, settings });
-                }
-                Err(error) => failed = error,
-            }
-        }
-        Err(refused(failed))
+        let (socket, local_addr) = first_of(endpoint, |addr| {
+            let socket = listen_on(addr)?;
+            let local_addr = socket.local_addr()?;
+            Ok((socket, local_addr))
+        })?;
+        Ok(Self { socket, local_addr, settings })
     }
 
     /// The address, with the port that the system chose where the endpoint left it open.
@@ -170,6 +163,25 @@ impl Bound {
         server.tasks.wait().await;
         Ok(())
     }
+}
+
+/// What `open` makes of the first address of `endpoint` that it can be made of.
+///
+/// # Errors
+/// [`BindError`], with the endpoint and what the last address said.
+pub(crate) fn first_of<T>(
+    endpoint: &str,
+    open: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, BindError> {
+    let unresolved = |cause| BindError::Endpoint { endpoint: endpoint.to_owned(), cause };
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for addr in endpoint.to_socket_addrs().map_err(unresolved)? {
+        match open(addr) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => failed = error,
+        }
+    }
+    Err(BindError::Listen { endpoint: endpoint.to_owned(), cause: failed })
 }
 
 fn listen_on(addr: SocketAddr) -> io::Result<StdListener> {

@@ -278,6 +278,11 @@ impl ListenMark {
         self.kind
     }
 
+    /// What the plugin is told with each message.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// JSON pointer of the setting, where it is not an item of a list or a map.
     pub fn pointer(&self) -> Option<String> {
         let steps = self.path.0.iter().map(|step| match step {
@@ -429,6 +434,11 @@ impl Marks {
     /// JSON pointers of what is secret in these settings.
     pub fn secrets(&self, settings: &Value) -> Vec<String> {
         self.secret.iter().flat_map(|path| path.find(settings)).map(|(pointer, _)| pointer).collect()
+    }
+
+    /// JSON pointers of the URLs that these settings say the plugin sends to.
+    pub fn destinations(&self, settings: &Value) -> Vec<String> {
+        self.egress.iter().flat_map(|path| path.find(settings)).map(|(pointer, _)| pointer).collect()
     }
 
     /// The addresses to bind for these settings. A schema's default counts where what holds the setting is written

@@ -7,9 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures_util::future::try_join_all;
 use weir_model::count::ReceiverCounts;
 use weir_model::{Consumer, Ledger, Signal};
-use weir_net::Drain;
 use weir_net::listen::{self, Handler};
 use weir_net::tls::{ServerTls, TlsError};
+use weir_net::{Drain, datagrams};
+
+use crate::plugin_udp::PluginDoor;
 
 /// What the program adds to a receiver's configuration.
 #[derive(Clone)]
@@ -111,11 +113,32 @@ pub struct Bound {
     doors: Vec<Door>,
 }
 
-struct Door {
-    protocol: &'static str,
-    bound: listen::Bound,
-    handler: Arc<dyn Handler>,
-    tls: Option<Arc<ServerTls>>,
+enum Door {
+    /// Connections with requests.
+    Requests {
+        protocol: &'static str,
+        bound: listen::Bound,
+        handler: Arc<dyn Handler>,
+        tls: Option<Arc<ServerTls>>,
+    },
+    /// Datagrams, which nobody answers.
+    Datagrams { protocol: &'static str, bound: datagrams::Bound, door: Arc<PluginDoor> },
+}
+
+impl Door {
+    fn local_addr(&self) -> (&'static str, SocketAddr) {
+        match self {
+            Self::Requests { protocol, bound, .. } => (protocol, bound.local_addr()),
+            Self::Datagrams { protocol, bound, .. } => (protocol, bound.local_addr()),
+        }
+    }
+
+    async fn serve(self, drain: Drain) -> io::Result<()> {
+        match self {
+            Self::Requests { bound, handler, .. } => bound.serve(handler, drain).await,
+            Self::Datagrams { bound, door, .. } => door.serve(bound, drain).await,
+        }
+    }
 }
 
 impl Bound {
@@ -139,27 +162,48 @@ impl Bound {
         let bound =
             listen::Bound::bind(endpoint, settings).map_err(|cause| BindError::Listen { protocol, cause })?;
         let local_addr = bound.local_addr();
-        self.doors.push(Door { protocol, bound, handler, tls });
+        self.doors.push(Door::Requests { protocol, bound, handler, tls });
+        Ok(local_addr)
+    }
+
+    /// Binds one more address of datagrams, which `door` will take.
+    ///
+    /// # Errors
+    /// [`BindError::Listen`] with the protocol and the endpoint.
+    pub(crate) fn add_datagrams(
+        &mut self,
+        protocol: &'static str,
+        endpoint: &str,
+        door: Arc<PluginDoor>,
+    ) -> Result<SocketAddr, BindError> {
+        let bound =
+            datagrams::Bound::bind(endpoint).map_err(|cause| BindError::Listen { protocol, cause })?;
+        let local_addr = bound.local_addr();
+        self.doors.push(Door::Datagrams { protocol, bound, door });
         Ok(local_addr)
     }
 
     /// Each protocol with its address.
     pub fn local_addrs(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.doors.iter().map(|door| (door.protocol, door.bound.local_addr())).collect()
+        self.doors.iter().map(Door::local_addr).collect()
     }
 
     /// The TLS of each door that has one, for reading certificates again.
     pub fn tls(&self) -> Vec<Arc<ServerTls>> {
-        self.doors.iter().filter_map(|door| door.tls.clone()).collect()
+        let of = |door: &Door| match door {
+            Door::Requests { tls, .. } => tls.clone(),
+            Door::Datagrams { .. } => None,
+        };
+        self.doors.iter().filter_map(of).collect()
     }
 
-    /// Serves until `drain` is signaled and every connection has ended. The caller sets the deadline: dropping the
+    /// Serves until `drain` is signaled and everything under way has ended. The caller sets the deadline: dropping the
     /// future cuts what is still open.
     ///
     /// # Errors
     /// Where a socket cannot be handed to the runtime.
     pub async fn serve(self, drain: Drain) -> io::Result<()> {
-        let doors = self.doors.into_iter().map(|door| door.bound.serve(door.handler, drain.clone()));
+        let doors = self.doors.into_iter().map(|door| door.serve(drain.clone()));
         try_join_all(doors).await.map(|_| ())
     }
 }

@@ -1,7 +1,7 @@
 //! The door of a plugin that receives over HTTP: the socket, the limits and the promise are ours, the protocol is its.
 //!
-//! What the plugin returns is not trusted: its batches are walked like anybody's, and its answers are sent without
-//! the headers that frame a message.
+//! What the plugin returns is not trusted: its batches are walked like anybody's (`plugin_batches.rs`), and its answers are
+//! sent without the headers that frame a message.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use weir_model::http::{Answer, Headers, Received, Request as PluginRequest, Response as PluginResponse};
-use weir_model::{BoxFuture, Claim, HttpReceiver, Reason, Receipt, Refusal, Signal};
+use weir_model::{BoxFuture, HttpReceiver, Receipt, Refusal};
 use weir_net::ReplyBody;
 use weir_net::body::{discard, read_decoded};
 use weir_net::budget;
@@ -21,12 +21,12 @@ use weir_net::limits::{BodyLimits, HTTP_BODY_BYTES_MAX, ListenLimits};
 use weir_net::listen::{self, Handler, Peer};
 use weir_net::reply::text;
 use weir_net::tls::TlsConfig;
-use weir_wire::split::join;
 
 use crate::cors::{Cors, CorsConfig};
 use crate::door::{BindError, Bound, Settings};
-use crate::intake::{Checked, CountLimits, Intake, Partial, Verdict};
+use crate::intake::{CountLimits, Intake};
 use crate::otlp::load;
+use crate::plugin_batches::{self, Taken};
 use crate::reply::{Failure, retry_after};
 
 /// A refused body is read on for so many times the limit before the connection is given up.
@@ -167,93 +167,26 @@ impl PluginDoor {
         }
     }
 
-    /// Hands on what the plugin found, all signals of it, and answers in the plugin's words.
+    /// Hands on what the plugin found, and answers in the plugin's words.
     async fn take(&self, received: Received) -> Result<Response<ReplyBody>, Failure> {
         let Received { batches, rejected, accepted, refused } = received;
         // Before anything is handed on: what is taken must not fail for want of room for its answer.
         let (accepted, refused) = (self.paid(accepted)?, self.paid(refused)?);
-        let settings = self.intake.settings();
-        let left_out = rejected.min(weir_net::limits::ITEMS_MAX);
-        let first_signal = batches.first().map_or(Signal::Traces, |(signal, _)| *signal);
-        let mut checked = Vec::with_capacity(Signal::ALL.len());
-        for signal in Signal::ALL {
-            if let Some((body, claim)) = self.joined(signal, &batches)? {
-                checked.push((signal, self.check(signal, body)?, claim));
-            }
+        let taken = plugin_batches::take(&self.intake, batches, rejected).await;
+        match taken.map_err(|fault| fault.failure(&self.intake))? {
+            Taken::All(proof) => Ok(self.accepted(proof, accepted)),
+            // The plugin's success promises nothing.
+            Taken::Nothing => Ok(self.respond(accepted)),
+            Taken::Refused(refusal) => Ok(self.refused(refused, &refusal)),
         }
-        drop(batches);
-        let mut proof: Option<Receipt> = None;
-        for (signal, checked, claim) in checked {
-            match self.intake.hand_on(signal, checked, Arc::new(claim), None).await {
-                Verdict::Taken { proof: next, .. } => {
-                    proof = Some(match proof {
-                        Some(proof) => proof.and(next),
-                        None => next,
-                    });
-                }
-                Verdict::Nothing { .. } => (),
-                Verdict::Refused(refusal) => return Ok(self.refused(refused, &refusal)),
-            }
-        }
-        settings.counts.dropped.of(first_signal, Reason::InvalidItem).add(u64::from(left_out));
-        Ok(match proof {
-            Some(proof) => self.accepted(proof, accepted),
-            // Nothing in it was to be kept, so the plugin's success promises nothing.
-            None => self.respond(accepted),
-        })
     }
 
     /// A plugin's response, its body paid for until the sender has taken the last of it.
     fn paid(&self, response: PluginResponse) -> Result<PluginResponse, Failure> {
         let PluginResponse { status, headers, body } = response;
-        let claim = self.claim(body.len())?;
+        let claim = plugin_batches::claim(&self.intake, body.len());
+        let claim = claim.map_err(|fault| fault.failure(&self.intake))?;
         Ok(PluginResponse { status, headers, body: budget::paid(body, claim) })
-    }
-
-    fn claim(&self, bytes: usize) -> Result<Claim, Failure> {
-        budget::claim(&self.intake.settings().ledger, bytes as u64)
-            .map_err(|error| Failure::for_now(error.to_string(), None))
-    }
-
-    /// All batches of one signal as one body, paid for.
-    fn joined(&self, signal: Signal, batches: &[(Signal, Bytes)]) -> Result<Option<(Bytes, Claim)>, Failure> {
-        let parts: Vec<&Bytes> =
-            batches.iter().filter(|(of, _)| *of == signal).map(|(_, body)| body).collect();
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let claim = self.claim(length)?;
-        Ok(match parts.as_slice() {
-            [] => None,
-            [only] => Some(((*only).clone(), claim)),
-            several => {
-                let slices: Vec<&[u8]> = several.iter().map(|part| part.as_ref()).collect();
-                Some((Bytes::from(join(&slices)), claim))
-            }
-        })
-    }
-
-    /// Walks what the plugin made. A body that is none is the plugin's fault, not the sender's.
-    fn check(&self, signal: Signal, body: Bytes) -> Result<Checked, Failure> {
-        match self.intake.check(signal, body) {
-            Ok(checked) => {
-                let Partial { rejected, message } = &checked.partial;
-                if *rejected > 0 {
-                    tracing::debug!(receiver = %self.intake.settings().id, %signal, message, "plugin made invalid items");
-                }
-                Ok(checked)
-            }
-            Err(refusal) if refusal.reason() == Reason::TooLarge => Err(Failure::of_refusal(&refusal)),
-            Err(refusal) => {
-                let id = &self.intake.settings().id;
-                let explained = refusal.explain();
-                warn!(receiver = %id, %signal, error = explained, "plugin made bytes that are no OTLP");
-                Err(Failure {
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
-                    code: weir_net::grpc::Code::Internal,
-                    message: format!("the plugin of {id} made {signal} that cannot be read: {explained}"),
-                    retry_after: None,
-                })
-            }
-        }
     }
 
     /// The only way to the success that a taken request is owed.

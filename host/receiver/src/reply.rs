@@ -5,6 +5,8 @@
 //! | OTLP/gRPC | OK, with partial success | UNAVAILABLE and RetryInfo | INVALID_ARGUMENT |
 //! | OTLP/HTTP | 200, with partial success | 503 and Retry-After | 400 |
 //! | plugin over HTTP | the plugin's `accepted` | its `refused` and Retry-After | 400 |
+//! | plugin over gRPC | the plugin's reply | UNAVAILABLE and RetryInfo | INVALID_ARGUMENT |
+//! | plugin over UDP | nothing is said | nothing; it is gone | the same |
 //!
 //! Too large is RESOURCE_EXHAUSTED without a delay, and 413; no pipeline is UNIMPLEMENTED, and 404. Neither is worth
 //! sending again.
@@ -176,6 +178,14 @@ impl Failure {
             Form::Json => status_json(self.code as i32, &self.message),
         };
         self.with_delay(typed(self.status, form.content_type(), body))
+    }
+
+    /// As a status of gRPC; with a delay it is worth sending again.
+    pub(crate) fn as_status(&self) -> Status {
+        match self.retry_after {
+            Some(delay) => grpc::retry_later(self.code, &self.message, delay),
+            None => Status::new(self.code, &self.message),
+        }
     }
 
     /// As text, for protocols that have no form of their own for failures.

@@ -1,6 +1,7 @@
 // Spans, and where the way has them metrics and log records, through OpenTelemetry's exporters.
 //
-// Usage: node opentelemetry.js WAY ENDPOINT, where WAY is otlp-grpc, otlp-http-protobuf, otlp-http-json or zipkin.
+// Usage: node opentelemetry.js WAY ENDPOINT, where WAY is otlp-grpc, otlp-http-protobuf, otlp-http-json, zipkin, jaeger-udp or
+// jaeger-http.
 // Says on standard output what it sent.
 "use strict";
 const { context, trace, ROOT_CONTEXT, SpanKind, SpanStatusCode, TraceFlags, createTraceState } = require("@opentelemetry/api");
@@ -23,6 +24,12 @@ function spanExporter() {
       return new (require("@opentelemetry/exporter-trace-otlp-http").OTLPTraceExporter)({ url: `${endpoint}/v1/traces` });
     case "zipkin":
       return new (require("@opentelemetry/exporter-zipkin").ZipkinExporter)({ url: `${endpoint}/api/v2/spans` });
+    case "jaeger-udp": {
+      const [host, port] = endpoint.split(":");
+      return new (require("@opentelemetry/exporter-jaeger").JaegerExporter)({ host, port: Number(port) });
+    }
+    case "jaeger-http":
+      return new (require("@opentelemetry/exporter-jaeger").JaegerExporter)({ endpoint: `http://${endpoint}/api/traces` });
     default:
       throw new Error(`no such way: ${way}`);
   }

@@ -1,6 +1,7 @@
 """Spans, and where the way has them metrics and log records, through OpenTelemetry's exporters.
 
-Usage: opentelemetry_sdk.py WAY ENDPOINT, where WAY is otlp-grpc, otlp-http, opencensus, zipkin-json or zipkin-protobuf.
+Usage: opentelemetry_sdk.py WAY ENDPOINT, where WAY is otlp-grpc, otlp-http, opencensus, zipkin-json, zipkin-protobuf,
+jaeger-thrift or jaeger-grpc.
 Says on standard output what it sent.
 """
 import json
@@ -50,6 +51,15 @@ def span_exporter():
         from opentelemetry.exporter.zipkin.proto.http import ZipkinExporter
 
         return ZipkinExporter(endpoint=endpoint + "/api/v2/spans")
+    if way == "jaeger-thrift":
+        from opentelemetry.exporter.jaeger.thrift import JaegerExporter
+
+        host, port = endpoint.split(":")
+        return JaegerExporter(agent_host_name=host, agent_port=int(port))
+    if way == "jaeger-grpc":
+        from opentelemetry.exporter.jaeger.proto.grpc import JaegerExporter
+
+        return JaegerExporter(collector_endpoint=endpoint, insecure=True)
     raise SystemExit(f"no such way: {way}")
 
 

@@ -16,6 +16,7 @@ use super::receivers::{self, Door, Entrance, Standing};
 use super::tasks::{Running, Tasks};
 use crate::command::Failure;
 use crate::config::{ExporterKind, Id};
+use crate::validate::Transport;
 
 /// All of them.
 #[derive(Default)]
@@ -73,9 +74,9 @@ fn doing(id: &Id) -> String {
 ///
 /// # Errors
 /// One that was not given as `host:port` (which the check of the file has told).
-pub(crate) fn wanted(id: &Id, built: &Built) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) fn wanted(id: &Id, built: &Built) -> Result<Vec<(Transport, SocketAddr)>, Failure> {
     let listeners = built.page.as_ref().map(|page| page.listeners.as_slice()).unwrap_or_default();
-    Ok(receivers::addresses(&doing(id), listeners)?)
+    receivers::addresses(&doing(id), listeners)
 }
 
 impl Pages {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use rustix::fs::Access;
 use tokio::runtime::Handle;
-use weir_model::{Exporter, HttpReceiver, Ledger, PageServer};
+use weir_model::{Exporter, Ledger, PageServer};
 use weir_net::client::Client;
 use weir_net::roots::Trust;
 use weir_plugin::load::Flaw;
@@ -25,7 +25,7 @@ use crate::config::{
     QuarantineConfig, Storage,
 };
 use crate::telemetry::metrics::PluginSource;
-use crate::validate::{PluginCheck, PluginFacts, PluginListen, PluginProblem, SettingProblem};
+use crate::validate::{PluginCheck, PluginFacts, PluginProblem, SettingProblem};
 
 /// The folder of compiled plugins in the data folder.
 const CACHE_DIR: &str = "plugin-cache";
@@ -161,22 +161,29 @@ impl PluginCheck for Plugins {
             let reason = format!("it does not export {}", interfaces.join(" or "));
             return Err(PluginProblem::Unusable { origin: loaded.source.to_string(), reason });
         }
-        // An exporter that is no page listens nowhere, whatever it could do as a receiver.
-        let marks = loaded.marks.listen.iter().filter(|mark| match kind {
-            Kind::Exporter => loaded.scan.has("page") && mark.kind() == ListenKind::Http,
-            Kind::Receiver | Kind::Processor => true,
-        });
-        let listens = marks.filter_map(|mark| {
-            Some(PluginListen {
-                pointer: mark.pointer()?,
-                default: mark.default_address().map(str::to_owned),
-            })
-        });
         Ok(PluginFacts {
             origin: loaded.source.to_string(),
             signals: loaded.descriptor.signals.clone(),
-            listens: listens.collect(),
+            listens: Vec::new(),
+            egress: Vec::new(),
         })
+    }
+
+    fn listeners(&self, plugin: &str, kind: Kind, settings: &serde_json::Value) -> Vec<Listener> {
+        let Some(loaded) = self.by_name(plugin) else { return Vec::new() };
+        let mut listeners = match kind {
+            Kind::Exporter => page_listeners(&loaded, settings),
+            Kind::Receiver | Kind::Processor => loaded.listeners(settings),
+        };
+        for listener in listeners.iter_mut().filter(|listener| listener.pointer.is_empty()) {
+            let mark = loaded.marks.listen.iter().find(|mark| mark.name() == listener.name);
+            listener.pointer = mark.and_then(|mark| mark.pointer()).unwrap_or_default();
+        }
+        listeners
+    }
+
+    fn egress(&self, plugin: &str, settings: &serde_json::Value) -> Vec<String> {
+        self.by_name(plugin).map(|loaded| loaded.marks.destinations(settings)).unwrap_or_default()
     }
 
     fn check(
@@ -272,9 +279,8 @@ pub(crate) async fn exporter(
 ) -> Result<BuiltPlugin, Failure> {
     let loaded = load(bench, id, &exporter.plugin).await?;
     let mut part = part(id, &exporter.plugin, pool);
-    let is_page = loaded.scan.has("page");
-    let listeners = if is_page { http_listeners(&loaded, &exporter.plugin) } else { Vec::new() };
-    if listeners.is_empty() && is_page && !loaded.scan.has("exporter") {
+    let listeners = page_listeners(&loaded, &exporter.plugin.settings.value);
+    if listeners.is_empty() && !loaded.scan.has("exporter") {
         let name = &exporter.plugin.plugin.value;
         let what =
             format!("exporter {id}: no setting of plugin {name} names an HTTP address to be fetched from");
@@ -301,27 +307,28 @@ pub(crate) async fn listeners(
     plugin: &PluginConfig,
 ) -> Result<Vec<Listener>, Failure> {
     let loaded = load(bench, id, plugin).await?;
-    Ok(http_listeners(&loaded, plugin))
+    Ok(loaded.listeners(&plugin.settings.value))
 }
 
-fn http_listeners(loaded: &Loaded, plugin: &PluginConfig) -> Vec<Listener> {
-    let listeners = loaded.listeners(&plugin.settings.value);
+/// The addresses of an exporter's page. One that is no page listens nowhere, whatever it could do as a receiver.
+fn page_listeners(loaded: &Loaded, settings: &serde_json::Value) -> Vec<Listener> {
+    let listeners = if loaded.scan.has("page") { loaded.listeners(settings) } else { Vec::new() };
     listeners.into_iter().filter(|listener| listener.kind == ListenKind::Http).collect()
 }
 
 /// Builds a receiver out of a plugin, with the addresses that it wants bound, and what is shown of it.
-pub(crate) async fn http_receiver(
+pub(crate) async fn receiver(
     bench: &Bench<'_>,
     id: &Id,
     receiver: &PluginReceiver,
-) -> Result<(Arc<dyn HttpReceiver>, Vec<Listener>, PluginSource), Failure> {
+) -> Result<(Arc<weir_plugin::PluginReceiver>, Vec<Listener>, PluginSource), Failure> {
     let plugin = &receiver.plugin;
     let loaded = load(bench, id, plugin).await?;
-    let listeners = listeners(bench, id, plugin).await?;
+    let listeners = loaded.listeners(&plugin.settings.value);
     if listeners.is_empty() {
         let name = &plugin.plugin.value;
         return Err(anyhow::anyhow!(
-            "receiver {id}: no setting of plugin {name} names an HTTP address to listen on"
+            "receiver {id}: no setting of plugin {name} names an address to listen on"
         )
         .into());
     }

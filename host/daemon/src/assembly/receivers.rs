@@ -9,14 +9,15 @@ use anyhow::Context;
 use weir_model::count::{PageCounts, ReceiverCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
-use weir_net::limits::ListenLimits as NetLimits;
+use weir_net::limits::{GRPC_MESSAGE_BYTES_MAX, ListenLimits as NetLimits};
 use weir_net::tls::{MinVersion, ServerTls as Certificates, TlsConfig};
 use weir_pipeline::Fanout;
+use weir_plugin::{ListenKind, Listener};
 use weir_receiver::cors::CorsConfig;
 use weir_receiver::door::{Behind, Bound, Pipelines, Settings};
 use weir_receiver::intake::CountLimits;
 use weir_receiver::opencensus::TranslationCounts;
-use weir_receiver::{opencensus, otlp, plugin_http};
+use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp};
 
 use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
@@ -28,10 +29,11 @@ use crate::config::{
     ReceiverConfig, ServerTls,
 };
 use crate::telemetry::metrics::PluginSource;
+use crate::validate::Transport;
 
 /// A receiver, bound.
 pub(crate) enum Entrance {
-    /// Requests, each with an answer.
+    /// Requests, each with an answer; datagrams without one.
     Requests(Bound),
     /// Streams of OpenCensus libraries, and pages.
     OpenCensus(opencensus::Bound),
@@ -178,27 +180,37 @@ pub(crate) fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) 
     }
 }
 
+/// What carries bytes to a door of this protocol.
+pub(crate) fn transport(protocol: &str) -> Transport {
+    if protocol == "udp" { Transport::Udp } else { Transport::Tcp }
+}
+
 /// The addresses that a receiver wants.
 ///
 /// # Errors
 /// A plugin that cannot be loaded, an address that it was not given as `host:port` (which the check of the file has told).
-pub(crate) async fn wanted(bench: &Bench<'_>, id: &Id) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) async fn wanted(bench: &Bench<'_>, id: &Id) -> Result<Vec<(Transport, SocketAddr)>, Failure> {
     let receiver = &bench.config.receivers[id].value;
     let ReceiverConfig::Plugin(plugin) = receiver else {
-        return Ok(receiver.listens().into_iter().map(|(_, listen)| listen.endpoint.value).collect());
+        let listens = receiver.listens().into_iter();
+        return Ok(listens.map(|(_, listen)| (Transport::Tcp, listen.endpoint.value)).collect());
     };
     let listeners = plugins::listeners(bench, id, &plugin.plugin).await?;
-    Ok(addresses(&format!("start receiver {id}"), &listeners)?)
+    addresses(&format!("start receiver {id}"), &listeners)
 }
 
 /// The addresses of a plugin's listeners.
 ///
 /// # Errors
 /// As [`wanted`], after `doing`.
-pub(crate) fn addresses(doing: &str, listeners: &[weir_plugin::Listener]) -> anyhow::Result<Vec<SocketAddr>> {
-    let parse = |listener: &weir_plugin::Listener| {
+pub(crate) fn addresses(
+    doing: &str,
+    listeners: &[Listener],
+) -> Result<Vec<(Transport, SocketAddr)>, Failure> {
+    let parse = |listener: &Listener| {
         let address = listen_address(&listener.address).ok();
-        address.with_context(|| format!("{doing}: listen on {}", listener.address))
+        let address = address.with_context(|| format!("{doing}: listen on {}", listener.address))?;
+        Ok((Transport::of(listener.kind), address))
     };
     listeners.iter().map(parse).collect()
 }
@@ -209,22 +221,42 @@ async fn of_plugin(
     receiver: &PluginReceiver,
     settings: Settings,
 ) -> Result<(Bound, PluginSource), Failure> {
-    let (plugin, listeners, shown) = plugins::http_receiver(bench, id, receiver).await?;
+    let (plugin, listeners, shown) = plugins::receiver(bench, id, receiver).await?;
     let mut bound = Bound::new();
-    for listener in listeners {
-        let config = plugin_http::Config {
-            endpoint: listener.address.clone(),
-            max_request_body_size: bytes(receiver.limits.request_bytes_max),
-            tls: tls(&receiver.tls),
-            cors: None,
-            limits: listen_limits(&receiver.limits),
-            counts: count_limits(&receiver.limits),
+    for Listener { name, kind, address, .. } in listeners {
+        let (plugin, settings) = (Arc::clone(&plugin), settings.clone());
+        let (limits, counts) = (listen_limits(&receiver.limits), count_limits(&receiver.limits));
+        let done = match kind {
+            ListenKind::Http => plugin_http::Config {
+                endpoint: address,
+                max_request_body_size: bytes(receiver.limits.request_bytes_max),
+                tls: tls(&receiver.tls),
+                cors: None,
+                limits,
+                counts,
+            }
+            .bind(&mut bound, &name, plugin, settings),
+            ListenKind::Grpc => plugin_grpc::Config {
+                endpoint: address,
+                message_bytes_max: message_bytes_max(&receiver.limits),
+                tls: tls(&receiver.tls),
+                limits,
+                counts,
+            }
+            .bind(&mut bound, &name, plugin, settings),
+            ListenKind::Udp => {
+                plugin_udp::Config { endpoint: address, counts }.bind(&mut bound, &name, plugin, settings)
+            }
         };
-        config
-            .bind(&mut bound, &listener.name, Arc::clone(&plugin), settings.clone())
-            .with_context(|| format!("start receiver {id}"))?;
+        done.with_context(|| format!("start receiver {id}: {name}"))?;
     }
     Ok((bound, shown))
+}
+
+/// What a user wrote, else what gRPC servers take: a plugin's limits are HTTP's where nothing is written.
+fn message_bytes_max(limits: &ListenLimits) -> usize {
+    let written = bytes(limits.request_bytes_max);
+    if limits.request_at.is_some() { written } else { written.min(GRPC_MESSAGE_BYTES_MAX) }
 }
 
 fn otlp_config(receiver: &OtlpReceiver) -> otlp::Config {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use tracing::warn;
-use weir_net::{Drain, listen};
+use weir_net::{Drain, datagrams, listen};
 
 use super::diff::Plan;
 use super::exporters::{self, Built};
@@ -15,7 +15,7 @@ use super::receivers::{self, Door};
 use super::{Bench, Daemon, NamedQueue, pages};
 use crate::command::Failure;
 use crate::config::{Config, Id, PipelineId};
-use crate::validate::clash;
+use crate::validate::{Transport, clash};
 
 /// Why a reload did not come to its end.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Daemon {
         &self,
         bench: &Bench<'_>,
         plan: &Plan,
-        let_go: &[SocketAddr],
+        let_go: &[(Transport, SocketAddr)],
         staged: &mut Staged,
     ) -> Result<(), Refused> {
         let pages = &self.parts.pages;
@@ -127,11 +127,12 @@ impl Daemon {
     }
 
     /// The addresses of doors that will end.
-    fn let_go(&self, plan: &Plan) -> Vec<SocketAddr> {
+    fn let_go(&self, plan: &Plan) -> Vec<(Transport, SocketAddr)> {
         let ending = plan.receivers.ending().filter_map(|id| self.parts.doors.get(id));
         let ending = ending.chain(self.parts.pages.ending(&plan.exporters).map(|(_, door)| door));
         let ending = ending.filter(|door| door.running.as_ref().is_none_or(|running| !running.has_ended()));
-        ending.flat_map(|door| door.addresses.iter().map(|(_, address)| *address)).collect()
+        let addresses = ending.flat_map(|door| door.addresses.iter());
+        addresses.map(|(protocol, address)| (receivers::transport(protocol), *address)).collect()
     }
 
     /// Opens the logs of pipelines that are new.
@@ -180,18 +181,24 @@ impl Daemon {
 /// Why not.
 fn will_be_free(
     doing: &str,
-    wanted: Vec<SocketAddr>,
-    let_go: &[SocketAddr],
+    wanted: Vec<(Transport, SocketAddr)>,
+    let_go: &[(Transport, SocketAddr)],
     failure: Failure,
 ) -> Result<(), Failure> {
-    let is_ours = |wanted: &SocketAddr| let_go.iter().any(|had| clash(*had, *wanted));
+    let is_ours = |(transport, wanted): &(Transport, SocketAddr)| {
+        let_go.iter().any(|(had_by, had)| had_by == transport && clash(*had, *wanted))
+    };
     let (ours, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_ours);
     if ours.is_empty() {
         return Err(failure);
     }
-    for address in others {
-        let bound = listen::Bound::bind(&address.to_string(), listen::Settings::default());
-        drop(bound.with_context(|| doing.to_owned())?);
+    for (transport, address) in others {
+        let address = address.to_string();
+        let bound = match transport {
+            Transport::Tcp => listen::Bound::bind(&address, listen::Settings::default()).map(drop),
+            Transport::Udp => datagrams::Bound::bind(&address).map(drop),
+        };
+        bound.with_context(|| doing.to_owned())?;
     }
     Ok(())
 }

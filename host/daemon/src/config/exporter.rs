@@ -18,10 +18,10 @@ use super::veil::may_bear_secret;
 use super::{Id, Kind};
 
 /// Exporters that are part of the binary.
-pub(crate) const NATIVE: [&str; 3] = ["otlp", "otlphttp", "debug"];
+pub(crate) const NATIVE: [&str; 2] = ["otlp", "debug"];
 
-/// Other programs' names for `otlp` and `otlphttp`.
-const OTLP_NAMES: [&str; 4] = ["otlp", "otlp_grpc", "otlphttp", "otlp_http"];
+/// Other programs' names for `otlp`.
+const OTLP_NAMES: [&str; 2] = ["otlp", "otlp_grpc"];
 
 /// One exporter.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,7 @@ pub struct ExporterConfig {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there are as many as a person has written")]
 pub enum ExporterKind {
-    /// `otlp`, `otlphttp`.
+    /// `otlp`.
     Otlp(OtlpExporter),
     /// `debug`.
     Debug(DebugExporter),
@@ -113,7 +113,7 @@ pub struct OtlpExporter {
 pub enum OtlpProtocol {
     /// `grpc`, which `otlp` is unless told otherwise.
     Grpc,
-    /// `http`: protobuf over HTTP, which `otlphttp` always is.
+    /// `http`: protobuf over HTTP. (`otlphttp` is a plugin, which knows JSON too.)
     Http,
 }
 
@@ -233,10 +233,19 @@ const HINTS: Hints = &[
     ("sending_queue", "this is `queue` here, and `service: {queue: …}` for all exporters"),
     ("retry_on_failure", "this is `retry`"),
     ("batcher", "this is `batch`"),
-    ("traces_endpoint", "`endpoint` is the base; `/v1/traces` is added to it"),
-    ("metrics_endpoint", "`endpoint` is the base; `/v1/metrics` is added to it"),
-    ("logs_endpoint", "`endpoint` is the base; `/v1/logs` is added to it"),
-    ("encoding", "OTLP leaves as protobuf"),
+    (
+        "traces_endpoint",
+        "`endpoint` is the base; `/v1/traces` is added to it. The exporter `otlphttp` has this key",
+    ),
+    (
+        "metrics_endpoint",
+        "`endpoint` is the base; `/v1/metrics` is added to it. The exporter `otlphttp` has this key",
+    ),
+    (
+        "logs_endpoint",
+        "`endpoint` is the base; `/v1/logs` is added to it. The exporter `otlphttp` has this key",
+    ),
+    ("encoding", "OTLP leaves as protobuf; the exporter `otlphttp` writes JSON too"),
     ("insecure", "this is `tls: {insecure: true}`"),
 ];
 
@@ -343,7 +352,6 @@ fn retry(mut section: Section<'_>, is_plugin: bool) -> Retry {
 fn otlp(type_name: &str, section: &mut Section<'_>) -> OtlpExporter {
     let words = [("grpc", OtlpProtocol::Grpc), ("http", OtlpProtocol::Http)];
     let protocol = match type_name {
-        "otlphttp" | "otlp_http" => Some(OtlpProtocol::Http),
         "otlp_grpc" => Some(OtlpProtocol::Grpc),
         _ => section.field("protocol").and_then(|field| field.choice(&words)),
     };

@@ -166,6 +166,34 @@ pub(crate) fn exposure(problems: &Problems, path: &str, endpoint: &Located<Socke
     }
 }
 
+/// As [`exposure`], of datagrams: there is no TLS for them.
+pub(crate) fn datagram_exposure(
+    problems: &Problems,
+    path: &str,
+    endpoint: &Located<SocketAddr>,
+    tls: &ServerTls,
+) {
+    let error = match tls {
+        ServerTls::Insecure => return,
+        ServerTls::Absent if endpoint.value.ip().is_loopback() => return,
+        ServerTls::Absent => Diagnostic::error(
+            endpoint.at,
+            format!("{path}.endpoint"),
+            format!("{} can be reached from other machines, and UDP has no TLS", endpoint.value),
+        )
+        .label("expected a loopback address")
+        .note("where the network is trusted: `tls: {insecure: true}`"),
+        ServerTls::Files(files) => Diagnostic::error(
+            files.cert_file.at,
+            format!("{path}.endpoint"),
+            format!("{} takes datagrams, and UDP has no TLS", endpoint.value),
+        )
+        .label("expected no certificate where one of the addresses is UDP's")
+        .note("give the addresses with TLS a receiver of their own: `TYPE/tls`"),
+    };
+    problems.push(error);
+}
+
 /// What other programs call our limits.
 pub(crate) const LIMIT_HINTS: Hints = &[
     ("max_recv_msg_size_mib", "this is `limits: {request_mib: …}`"),

@@ -21,7 +21,7 @@ pub type Digest = [u8; 32];
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginConfig {
     /// `plugin`: the plugin's name, which is its file's without `.wasm`. Without the key it is the id's type with
-    /// `-receiver` or `-exporter`; its place is then the id's.
+    /// `-receiver` or `-exporter`, `otlp-exporter` for `otlphttp`; its place is then the id's.
     pub plugin: Located<String>,
     /// Whether the user wrote `plugin:`.
     pub is_named: bool,
@@ -292,6 +292,17 @@ fn object(entries: &[Entry]) -> Json {
     Json::Object(entries.iter().map(|entry| (entry.key.clone(), json(&entry.value))).collect())
 }
 
+/// What other programs call the parts that bundled plugins are: kind, their type, our plugin's without the kind.
+pub(crate) const ALIASES: [(Kind, &str, &str); 2] =
+    [(Kind::Exporter, "otlphttp", "otlp"), (Kind::Exporter, "otlp_http", "otlp")];
+
+/// The plugin that serves an id without `plugin:`.
+fn usual(id: &Id, kind: Kind) -> String {
+    let alias = ALIASES.iter().find(|(of, type_name, _)| *of == kind && *type_name == id.type_name);
+    let short = alias.map_or(id.type_name.as_str(), |(_, _, short)| short);
+    format!("{short}-{}", kind.noun())
+}
+
 /// Keys that are the host's for every id, and therefore no plugin's settings (DESIGN 1.4).
 const HOST_KEYS: [&str; 13] = [
     "plugin",
@@ -352,7 +363,7 @@ pub(crate) fn read(
     let named = section.field("plugin");
     let is_named = named.is_some();
     let plugin = named.and_then(|field| name(&field));
-    let plugin = plugin.unwrap_or_else(|| Located::new(format!("{}-{}", id.type_name, kind.noun()), id_at));
+    let plugin = plugin.unwrap_or_else(|| Located::new(usual(id, kind), id_at));
     let sha256 = section.field("sha256").and_then(|field| digest(&field));
     let grants = section.field("grants").map(|field| grants(&field)).unwrap_or_default();
     let guest = guest_limits(&mut limits);

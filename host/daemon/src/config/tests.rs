@@ -8,21 +8,21 @@ use std::time::Duration;
 use expect_test::{expect, expect_file};
 use serde_json::{Value as Json, json};
 use weir_model::Signal;
-use weir_plugin::Limits;
+use weir_plugin::{Limits, ListenKind, Listener};
 
 use super::*;
-use crate::validate::{
-    Checked, PluginCheck, PluginFacts, PluginListen, PluginProblem, SettingProblem, check,
-};
+use crate::validate::{Checked, PluginCheck, PluginFacts, PluginProblem, SettingProblem, check};
 
-/// Three plugins with the schemas that their settings would have.
+/// Some plugins with the schemas that their settings would have.
 struct Plugins;
 
 const DIGEST: Digest = [0xab; 32];
 
 impl PluginCheck for Plugins {
     fn names(&self) -> Vec<String> {
-        ["acme-exporter", "zipkin-exporter", "zipkin-receiver"].map(str::to_owned).to_vec()
+        let names =
+            ["acme-exporter", "jaeger-receiver", "otlp-exporter", "zipkin-exporter", "zipkin-receiver"];
+        names.map(str::to_owned).to_vec()
     }
 
     fn find(
@@ -33,7 +33,9 @@ impl PluginCheck for Plugins {
         _: &Limits,
     ) -> Result<PluginFacts, PluginProblem> {
         let origin = match plugin {
-            "zipkin-receiver" | "zipkin-exporter" => "bundled".to_owned(),
+            "jaeger-receiver" | "otlp-exporter" | "zipkin-receiver" | "zipkin-exporter" => {
+                "bundled".to_owned()
+            }
             "acme-exporter" => "plugins/acme-exporter.wasm".to_owned(),
             _ => {
                 let looked = vec![format!("plugins/{plugin}.wasm"), format!("bundled {plugin}")];
@@ -47,13 +49,28 @@ impl PluginCheck for Plugins {
             let reason = format!("it exports no {kind} interface");
             return Err(PluginProblem::Unusable { origin, reason });
         }
-        let listens = match kind {
-            Kind::Receiver => {
-                vec![PluginListen { pointer: "/endpoint".into(), default: Some("127.0.0.1:9411".into()) }]
-            }
-            Kind::Exporter | Kind::Processor => Vec::new(),
+        let signals = if plugin == "otlp-exporter" { Signal::ALL.to_vec() } else { vec![Signal::Traces] };
+        Ok(PluginFacts { origin, signals, listens: Vec::new(), egress: Vec::new() })
+    }
+
+    fn listeners(&self, plugin: &str, _: Kind, settings: &Json) -> Vec<Listener> {
+        let of = |name: &str, kind, pointer: &str, default: &str| {
+            let written = settings.pointer(pointer).and_then(Json::as_str);
+            let address = written.unwrap_or(default).to_owned();
+            Listener { name: name.into(), kind, address, pointer: pointer.into() }
         };
-        Ok(PluginFacts { origin, signals: vec![Signal::Traces], listens })
+        match plugin {
+            "zipkin-receiver" => vec![of("http", ListenKind::Http, "/endpoint", "127.0.0.1:9411")],
+            "jaeger-receiver" => vec![
+                of("compact", ListenKind::Udp, "/compact", "127.0.0.1:6831"),
+                of("grpc", ListenKind::Grpc, "/grpc", "127.0.0.1:14250"),
+            ],
+            _ => Vec::new(),
+        }
+    }
+
+    fn egress(&self, plugin: &str, _: &Json) -> Vec<String> {
+        if plugin == "otlp-exporter" { vec!["/endpoint".to_owned()] } else { Vec::new() }
     }
 
     fn check(&self, _: &str, _: Kind, settings: &Json, _: &Limits) -> Result<(), Vec<SettingProblem>> {
@@ -64,7 +81,10 @@ impl PluginCheck for Plugins {
         };
         // As the schema's checker says it.
         let object = settings.as_object().expect("settings are an object");
-        if object.keys().any(|key| !["endpoint", "format", "key", "nested"].contains(&key.as_str())) {
+        if object
+            .keys()
+            .any(|key| !["endpoint", "format", "key", "nested", "compact", "grpc"].contains(&key.as_str()))
+        {
             say("", "Additional properties are not allowed (…)".into());
         }
         for (key, value) in object {
@@ -81,7 +101,9 @@ impl PluginCheck for Plugins {
     fn schema(&self, _: &str, _: Kind) -> Option<Json> {
         let list = json!({"items": {"properties": {"a": true}, "additionalProperties": false}});
         let nested = json!({"properties": {"list": list}});
-        let properties = json!({"endpoint": true, "format": true, "key": true, "nested": nested});
+        let properties = json!({
+            "endpoint": true, "format": true, "key": true, "nested": nested, "compact": true, "grpc": true
+        });
         Some(json!({"properties": properties, "additionalProperties": false}))
     }
 
@@ -466,7 +488,8 @@ fn what_is_written_of_exporters_is_what_is_read() {
     };
     assert_eq!(endpoint("otlp/plain"), (OtlpProtocol::Grpc, "http://in.example:4317/".to_owned()));
     assert_eq!(endpoint("otlp/http"), (OtlpProtocol::Http, "http://in.example:4318/base".to_owned()));
-    assert_eq!(endpoint("otlphttp"), (OtlpProtocol::Http, "https://in.example/".to_owned()));
+    let plugin = config.exporters[&Id::of("otlphttp")].value.plugin().expect("it is a plugin");
+    assert_eq!((plugin.plugin.value.as_str(), plugin.is_named), ("otlp-exporter", false));
 }
 
 /// Scenario: `service` of the same example.

@@ -227,11 +227,26 @@ impl Page {
                 .map(|(id, counts)| (vec![("receiver", id.clone())], pick(counts).get()))
                 .collect::<Vec<_>>()
         };
-        counter(encoder, "weir_receiver_requests", "Requests and stream messages", of(|c| &c.requests))?;
+        let help = "Requests, stream messages and datagrams";
+        counter(encoder, "weir_receiver_requests", help, of(|c| &c.requests))?;
         let help = "Requests refused whole before their items could be counted";
         counter(encoder, "weir_receiver_requests_refused", help, of(|c| &c.requests_refused))?;
+        self.datagrams_dropped(encoder)?;
         gauge(encoder, "weir_receiver_streams", "Streams open now", of(|c| &c.streams))?;
         self.translations(encoder)
+    }
+
+    fn datagrams_dropped(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of_receiver = |(id, counts): &(String, ReceiverCounts)| {
+            let row = |reason: Reason| {
+                let labels = vec![("receiver", id.clone()), ("reason", reason.to_string())];
+                (labels, counts.datagrams_dropped.of(reason).get())
+            };
+            Reason::ALL.map(row).into_iter().filter(|(_, value)| *value > 0).collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = self.sources.receivers.iter().flat_map(of_receiver).collect();
+        let help = "Datagrams that are gone before their items were known; nobody was told";
+        counter(encoder, "weir_receiver_datagrams_dropped", help, rows)
     }
 
     fn translations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

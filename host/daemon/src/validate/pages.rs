@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Binding, PluginFacts, PluginListen, plugin_endpoint};
+use weir_plugin::Listener;
+
+use super::{Binding, PluginFacts, Transport, plugin_endpoint};
 use crate::config::listener::exposure;
 use crate::config::{Config, Diagnostic, ExporterConfig, ExporterKind, Id, Kind, PluginExporter, Problems};
 
@@ -10,25 +12,19 @@ use crate::config::{Config, Diagnostic, ExporterConfig, ExporterKind, Id, Kind, 
 fn pages<'c>(
     config: &'c Config,
     facts: &'c BTreeMap<(Kind, Id), PluginFacts>,
-) -> impl Iterator<Item = (&'c Id, &'c PluginExporter, &'c [PluginListen])> {
-    plugins(config, facts).filter(|(_, plugin, listens)| is_page(plugin, listens))
+) -> impl Iterator<Item = (&'c Id, &'c PluginExporter, &'c [Listener])> {
+    plugins(config, facts).filter(|(.., listens)| !listens.is_empty())
 }
 
 fn plugins<'c>(
     config: &'c Config,
     facts: &'c BTreeMap<(Kind, Id), PluginFacts>,
-) -> impl Iterator<Item = (&'c Id, &'c PluginExporter, &'c [PluginListen])> {
+) -> impl Iterator<Item = (&'c Id, &'c PluginExporter, &'c [Listener])> {
     config.exporters.iter().filter_map(|(id, exporter)| {
         let ExporterKind::Plugin(plugin) = &exporter.value.kind else { return None };
         let facts = facts.get(&(Kind::Exporter, id.clone()))?;
         Some((id, plugin, facts.listens.as_slice()))
     })
-}
-
-/// Whether an address is written, or is there by default.
-fn is_page(plugin: &PluginExporter, listens: &[PluginListen]) -> bool {
-    let settings = &plugin.plugin.settings.value;
-    listens.iter().any(|listen| listen.address(settings).is_some())
 }
 
 /// Adds what pages listen on to what listens.
@@ -47,7 +43,8 @@ pub(super) fn bindings(
             exposure(problems, of, &endpoint, &plugin.server_tls());
             if used {
                 let what = format!("exporter `{id}`");
-                bindings.push(Binding { what, receiver: None, path, endpoint });
+                let transport = Transport::of(listen.kind);
+                bindings.push(Binding { what, transport, receiver: None, path, endpoint });
             }
         }
     }
@@ -56,9 +53,9 @@ pub(super) fn bindings(
 /// Keys that would do nothing.
 pub(super) fn keys(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems: &Problems) {
     for (id, plugin, listens) in plugins(config, facts) {
-        match is_page(plugin, listens) {
-            true => of_page(id, plugin, &config.exporters[id].value, problems),
-            false => {
+        match listens {
+            [_, ..] => of_page(id, plugin, &config.exporters[id].value, problems),
+            [] => {
                 let Some(written) = &plugin.page.written else { continue };
                 let error = Diagnostic::error(written.at, &written.value, "this is for pages alone");
                 let expected = format!("expected nothing: nobody fetches from exporter `{id}`");

@@ -28,6 +28,7 @@ use crate::harness::{
     Answer, DEADLINE, SPAN_JSON, Say, Scripted, Served, config, eventually, post, serve, serve_otlp,
     settings, traces,
 };
+use crate::plugin_grpc;
 use crate::plugin_http::Recorder;
 
 /// What a sender understood.
@@ -47,7 +48,13 @@ struct Way {
     send: fn(SocketAddr) -> BoxFuture<'static, Heard>,
 }
 
-const WAYS: [Way; 6] = [
+impl Way {
+    fn is_of_plugin(&self) -> bool {
+        matches!(self.protocol, "http" | "grpc")
+    }
+}
+
+const WAYS: [Way; 7] = [
     Way {
         name: "gRPC traces",
         protocol: "otlp/grpc",
@@ -79,6 +86,12 @@ const WAYS: [Way; 6] = [
         send: |addr| Box::pin(http_json(addr)),
     },
     Way { name: "plugin", protocol: "http", signal: Signal::Traces, send: |addr| Box::pin(plugin(addr)) },
+    Way {
+        name: "gRPC plugin",
+        protocol: "grpc",
+        signal: Signal::Traces,
+        send: |addr| Box::pin(plugin_over_grpc(addr)),
+    },
 ];
 
 async fn grpc_traces(addr: SocketAddr) -> Heard {
@@ -140,6 +153,11 @@ async fn plugin(addr: SocketAddr) -> Heard {
     heard_over_http(&post(addr, "/telemetry", &[], traces(1, 0).encode_to_vec()).await)
 }
 
+async fn plugin_over_grpc(addr: SocketAddr) -> Heard {
+    let answer = plugin_grpc::call(addr, "/t.S/Post", traces(1, 0).encode_to_vec()).await;
+    heard_over_grpc(answer.map(tonic::Response::new))
+}
+
 /// As OTLP's senders understand a code.
 fn heard_over_http(answer: &Answer) -> Heard {
     match answer.status.as_u16() {
@@ -159,13 +177,16 @@ fn doors(consumer: &Arc<Scripted>) -> (Served, Served) {
     let counts = settings.counts.clone();
     let mut bound = Bound::new();
     weir_receiver::plugin_http::Config::at("127.0.0.1:0")
-        .bind(&mut bound, "endpoint", Arc::new(Recorder::default()), settings)
+        .bind(&mut bound, "endpoint", Arc::new(Recorder::default()), settings.clone())
+        .unwrap();
+    weir_receiver::plugin_grpc::Config::at("127.0.0.1:0")
+        .bind(&mut bound, "endpoint", Arc::new(plugin_grpc::Recorder::default()), settings)
         .unwrap();
     (otlp, serve(bound, counts, ledger))
 }
 
 fn door_of<'a>(way: &Way, (otlp, plugin): &'a (Served, Served)) -> &'a Served {
-    if way.protocol == "http" { plugin } else { otlp }
+    if way.is_of_plugin() { plugin } else { otlp }
 }
 
 /// Scenario: the pipeline takes, refuses for now with and without a wish, refuses for good, and takes again.
@@ -265,7 +286,7 @@ async fn a_drain_answers_what_was_taken() {
         let gate = Arc::new(Semaphore::new(0));
         let consumer = Scripted::saying([Say::Hold(Arc::clone(&gate))]);
         let (otlp, plugin) = doors(&consumer);
-        let door = if way.protocol == "http" { plugin } else { otlp };
+        let door = if way.is_of_plugin() { plugin } else { otlp };
         let sending = tokio::spawn((way.send)(door.addr(way.protocol)));
         eventually("the pipeline has it", || consumer.arrivals_seen() == 1).await;
         door.drain.signal();

@@ -10,4 +10,6 @@ mod otlp_http;
 mod otlp_text;
 mod otlp_vectors;
 mod page;
+mod plugin_grpc;
 mod plugin_http;
+mod plugin_udp;
