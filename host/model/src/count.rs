@@ -97,6 +97,8 @@ pub struct ReceiverCounts {
     pub requests_refused: Counter,
     /// Datagrams that are gone before their items were known; their senders are told nothing.
     pub datagrams_dropped: OfReason,
+    /// Datagrams that the kernel has dropped because they came faster than they were read, as far as it says.
+    pub datagrams_missed: Counter,
     /// Streams and connections open now.
     pub streams: Counter,
 }

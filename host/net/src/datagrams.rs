@@ -1,11 +1,13 @@
 //! Sockets of datagrams: bound at once, read later, emptied at the end. There is no TLS, and nobody to answer.
 
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::listen::{BindError, first_of};
 
@@ -36,14 +38,7 @@ impl Bound {
             Ok((socket, local_addr, buffer))
         })?;
         let asked = RECEIVE_BUFFER_BYTES;
-        if buffer < asked {
-            info!(
-                listen.addr = %local_addr, bytes = buffer, asked,
-                "the kernel's buffer for datagrams is smaller than asked for, net.core.rmem_max is its limit"
-            );
-        } else {
-            debug!(listen.addr = %local_addr, bytes = buffer, "the kernel's buffer for datagrams");
-        }
+        info!(listen.addr = %local_addr, bytes = buffer, asked, "buffer for datagrams in the kernel (net.core.rmem_max)");
         Ok(Self { socket, local_addr })
     }
 
@@ -114,12 +109,39 @@ impl Datagrams {
         Some(self.of(length))
     }
 
+    /// Datagrams for this socket that the kernel has dropped, since its buffer was full; none where the system does not say.
+    ///
+    /// Reads a table of all sockets, so it is for once in a while.
+    pub fn missed(&self) -> Option<u64> {
+        let link = fs::read_link(format!("/proc/self/fd/{}", self.socket.as_raw_fd())).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        SOCKETS.iter().find_map(|table| dropped(BufReader::new(File::open(table).ok()?), inode))
+    }
+
     fn of(&self, length: usize) -> Datagram<'_> {
         match self.buffer.get(..length) {
             Some(whole) if length <= DATAGRAM_BYTES_MAX => Datagram::Whole(whole),
             Some(_) | None => Datagram::TooLarge,
         }
     }
+}
+
+/// Tables of this system's UDP sockets (proc(5)).
+const SOCKETS: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
+
+/// The column of a socket's number.
+const INODE_COLUMN: usize = 9;
+
+/// What the last column of a socket's line says.
+///
+/// ```text
+///   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+///  141: 0100007F:1AAF 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 60241 2 0000000000000000 0
+/// ```
+fn dropped(table: impl BufRead, inode: &str) -> Option<u64> {
+    let lines = table.lines().map_while(Result::ok);
+    let mut lines = lines.filter(|line| line.split_ascii_whitespace().nth(INODE_COLUMN) == Some(inode));
+    lines.next()?.split_ascii_whitespace().last()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -155,5 +177,26 @@ mod tests {
         assert_eq!(datagrams.waiting(), Some(Datagram::TooLarge));
         assert_eq!(datagrams.waiting(), Some(Datagram::Whole(&[7; 3])));
         assert_eq!(datagrams.waiting(), None);
+    }
+    /// Scenario: far more than the kernel's buffer holds is sent before anybody reads.
+    /// Guarantees: what is read and what the kernel says it has dropped come to what was sent.
+    #[tokio::test]
+    async fn what_the_kernel_drops_is_known() {
+        const SENT: u64 = 400;
+        let bound = Bound::bind("127.0.0.1:0").unwrap();
+        let (addr, sender) = (bound.local_addr(), StdSocket::bind("127.0.0.1:0").unwrap());
+        let mut datagrams = bound.open().unwrap();
+        assert_eq!(datagrams.missed(), Some(0));
+        for _ in 0..SENT {
+            sender.send_to(&[7; 60_000], addr).unwrap();
+        }
+        let mut came = 0;
+        while datagrams.waiting().is_some() {
+            came += 1;
+        }
+        let missed = datagrams.missed().unwrap();
+        assert!(missed > 0 && came + missed == SENT, "{came} came, {missed} are said to be dropped");
+        assert_eq!(dropped(&b"  sl local\n 1: a b c d e f g h 42 2 0 9\n"[..], "42"), Some(9));
+        assert_eq!(dropped(&b"broken\n"[..], "42"), None);
     }
 }

@@ -213,13 +213,6 @@ impl Path {
     }
 }
 
-/// Whether the schema's default of an address holds in settings that do not say it; `pointer` is a JSON pointer (RFC
-/// 6901) without items of lists: where what holds the setting is written, or nothing is under the pointer's first key.
-pub fn default_holds(pointer: &str, settings: &Value) -> bool {
-    let keys = pointer.split('/').skip(1).map(|key| Step::Key(key.replace("~1", "/").replace("~0", "~")));
-    Path(keys.collect()).defaults(settings) > 0
-}
-
 /// A key inside a JSON pointer (RFC 6901).
 fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
@@ -602,11 +595,6 @@ mod tests {
             expected.sort_unstable();
             assert_eq!(bound, expected, "{settings}");
         }
-        assert!(default_holds("/protocols/http/endpoint", &json!({"endpoint": 1})));
-        assert!(default_holds("/protocols/http/endpoint", &json!({"protocols": {"http": {}}})));
-        assert!(!default_holds("/protocols/http/endpoint", &json!({"protocols": {"grpc": {}}})));
-        assert!(default_holds("/endpoint", &json!({"protocols": {}})));
-        assert!(!default_holds("/a~1b/endpoint", &json!({"a/b": {"endpoint": "c:1"}})));
     }
 
     /// Scenario: a mark with a typo, a reference to nowhere, a schema that refers to itself.

@@ -1,7 +1,7 @@
 //! The door of a plugin that receives datagrams: the socket, the limits and the memory are ours, the protocol is its.
 //!
 //! Nobody is answered and nobody sends again: what is not taken is gone, and counted with its reason. A datagram whose items are
-//! not known is counted as one datagram.
+//! not known is counted as one datagram, and so is what the kernel has dropped because we did not read in time.
 //!
 //! ```text
 //! recv ─▶ under way < 1,000? ─▶ paid for? ─▶ plugin ─▶ pipelines
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tracing::{debug, warn};
 use weir_model::{DatagramReceiver, Reason, Receipt, Signal};
 use weir_net::datagrams::{self, Datagram, Datagrams};
@@ -39,6 +39,9 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 /// The pause after a read that failed for want of something: what is missing comes back, and asking faster only burns the
 /// processor.
 const READ_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the kernel is asked what it has dropped: it answers with a table of all sockets.
+const MISSED_LOOK: Duration = Duration::from_secs(10);
 
 /// One address that a plugin receives datagrams on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +95,10 @@ impl PluginDoor {
         let local_addr = bound.local_addr();
         let mut socket = bound.open()?;
         let mut under_way = JoinSet::new();
-        self.read(&mut socket, local_addr, &mut under_way, &drain).await;
+        let mut missed = 0;
+        self.read(&mut socket, local_addr, &mut under_way, &mut missed, &drain).await;
         self.empty(&mut socket, &mut under_way).await;
+        self.count_missed(&socket, &mut missed);
         drop(socket);
         while let Some(ended) = under_way.join_next().await {
             note(ended);
@@ -107,13 +112,20 @@ impl PluginDoor {
         socket: &mut Datagrams,
         local_addr: SocketAddr,
         under_way: &mut JoinSet<()>,
+        missed: &mut u64,
         drain: &Drain,
     ) {
         let mut failing = false;
+        let mut looks = interval(MISSED_LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let read = tokio::select! {
                 biased;
                 () = drain.signaled() => return,
+                _ = looks.tick() => {
+                    self.count_missed(socket, missed);
+                    continue;
+                }
                 read = socket.next() => read,
             };
             match read {
@@ -134,6 +146,13 @@ impl PluginDoor {
                 }
             }
         }
+    }
+
+    /// Counts what the kernel has dropped since the last look; `missed` is what it had until then.
+    fn count_missed(&self, socket: &Datagrams, missed: &mut u64) {
+        let now = socket.missed().unwrap_or(*missed);
+        self.intake.settings().counts.datagrams_missed.add(now.saturating_sub(*missed));
+        *missed = now.max(*missed);
     }
 
     /// Reads what has come already: nobody would send it again. Where as many are under way as may be, these are waited for.

@@ -23,7 +23,9 @@ tracer = Config(config=settings, service_name="python-shop", validate=True).init
 
 def say(span, name):
     fact = {"name": name, "trace": f"{span.trace_id:032x}", "span": f"{span.span_id:016x}"}
-    fact["start"], fact["end"] = str(int(span.start_time * 1e9)), str(int(span.end_time * 1e9))
+    # Times are floating point, which the client cuts to microseconds: the start, and the difference.
+    start, took = int(span.start_time * 1e6), int((span.end_time - span.start_time) * 1e6)
+    fact["start"], fact["end"] = str(start * 1000), str((start + took) * 1000)
     print(json.dumps(fact), flush=True)
 
 

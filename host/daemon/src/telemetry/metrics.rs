@@ -232,6 +232,8 @@ impl Page {
         let help = "Requests refused whole before their items could be counted";
         counter(encoder, "weir_receiver_requests_refused", help, of(|c| &c.requests_refused))?;
         self.datagrams_dropped(encoder)?;
+        let help = "Datagrams that the kernel dropped because they came faster than they were read";
+        counter(encoder, "weir_receiver_datagrams_missed", help, of(|c| &c.datagrams_missed))?;
         gauge(encoder, "weir_receiver_streams", "Streams open now", of(|c| &c.streams))?;
         self.translations(encoder)
     }

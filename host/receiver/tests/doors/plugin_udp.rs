@@ -223,6 +223,24 @@ async fn a_drain_reads_what_has_come() {
     );
 }
 
+/// Scenario: far more than the kernel's buffer holds comes before the door is opened, which then drains at once.
+/// Guarantees: what was read and what the kernel dropped are counted, and come to what was sent.
+#[tokio::test]
+async fn what_the_kernel_drops_is_counted() {
+    const SENT: u64 = 400;
+    let (served, _) = serve_plugin(&Scripted::saying([]), 64 << 20);
+    let sender = sender(served.addr("udp"));
+    // Nobody reads before the next await.
+    for _ in 0..SENT {
+        sender.send(&[b'?'; 60_000]).unwrap();
+    }
+    served.drain.signal();
+    timeout(DEADLINE, served.serving).await.expect("serving never ends").unwrap().unwrap();
+    let counts = &served.counts;
+    let (came, missed) = (counts.requests.get(), counts.datagrams_missed.get());
+    assert!(came > 0 && missed > 0 && came + missed == SENT, "{came} came, {missed} were missed");
+}
+
 /// Scenario: serving is cut while the plugin has a datagram.
 /// Guarantees: the call ends with it, nothing runs on, and memory comes back.
 #[tokio::test]
