@@ -133,11 +133,14 @@ pub(crate) fn format(response: &Response, fallback: Option<Protocol>) -> Result<
         return Ok(format);
     }
     if media_type.is_empty() {
-        return Err("non-compliant scrape target sending blank Content-Type and no fallback_scrape_protocol \
+        return Err(
+            "non-compliant scrape target sending blank Content-Type and no fallback_scrape_protocol \
                     specified for target"
-            .to_owned());
+                .to_owned(),
+        );
     }
-    let shown: String = content_type.chars().filter(|char| !char.is_control()).take(SHOWN_CHARS_MAX).collect();
+    let shown: String =
+        content_type.chars().filter(|char| !char.is_control()).take(SHOWN_CHARS_MAX).collect();
     Err(format!(
         "received unsupported Content-Type {shown:?} and no fallback_scrape_protocol specified for target"
     ))

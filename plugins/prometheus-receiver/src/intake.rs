@@ -38,7 +38,12 @@ impl<'t> Frame<'t> {
     pub(crate) fn of(labels: &'t [(String, String)]) -> Self {
         let find = |name: &str| labels.iter().find(|(label, _)| label == name).map_or("", |(_, value)| value);
         let translator = [("name", env!("CARGO_PKG_NAME")), ("version", env!("CARGO_PKG_VERSION"))];
-        Self { all: labels, job: find("job"), instance: find("instance"), scope: scope(translator.into_iter()) }
+        Self {
+            all: labels,
+            job: find("job"),
+            instance: find("instance"),
+            scope: scope(translator.into_iter()),
+        }
     }
 }
 
@@ -156,7 +161,8 @@ impl<'s> Intake<'s> {
         }
         labels.retain(|(_, value)| !value.is_empty());
         let target = frame.all.iter().map(|(name, value)| (&**name, &**value));
-        labels.extend(target.filter(|(name, value)| !matches!(*name, "job" | "instance") && !value.is_empty()));
+        labels
+            .extend(target.filter(|(name, value)| !matches!(*name, "job" | "instance") && !value.is_empty()));
         self.series(name, labels, Some(self.own), sample)
     }
 
@@ -219,7 +225,11 @@ impl<'s> Intake<'s> {
         home: Option<usize>,
         sample: Sample<'_>,
     ) -> Result<(), String> {
-        let hidden = if home.is_some() { self.frame.all.iter().filter(|(name, _)| matches!(&**name, "job" | "instance")) .count() } else { 0 };
+        let hidden = if home.is_some() {
+            self.frame.all.iter().filter(|(name, _)| matches!(&**name, "job" | "instance")).count()
+        } else {
+            0
+        };
         limits::check(self.job, name, labels, hidden)?;
         self.added += 1;
         if self.job.limits.samples > 0 && self.added > self.job.limits.samples {
@@ -250,7 +260,9 @@ impl<'s> Intake<'s> {
         self.attributes = attributes;
         taken?;
         if self.sheet.bytes() + self.held.bytes() > POINTS_BYTES_MAX {
-            return Err(format!("more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"));
+            return Err(format!(
+                "more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"
+            ));
         }
         Ok(())
     }
@@ -261,7 +273,8 @@ impl<'s> Intake<'s> {
         if let (Some(home), false) = (home, has_scope) {
             return home;
         }
-        let find = |name: &str| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
+        let find =
+            |name: &str| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
         let (job, instance) = match home {
             Some(_) => (self.frame.job, self.frame.instance),
             None => (find("job"), find("instance")),
@@ -338,7 +351,14 @@ impl<'s> Intake<'s> {
         let own_time = time.map_or(self.at, |time| u64::try_from(time).unwrap_or(0));
         self.exemplars.clear();
         for Exemplar { value, time, labels } in sample.exemplars {
-            point::write_exemplar(&mut self.exemplars, shape, *value, *time, own_time, labels.iter().copied());
+            point::write_exemplar(
+                &mut self.exemplars,
+                shape,
+                *value,
+                *time,
+                own_time,
+                labels.iter().copied(),
+            );
         }
         let is_number = matches!(shape, Shape::Gauge | Shape::Counter | Shape::Sum);
         let has_parts = !is_number || (placed.kind == Kind::Counter && self.families.has_starts());
@@ -378,9 +398,7 @@ impl<'s> Intake<'s> {
                 point.value = Some(Value::Native(Box::new(native)));
                 Ok(())
             }
-            None => {
-                point.set(Part { role: placed.role, value: sample.value, bound: placed.bound, of })
-            }
+            None => point.set(Part { role: placed.role, value: sample.value, bound: placed.bound, of }),
         };
         set.unwrap_or_else(|reason| self.drop(reason));
         Ok(())
@@ -406,7 +424,8 @@ impl<'s> Intake<'s> {
                 Ok(false)
             }
             Seen::Full => {
-                Err("more series than the instance has room for: drop some, or use another receiver for some".to_owned())
+                Err("more series than the instance has room for: drop some, or use another receiver for some"
+                    .to_owned())
             }
         }
     }
@@ -428,7 +447,9 @@ impl<'s> Intake<'s> {
             self.write(point, &attributes)?;
         }
         if self.sheet.bytes() > POINTS_BYTES_MAX {
-            return Err(format!("more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"));
+            return Err(format!(
+                "more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"
+            ));
         }
         Ok(())
     }

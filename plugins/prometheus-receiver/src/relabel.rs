@@ -89,9 +89,8 @@ impl Rule {
             return Err(("modulus", "hashmod needs a modulus above 0".to_owned()));
         }
         let target = settings.target_label.clone().unwrap_or_default();
-        let needs_none =
-            matches!(action, Action::Keep | Action::Drop | Action::LabelMap | Action::LabelDrop)
-                || action == Action::LabelKeep;
+        let needs_none = matches!(action, Action::Keep | Action::Drop | Action::LabelMap | Action::LabelDrop)
+            || action == Action::LabelKeep;
         if target.is_empty() && !needs_none {
             return Err(("target_label", format!("{word} needs a target_label")));
         }

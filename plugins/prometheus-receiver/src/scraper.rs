@@ -40,11 +40,7 @@ const REPORTS: [(&str, &str, &str); 5] = [
 const EXTRA_REPORTS: [(&str, &str, &str); 3] = [
     ("scrape_timeout_seconds", "The configured scrape timeout for a target", "seconds"),
     ("scrape_sample_limit", "The configured sample limit for a target", ""),
-    (
-        "scrape_body_size_bytes",
-        "The uncompressed size of the last scrape response, if successful",
-        "bytes",
-    ),
+    ("scrape_body_size_bytes", "The uncompressed size of the last scrape response, if successful", "bytes"),
 ];
 
 /// The plugin.
@@ -141,7 +137,8 @@ impl Scraper for PrometheusReceiver {
     }
 
     fn forget(&mut self, target: Target, at: u64) -> Vec<Batch> {
-        let (Some(job), Some(mut state)) = (self.jobs.get(&target.job), self.targets.remove(&key(&target))) else {
+        let (Some(job), Some(mut state)) = (self.jobs.get(&target.job), self.targets.remove(&key(&target)))
+        else {
             return Vec::new();
         };
         let (room, held) = (self.room, state.series.held());
@@ -206,10 +203,7 @@ fn digest(
 }
 
 /// The answer that a target gave, and how it is spelled.
-fn answer<'f>(
-    fetched: &'f Fetched,
-    job: &Job,
-) -> Result<(&'f Response, weir_prometheus::Format), Failed> {
+fn answer<'f>(fetched: &'f Fetched, job: &Job) -> Result<(&'f Response, weir_prometheus::Format), Failed> {
     let failed = |reason| move |text| Failed { reason, text };
     let response = fetched.answer.as_ref().map_err(|text| Failed { reason: "fetch", text: text.clone() })?;
     if response.status != 200 {

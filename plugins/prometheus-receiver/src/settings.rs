@@ -235,7 +235,9 @@ fn protocols(
     for (place, word) in words.iter().enumerate() {
         let at = format!("scrape_protocols/{place}");
         match Protocol::named(word) {
-            Some(protocol) if protocols.contains(&protocol) => faults.add(&at, format!("{word} stands twice")),
+            Some(protocol) if protocols.contains(&protocol) => {
+                faults.add(&at, format!("{word} stands twice"))
+            }
             Some(protocol) => protocols.push(protocol),
             None => faults.add(&at, Protocol::unknown(word)),
         }
@@ -247,7 +249,8 @@ fn protocols(
 }
 
 fn has_plain_names(scrape: &ScrapeConfig, global: &Global, faults: &mut Faults) -> bool {
-    let word = scrape.metric_name_validation_scheme.as_ref().or(global.metric_name_validation_scheme.as_ref());
+    let word =
+        scrape.metric_name_validation_scheme.as_ref().or(global.metric_name_validation_scheme.as_ref());
     match word.map_or("", String::as_str) {
         "" | "utf8" => false,
         "legacy" => true,

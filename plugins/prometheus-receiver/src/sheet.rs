@@ -51,7 +51,14 @@ impl Sheet {
     }
 
     /// Writes a number; `exemplars` are encoded.
-    pub(crate) fn number(&mut self, metric: usize, attributes: &[u8], times: (u64, u64), value: f64, exemplars: &[u8]) {
+    pub(crate) fn number(
+        &mut self,
+        metric: usize,
+        attributes: &[u8],
+        times: (u64, u64),
+        value: f64,
+        exemplars: &[u8],
+    ) {
         let (start, time) = times;
         let fixed = 9 * (1 + usize::from(start != 0) + usize::from(time != 0));
         let length = attributes.len() + fixed + exemplars.len();
@@ -121,7 +128,8 @@ impl Sheet {
 
     /// All points as batches; `own` is the number of the resource that the URL is of.
     pub(crate) fn finish(self, series: &Series, own: usize, url: Option<&Url<'_>>) -> Vec<Batch> {
-        let mut metrics: Vec<usize> = (0..self.points.len()).filter(|id| !self.points[*id].is_empty()).collect();
+        let mut metrics: Vec<usize> =
+            (0..self.points.len()).filter(|id| !self.points[*id].is_empty()).collect();
         let place = |id: &usize| {
             let home = series.metrics[*id].key.home;
             (series.homes[home].resource, home)
@@ -134,8 +142,7 @@ impl Sheet {
             let mut around = Encoder::new();
             let info = head.info.iter().map(|(name, value)| (&**name, &**value));
             write_resource(&mut around, &head.job, &head.instance, url.filter(|_| resource == own), info);
-            let around =
-                Around { home, resource: around.as_bytes(), scope: &series.homes[home].scope };
+            let around = Around { home, resource: around.as_bytes(), scope: &series.homes[home].scope };
             for &id in group {
                 let metric = &series.metrics[id];
                 let (name, unit, help) = (&*metric.key.name, &*metric.key.unit, &*metric.help);

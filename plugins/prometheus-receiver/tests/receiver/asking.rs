@@ -32,7 +32,9 @@ fn the_accept_header_is_that_of_prometheus() {
          text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
     );
     assert_eq!(
-        accept(json!({"scrape_protocols": ["PrometheusText0.0.4"], "metric_name_validation_scheme": "legacy"})),
+        accept(
+            json!({"scrape_protocols": ["PrometheusText0.0.4"], "metric_name_validation_scheme": "legacy"})
+        ),
         "text/plain;version=0.0.4;q=0.6,*/*;q=0.5"
     );
 }
@@ -105,15 +107,15 @@ fn extra_reports_are_there_where_they_are_asked_for() {
 #[test]
 fn settings_of_the_collector_are_taken() {
     let settings = json!({"report_extra_scrape_metrics": true, "config": {
-        "global": {"scrape_interval": "15s", "external_labels": {"dc": "x"}},
-        "scrape_configs": [{
-            "job_name": "a", "scrape_interval": "5s", "metrics_path": "/m", "scheme": "https", "params": {"x": ["y"]},
-            "static_configs": [{"targets": ["h:1"], "labels": {"env": "prod"}}],
-            "file_sd_configs": [{"files": ["*.json"]}], "relabel_configs": [{"action": "labelmap", "regex": "x"}],
-            "basic_auth": {"username": "u"}, "authorization": null, "tls_config": {"insecure_skip_verify": true},
-            "body_size_limit": "10MB", "honor_labels": true, "follow_redirects": false,
-            "metric_relabel_configs": [{"source_labels": ["__name__"], "regex": "go_.*", "action": "drop"}]
-        }]}});
+    "global": {"scrape_interval": "15s", "external_labels": {"dc": "x"}},
+    "scrape_configs": [{
+        "job_name": "a", "scrape_interval": "5s", "metrics_path": "/m", "scheme": "https", "params": {"x": ["y"]},
+        "static_configs": [{"targets": ["h:1"], "labels": {"env": "prod"}}],
+        "file_sd_configs": [{"files": ["*.json"]}], "relabel_configs": [{"action": "labelmap", "regex": "x"}],
+        "basic_auth": {"username": "u"}, "authorization": null, "tls_config": {"insecure_skip_verify": true},
+        "body_size_limit": "10MB", "honor_labels": true, "follow_redirects": false,
+        "metric_relabel_configs": [{"source_labels": ["__name__"], "regex": "go_.*", "action": "drop"}]
+    }]}});
     assert!(configure::<PrometheusReceiver>(&settings.to_string()).is_ok());
     let schema: Json =
         serde_json::from_str(PrometheusReceiver::describe().settings_schema).expect("the schema is JSON");
@@ -134,7 +136,10 @@ fn faults_of_settings_have_their_place() {
     };
     let at = |rest: &str| format!("/config/scrape_configs/{rest}");
     assert_eq!(faults(json!([{"job_name": "a", "honour_labels": true}])), [at("0/honour_labels")]);
-    assert_eq!(faults(json!([{"job_name": "a"}, {"job_name": "a"}, {}])), [at("1/job_name"), at("2/job_name")]);
+    assert_eq!(
+        faults(json!([{"job_name": "a"}, {"job_name": "a"}, {}])),
+        [at("1/job_name"), at("2/job_name")]
+    );
     assert_eq!(
         faults(json!([{
             "job_name": "a", "scrape_protocols": ["PrometheusText0.0.4", "x"], "scrape_timeout": "soon",

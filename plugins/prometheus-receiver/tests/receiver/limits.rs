@@ -39,7 +39,12 @@ fn more_labels_than_the_limits_fail_the_scrape() {
 #[test]
 fn the_legacy_scheme_refuses_other_names() {
     let body = "{\"my.metric\",\"a.b\"=\"1\"} 1\n";
-    assert!(Bench::new(json!({})).plain(body).points.starts_with("gauge \"my.metric\" type unknown\n  {a.b=\"1\"}"));
+    assert!(
+        Bench::new(json!({}))
+            .plain(body)
+            .points
+            .starts_with("gauge \"my.metric\" type unknown\n  {a.b=\"1\"}")
+    );
     let legacy = json!({"metric_name_validation_scheme": "legacy"});
     assert_eq!(up(legacy.clone(), body), 0.0);
     assert_eq!(up(legacy.clone(), "m{\"a.b\"=\"1\"} 1\n"), 0.0);

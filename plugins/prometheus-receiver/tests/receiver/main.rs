@@ -123,7 +123,8 @@ impl Scraped {
     }
 
     fn report(&self, name: &str) -> f64 {
-        let found: Vec<f64> = self.reports.iter().filter(|(known, _)| known == name).map(|(_, value)| *value).collect();
+        let found: Vec<f64> =
+            self.reports.iter().filter(|(known, _)| known == name).map(|(_, value)| *value).collect();
         let [value] = found[..] else { panic!("{name}: {:?}", self.reports) };
         value
     }

@@ -23,7 +23,8 @@ fn points_are_those_of_the_mapping() {
         let mut bench = Bench::new(json!({}));
         bench.target = target("http://h:1/metrics", &[("env", "prod")]);
         let mut metrics = Metrics::new(&bench.target.labels, Honor::Target, BEGIN);
-        let samples = family::read(body.as_bytes(), dialect, |family| metrics.add(&family)).expect("a good text");
+        let samples =
+            family::read(body.as_bytes(), dialect, |family| metrics.add(&family)).expect("a good text");
         let expected = text::of(metrics.finish(None).as_deref());
         let expected: Vec<&str> =
             expected.lines().filter(|line| line.starts_with("    ")).map(|line| &line[4..]).collect();
@@ -55,7 +56,9 @@ fn a_target_is_a_resource() {
     let other = "  scope \"lib\"\n    k = \"v\"\n    gauge \"g\" type unknown\n      \
         {dc=\"x\", env=\"prod\", exported_env=\"dev\", exported_job=\"j\"} time 1000000000000 value 1.0\n";
     assert!(text.contains(other), "{text}");
-    assert!(text.contains("gauge \"up\" type gauge\n      about \"The scraping was successful\"\n      {dc=\"x\", env=\"prod\"}"));
+    assert!(text.contains(
+        "gauge \"up\" type gauge\n      about \"The scraping was successful\"\n      {dc=\"x\", env=\"prod\"}"
+    ));
 }
 
 /// Scenario: federated series, with labels that the target has too, some of them empty; `honor_labels`.
@@ -119,7 +122,14 @@ fn samples_find_together_across_a_text() {
 /// Guarantees: nothing of the scrape is taken.
 #[test]
 fn one_bad_line_fails_the_scrape() {
-    for bad in ["x{", "x{a=\"1\",a=\"2\"} 1", "x 1 2 3", "# TYPE x nonsense", "x \u{1}", "# TYPE h histogram\nh_bucket 1"] {
+    for bad in [
+        "x{",
+        "x{a=\"1\",a=\"2\"} 1",
+        "x 1 2 3",
+        "# TYPE x nonsense",
+        "x \u{1}",
+        "# TYPE h histogram\nh_bucket 1",
+    ] {
         let mut bench = Bench::new(json!({}));
         let scraped = bench.plain(&format!("g 1\n{bad}\n"));
         assert_eq!((scraped.report("up"), &*scraped.points), (0.0, ""), "{bad}");

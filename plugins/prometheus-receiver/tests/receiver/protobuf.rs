@@ -67,7 +67,10 @@ fn a_job_gets_the_histograms_that_it_wants() {
     let few = json!({"scrape_native_histograms": true, "native_histogram_bucket_limit": 1});
     let failed = Bench::new(few).scrape(PROTOBUF, body());
     assert_eq!((failed.report("up"), &*failed.points), (0.0, ""));
-    assert!(points(json!({"scrape_native_histograms": true, "native_histogram_min_bucket_factor": 1.9})).contains("scale 0"));
+    assert!(
+        points(json!({"scrape_native_histograms": true, "native_histogram_min_bucket_factor": 1.9}))
+            .contains("scale 0")
+    );
 }
 
 /// Scenario: rules over the labels of a native histogram and over the buckets of a classic one; a target that then has nothing.
@@ -76,7 +79,10 @@ fn a_job_gets_the_histograms_that_it_wants() {
 fn rules_and_markers_know_protobuf_too() {
     let rules = json!([{"source_labels": ["le"], "regex": "0.5", "action": "drop"}, {"target_label": "b", "replacement": "2"}]);
     let classic = points(json!({"metric_relabel_configs": rules}));
-    assert!(classic.contains("{a=\"1\", b=\"2\"}") && classic.contains("buckets [3, 0] bounds [2.0]"), "{classic}");
+    assert!(
+        classic.contains("{a=\"1\", b=\"2\"}") && classic.contains("buckets [3, 0] bounds [2.0]"),
+        "{classic}"
+    );
     let native = points(json!({"metric_relabel_configs": rules, "scrape_native_histograms": true}));
     assert!(native.contains("{a=\"1\", b=\"2\"}") && native.contains("positive -1 [1, 2]"), "{native}");
     let mut bench = Bench::new(json!({"scrape_native_histograms": true}));

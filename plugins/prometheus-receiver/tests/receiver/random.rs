@@ -22,7 +22,9 @@ fn random_bodies_do_no_harm() {
     let rules = json!([{"source_labels": ["b"], "regex": "(.)(.*)", "target_label": "${1}x", "replacement": "$2"}, {"regex": "lab.*", "action": "labeldrop"}]);
     let mut benches = [
         Bench::new(json!({"scrape_native_histograms": true, "always_scrape_classic_histograms": true})),
-        Bench::new(json!({"metric_relabel_configs": rules, "honor_labels": true, "label_limit": 9, "track_timestamps_staleness": true})),
+        Bench::new(
+            json!({"metric_relabel_configs": rules, "honor_labels": true, "label_limit": 9, "track_timestamps_staleness": true}),
+        ),
     ];
     let (mut good, mut bad) = (0, 0);
     let until = Instant::now() + Duration::from_secs(1);
@@ -55,7 +57,11 @@ fn random_bodies_do_no_harm() {
     for mut bench in benches {
         bench.fetched(Err("timeout".to_owned()));
         let scraped = bench.plain("g{a=\"1\"} 1\n");
-        assert_eq!((scraped.counts(), scraped.points.matches("value 1.0").count()), ([1.0, 1.0, 1.0, 1.0], 1), "seed {seed}");
+        assert_eq!(
+            (scraped.counts(), scraped.points.matches("value 1.0").count()),
+            ([1.0, 1.0, 1.0, 1.0], 1),
+            "seed {seed}"
+        );
         assert_eq!(bench.plain("").points.matches("gone").count(), 1, "seed {seed}");
     }
 }

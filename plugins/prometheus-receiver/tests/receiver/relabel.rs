@@ -16,21 +16,57 @@ fn every_action_does_what_prometheus_does() {
     let body = "g{a=\"foo\",b=\"bar\",c=\"baz\"} 1\nother{a=\"x\",b=\"x\"} 2\n";
     let (foo, other) = ("{a=\"foo\", b=\"bar\", c=\"baz\"}", "{a=\"x\", b=\"x\"}");
     for (rule, first, second) in [
-        (json!({"source_labels": ["a"], "regex": "f(.*)", "target_label": "d", "replacement": "ch${1}-$1"}), "{a=\"foo\", b=\"bar\", c=\"baz\", d=\"choo-oo\"}", other),
-        (json!({"source_labels": ["a", "b"], "separator": "-", "target_label": "a"}), "{a=\"foo-bar\", b=\"bar\", c=\"baz\"}", "{a=\"x-x\", b=\"x\"}"),
-        (json!({"source_labels": ["a"], "regex": "foo", "target_label": "a", "replacement": ""}), "{b=\"bar\", c=\"baz\"}", other),
-        (json!({"source_labels": ["a"], "regex": "oo", "target_label": "a", "replacement": "part"}), foo, other),
-        (json!({"source_labels": ["a"], "regex": "(f)(.*)", "target_label": "t_$1", "replacement": "$2"}), "{a=\"foo\", b=\"bar\", c=\"baz\", t_f=\"oo\"}", other),
-        (json!({"target_label": "k", "replacement": "v"}), "{a=\"foo\", b=\"bar\", c=\"baz\", k=\"v\"}", "{a=\"x\", b=\"x\", k=\"v\"}"),
+        (
+            json!({"source_labels": ["a"], "regex": "f(.*)", "target_label": "d", "replacement": "ch${1}-$1"}),
+            "{a=\"foo\", b=\"bar\", c=\"baz\", d=\"choo-oo\"}",
+            other,
+        ),
+        (
+            json!({"source_labels": ["a", "b"], "separator": "-", "target_label": "a"}),
+            "{a=\"foo-bar\", b=\"bar\", c=\"baz\"}",
+            "{a=\"x-x\", b=\"x\"}",
+        ),
+        (
+            json!({"source_labels": ["a"], "regex": "foo", "target_label": "a", "replacement": ""}),
+            "{b=\"bar\", c=\"baz\"}",
+            other,
+        ),
+        (
+            json!({"source_labels": ["a"], "regex": "oo", "target_label": "a", "replacement": "part"}),
+            foo,
+            other,
+        ),
+        (
+            json!({"source_labels": ["a"], "regex": "(f)(.*)", "target_label": "t_$1", "replacement": "$2"}),
+            "{a=\"foo\", b=\"bar\", c=\"baz\", t_f=\"oo\"}",
+            other,
+        ),
+        (
+            json!({"target_label": "k", "replacement": "v"}),
+            "{a=\"foo\", b=\"bar\", c=\"baz\", k=\"v\"}",
+            "{a=\"x\", b=\"x\", k=\"v\"}",
+        ),
         (json!({"source_labels": ["a"], "regex": "foo|bar", "action": "keep"}), foo, ""),
         (json!({"source_labels": ["a"], "regex": "fo.", "action": "drop"}), "", other),
         (json!({"source_labels": ["a"], "target_label": "b", "action": "keepequal"}), "", other),
         (json!({"source_labels": ["a"], "target_label": "b", "action": "dropequal"}), foo, ""),
-        (json!({"source_labels": ["c"], "target_label": "d", "action": "hashmod", "modulus": 1000}), "{a=\"foo\", b=\"bar\", c=\"baz\", d=\"976\"}", "{a=\"x\", b=\"x\", d=\"958\"}"),
-        (json!({"regex": "(b|c)", "action": "labelmap", "replacement": "bar_${1}"}), "{a=\"foo\", b=\"bar\", bar_b=\"bar\", bar_c=\"baz\", c=\"baz\"}", "{a=\"x\", b=\"x\", bar_b=\"x\"}"),
+        (
+            json!({"source_labels": ["c"], "target_label": "d", "action": "hashmod", "modulus": 1000}),
+            "{a=\"foo\", b=\"bar\", c=\"baz\", d=\"976\"}",
+            "{a=\"x\", b=\"x\", d=\"958\"}",
+        ),
+        (
+            json!({"regex": "(b|c)", "action": "labelmap", "replacement": "bar_${1}"}),
+            "{a=\"foo\", b=\"bar\", bar_b=\"bar\", bar_c=\"baz\", c=\"baz\"}",
+            "{a=\"x\", b=\"x\", bar_b=\"x\"}",
+        ),
         (json!({"regex": "(b.*|c)", "action": "labeldrop"}), "{a=\"foo\"}", "{a=\"x\"}"),
         (json!({"regex": "a|__name__|job|instance", "action": "labelkeep"}), "{a=\"foo\"}", "{a=\"x\"}"),
-        (json!({"source_labels": ["a"], "target_label": "a", "action": "uppercase"}), "{a=\"FOO\", b=\"bar\", c=\"baz\"}", "{a=\"X\", b=\"x\"}"),
+        (
+            json!({"source_labels": ["a"], "target_label": "a", "action": "uppercase"}),
+            "{a=\"FOO\", b=\"bar\", c=\"baz\"}",
+            "{a=\"X\", b=\"x\"}",
+        ),
         (json!({"source_labels": ["a"], "target_label": "a", "action": "Lowercase"}), foo, other),
     ] {
         let points = points(json!([rule]), body);
@@ -56,7 +92,9 @@ fn a_name_is_a_label_and_so_is_a_bound() {
     assert_eq!((failed.report("up"), &*failed.points), (0.0, ""));
     let thin = json!([{"source_labels": ["__name__", "le"], "regex": "h_bucket;(1|2)", "action": "drop"}]);
     let mut bench = Bench::new(json!({"metric_relabel_configs": thin}));
-    let scraped = bench.plain("# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"2\"} 2\nh_bucket{le=\"3\"} 3\nh_count 4\n");
+    let scraped = bench.plain(
+        "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"2\"} 2\nh_bucket{le=\"3\"} 3\nh_count 4\n",
+    );
     assert_eq!(
         scraped.points,
         "histogram cumulative \"h\" type histogram\n  {} time 1000000000000 count 4 buckets [3, 1] bounds [3.0]\n"

@@ -51,7 +51,9 @@ fn vectors() -> Option<PathBuf> {
 /// All good bodies, with their types.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     let Some(vectors) = vectors() else { return Vec::new() };
-    GOOD.iter().map(|(file, content_type)| (*content_type, fs::read(vectors.join(file)).expect(file))).collect()
+    GOOD.iter()
+        .map(|(file, content_type)| (*content_type, fs::read(vectors.join(file)).expect(file)))
+        .collect()
 }
 
 /// Scenario: every body of a real target; and its series being gone.
@@ -73,7 +75,10 @@ fn a_body_of_a_real_target_is_taken() {
         }
         let gone = bench.fetched(Err("timeout".to_owned()));
         assert_eq!(gone.points.matches(" gone\n").count(), points, "{file}");
-        assert!(gone.points.lines().all(|line| !line.starts_with("  {") || line.ends_with(" gone")), "{file}");
+        assert!(
+            gone.points.lines().all(|line| !line.starts_with("  {") || line.ends_with(" gone")),
+            "{file}"
+        );
     }
 }
 
@@ -105,7 +110,8 @@ fn lines_are_bad(body: &[u8]) -> bool {
     let Ok(mut reader) = Reader::new(body, Dialect::OpenMetrics) else { return true };
     loop {
         match reader.next() {
-            Ok(Some(Record::Sample(_) | Record::Help { .. } | Record::Type { .. } | Record::Unit { .. })) => {}
+            Ok(Some(Record::Sample(_) | Record::Help { .. } | Record::Type { .. } | Record::Unit { .. })) => {
+            }
             Ok(None) => return false,
             Err(_) => return true,
         }
@@ -166,8 +172,11 @@ fn the_scraper_agrees_with_the_mapping() {
         let (request, _) = weir_prometheus::to_otlp(&body, format, &[], crate::BEGIN).expect(file);
         let mapped = text::of(request.as_deref());
         let points = |text: &str| {
-            let mut lines: Vec<String> =
-                text.lines().filter(|line| line.contains("} time")).map(|line| line.trim().to_owned()).collect();
+            let mut lines: Vec<String> = text
+                .lines()
+                .filter(|line| line.contains("} time"))
+                .map(|line| line.trim().to_owned())
+                .collect();
             lines.sort();
             lines
         };

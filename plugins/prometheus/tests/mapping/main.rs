@@ -26,7 +26,8 @@ fn mapped(text: &str) -> (String, Vec<(&'static str, u64)>) {
     let (body, dropped) =
         to_otlp(text.as_bytes(), Format::Text(dialect(text)), &[], TIME).expect("a good text");
     let text = text::of(body.as_deref());
-    let metrics: Vec<&str> = text.lines().filter(|line| line.starts_with("    ")).map(|line| &line[4..]).collect();
+    let metrics: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("    ")).map(|line| &line[4..]).collect();
     (metrics.join("\n"), dropped)
 }
 
@@ -38,7 +39,8 @@ fn one(kind: Kind, value: Value) -> (String, Vec<(&'static str, u64)>) {
     metrics.add(&family);
     let dropped = metrics.dropped().iter().map(|(reason, count)| (*reason, *count)).collect();
     let text = text::of(metrics.finish(None).as_deref());
-    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("      ")).map(str::trim_start).collect();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("      ")).map(str::trim_start).collect();
     (lines.join("\n"), dropped)
 }
 
@@ -238,7 +240,11 @@ fn a_native_histogram_is_exponential() {
     let point = "{} time 7 count 4 sum 9.0 buckets [1, 0, 3] bounds [1.0, 2.5]";
     assert_eq!(one(Kind::Histogram, Value::Native(Box::new(custom.clone()))).0, point);
     for (native, kind, reason) in [
-        (Native { is_float: true, ..native.clone() }, Kind::Histogram, "a native histogram of floats, which OTLP has not"),
+        (
+            Native { is_float: true, ..native.clone() },
+            Kind::Histogram,
+            "a native histogram of floats, which OTLP has not",
+        ),
         (Native { schema: 9, ..native.clone() }, Kind::Histogram, "a native histogram of an unknown schema"),
         (native.clone(), Kind::GaugeHistogram, "a gauge histogram, which OTLP has not"),
         (
@@ -257,7 +263,8 @@ fn a_native_histogram_is_exponential() {
 /// Guarantees: neighbours are joined, schema by schema; a limit that can't be met is said to be.
 #[test]
 fn a_native_histogram_is_made_coarser() {
-    let fine = Native { schema: 2, positive: vec![(-3, 1), (-2, 2), (1, 4), (2, 8), (3, 16)], ..Native::default() };
+    let fine =
+        Native { schema: 2, positive: vec![(-3, 1), (-2, 2), (1, 4), (2, 8), (3, 16)], ..Native::default() };
     let mut two = fine.clone();
     assert!(two.coarsen(Some(3), 0.0));
     assert_eq!((two.schema, two.positive), (1, vec![(-1, 3), (1, 12), (2, 16)]));
@@ -274,7 +281,8 @@ fn a_native_histogram_is_made_coarser() {
 #[test]
 fn labels_go_where_they_belong() {
     let target = labels(&[("env", "prod"), ("instance", "h:1"), ("job", "shop")]);
-    let text = "# TYPE target info\ntarget_info{version=\"2\",service.name=\"no\"} 1\n".replace("service.name", "service_name")
+    let text = "# TYPE target info\ntarget_info{version=\"2\",service.name=\"no\"} 1\n"
+        .replace("service.name", "service_name")
         + "g{job=\"own\",exported_job=\"x\",a=\"\"} 1\n\
            g{otel_scope_name=\"lib\",otel_scope_version=\"1.0\",otel_scope_k=\"v\"} 2\n# EOF\n";
     let mut honored = [Honor::Target, Honor::Exposed].map(|honor| {
@@ -293,7 +301,10 @@ fn labels_go_where_they_belong() {
          scope \"lib\" \"1.0\"\n    k = \"v\"\n    gauge \"g\" type unknown\n      {env=\"prod\"} time 7 value 2.0\n"
     );
     let own = honored[1].split("resource\n").nth(1).expect("another resource");
-    assert!(own.contains("service.name = \"own\"") && own.contains("{env=\"prod\", exported_job=\"x\"}"), "{own}");
+    assert!(
+        own.contains("service.name = \"own\"") && own.contains("{env=\"prod\", exported_job=\"x\"}"),
+        "{own}"
+    );
 }
 
 /// Scenario: URLs with and without a port, with an address of IPv6, one that is none.

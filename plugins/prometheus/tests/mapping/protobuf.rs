@@ -140,9 +140,7 @@ fn a_histogram_is_read_as_what_is_wanted() {
 /// Guarantees: the body is refused with the family's number, and a claim costs nothing.
 #[test]
 fn what_is_claimed_is_not_believed() {
-    let histogram = |write: fn(&mut Encoder)| {
-        family("h", 4, |metric| metric.message(7, write))
-    };
+    let histogram = |write: fn(&mut Encoder)| family("h", 4, |metric| metric.message(7, write));
     let bad: [(Vec<u8>, &str); 9] = [
         (
             histogram(|out| {

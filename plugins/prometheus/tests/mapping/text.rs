@@ -61,7 +61,8 @@ fn lines(text: &mut String, depth: usize, attributes: KeyValues<'_>) {
 }
 
 fn metric(text: &mut String, metric: &MetricView<'_>) {
-    let temporality = |number: i32| ["unspecified", "delta", "cumulative"][usize::try_from(number).expect("small")];
+    let temporality =
+        |number: i32| ["unspecified", "delta", "cumulative"][usize::try_from(number).expect("small")];
     let head = match &metric.data {
         MetricData::Empty => "empty".to_owned(),
         MetricData::Gauge(_) => "gauge".to_owned(),
