@@ -417,3 +417,118 @@ impl<'s> Gone<'s> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { series: 1_000, bytes: 100_000 };
+
+    fn metric(series: &mut Series, name: &str) -> usize {
+        let home = series.home("job", "instance", b"scope");
+        let (name, unit) = (name.to_owned(), String::new());
+        let key = MetricKey { home, name, unit, shape: Shape::Gauge, kind: Kind::Gauge as u8 };
+        series.metric(key, Kind::Gauge, "about")
+    }
+
+    fn see(series: &mut Series, name: &str, attributes: &[u8], room: &mut Room) -> Seen {
+        let metric = metric(series, name);
+        let sight = Sight { metric, samples: 1, layout: 0, is_marked: true };
+        series.see(series.hash(metric, attributes), sight, attributes, room)
+    }
+
+    /// Names and attributes of those that are gone; `most` of them have room.
+    fn gone(series: &mut Series, is_good: bool, most: usize) -> Vec<String> {
+        let names: Vec<String> = series.metrics.iter().map(|metric| metric.key.name.clone()).collect();
+        let mut found = Vec::new();
+        let mark = |gone: Gone<'_>| {
+            let has_room = found.len() < most;
+            if has_room {
+                found.push(format!("{} {}", names[gone.metric], String::from_utf8_lossy(gone.attributes)));
+            }
+            has_room
+        };
+        if is_good {
+            series.sweep(mark)
+        } else {
+            series.sweep_all(mark)
+        }
+        series.compact();
+        found.sort();
+        found
+    }
+
+    /// Scenario: more series than there is room for, by number and by bytes; then one that was there.
+    /// Guarantees: those beyond are refused, what was there is still known.
+    #[test]
+    fn there_is_no_series_without_room() {
+        for mut room in [Room { series: 2, bytes: 100 }, Room { series: 9, bytes: 2 }] {
+            let mut series = Series::default();
+            series.begin();
+            assert_eq!(see(&mut series, "a", b"1", &mut room), Seen::More(1));
+            assert_eq!(see(&mut series, "a", b"2", &mut room), Seen::More(1));
+            assert_eq!(see(&mut series, "a", b"3", &mut room), Seen::Full);
+            assert_eq!(see(&mut series, "a", b"1", &mut room), Seen::Twice);
+            assert_eq!(gone(&mut series, true, 9), Vec::<String>::new());
+            series.begin();
+            assert_eq!(see(&mut series, "a", b"1", &mut room), Seen::More(0));
+            let (before, _) = (series.held(), gone(&mut series, true, 9));
+            let room = room.after(before, series.held());
+            assert_eq!(series.held(), (1, 2));
+            assert!(room.series > 0);
+        }
+    }
+
+    /// Scenario: five series that go, with room for two markers in a scrape; one of those that wait comes back.
+    /// Guarantees: each that is gone has its marker once, in a later scrape, and the one that is back has none.
+    #[test]
+    fn a_marker_without_room_waits() {
+        for is_good in [true, false] {
+            let mut series = Series::default();
+            let mut room = ROOM;
+            series.begin();
+            for attributes in [b"1", b"2", b"3", b"4", b"5"] {
+                see(&mut series, "a", attributes, &mut room);
+            }
+            gone(&mut series, true, 9);
+            series.begin();
+            let mut told = gone(&mut series, is_good, 2);
+            assert_eq!(told.len(), 2);
+            series.begin();
+            let back = [b"1", b"2", b"3", b"4", b"5"]
+                .into_iter()
+                .find(|attributes| !told.contains(&format!("a {}", String::from_utf8_lossy(*attributes))));
+            let back = back.expect("three are waiting");
+            see(&mut series, "a", back, &mut room);
+            told.extend(gone(&mut series, true, 9));
+            told.sort();
+            told.dedup();
+            assert_eq!(told.len(), 4, "{told:?}");
+            series.begin();
+            assert_eq!(gone(&mut series, true, 9), [format!("a {}", String::from_utf8_lossy(back))]);
+            assert_eq!(series.held().0, 0);
+        }
+    }
+
+    /// Scenario: one series that stays beside thousands of metrics, each of which is there once.
+    /// Guarantees: what is held does not grow, and the one that stays is never said to be gone.
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let mut series = Series::default();
+        let mut room = ROOM;
+        for round in 0..3_000 {
+            series.begin();
+            let before = series.held();
+            assert_eq!(see(&mut series, "stays", b"s", &mut room), Seen::More(usize::from(round == 0)));
+            let name = format!("m{round}");
+            assert_eq!(see(&mut series, &name, b"once", &mut room), Seen::More(1));
+            let told = gone(&mut series, true, 9);
+            let expected = (round > 0).then(|| format!("m{} once", round - 1));
+            assert_eq!(told, Vec::from_iter(expected));
+            room = ROOM.after((0, 0), series.held());
+            assert!(series.metrics.len() <= 2 * UNUSED_METRICS_MAX + 2 && series.held().1 < 64, "{before:?}");
+            assert_eq!(series.ids.len(), series.metrics.len());
+        }
+        assert_eq!((series.homes.len(), series.resources.len()), (1, 1));
+    }
+}

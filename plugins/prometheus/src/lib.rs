@@ -38,8 +38,11 @@ pub enum Format {
     Protobuf,
 }
 
-/// One body as an `ExportMetricsServiceRequest`, native histograms as exponential ones: nothing for no points; and the points
-/// that are not in it, by reason. `labels` are the target's, `time` is when it was fetched, in nanoseconds since the Unix epoch.
+/// A request, where there are points for one, and the points that are not in it, by reason.
+pub type Mapped = (Option<Vec<u8>>, Vec<(&'static str, u64)>);
+
+/// One body as an `ExportMetricsServiceRequest`, native histograms as exponential ones. `labels` are the target's, `time` is when it
+/// was fetched, in nanoseconds since the Unix epoch.
 ///
 /// # Errors
 /// Where the body is at fault and in what way; nothing of it is taken then.
@@ -48,7 +51,7 @@ pub fn to_otlp(
     format: Format,
     labels: &[(String, String)],
     time: u64,
-) -> Result<(Option<Vec<u8>>, Vec<(&'static str, u64)>), String> {
+) -> Result<Mapped, String> {
     let mut metrics = otlp::Metrics::new(labels, otlp::Honor::Target, time);
     match format {
         Format::Text(dialect) => family::read(body, dialect, |family| metrics.add(&family))

@@ -59,6 +59,9 @@ struct Resource {
     scopes: BTreeMap<Vec<u8>, Encoder>,
 }
 
+/// Where points of one metric belong: `job` and `instance`, the scope, what they are.
+type Place = ((String, String), Vec<u8>, Shape);
+
 /// Where a point belongs, and what is left of its labels.
 struct Placed {
     resource: (String, String),
@@ -92,7 +95,7 @@ impl<'t> Metrics<'t> {
         if family.name == TARGET_INFO {
             return family.points.iter().for_each(|point| self.describe(point));
         }
-        let mut points: BTreeMap<((String, String), Vec<u8>, Shape), Encoder> = BTreeMap::new();
+        let mut points: BTreeMap<Place, Encoder> = BTreeMap::new();
         for point in &family.points {
             let placed = self.place(&point.labels);
             let shape = Shape::of(family.kind, &point.value);

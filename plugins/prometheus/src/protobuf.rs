@@ -225,6 +225,9 @@ fn read_doubles(message: &[u8]) -> Result<[f64; 2], Broken> {
     Ok(read)
 }
 
+/// Spans, and what each bucket counts more than the one before.
+type Side = (Vec<(i32, u32)>, Vec<i64>);
+
 /// What is collected of a histogram before it is known what it is.
 #[derive(Default)]
 struct Parts {
@@ -237,16 +240,15 @@ struct Parts {
     exemplars: Vec<Exemplar>,
     /// Of the whole.
     own_exemplars: Vec<Exemplar>,
-    /// Spans, and what each bucket counts more than the one before; below and above zero.
-    sides: [(Vec<(i32, u32)>, Vec<i64>); 2],
+    /// Below and above zero.
+    sides: [Side; 2],
 }
 
+/// Classic buckets with their exemplars.
+type Classic = (Histogram, Vec<Exemplar>);
+
 /// Sets a point's value; returns the classic buckets where they are wanted beside it.
-fn read_histogram(
-    message: &[u8],
-    wanted: Wanted,
-    point: &mut Point,
-) -> Result<Option<(Histogram, Vec<Exemplar>)>, Broken> {
+fn read_histogram(message: &[u8], wanted: Wanted, point: &mut Point) -> Result<Option<Classic>, Broken> {
     let mut parts = Parts::default();
     let mut fields = Reader::new(message);
     while let Some(field) = fields.next()? {
