@@ -70,8 +70,8 @@ impl Scheme {
                         '_' => out.push_str("__"),
                         char if takes(char, at, is_metric) => out.push(char),
                         char => {
-                            // Writing to a string does not fail.
-                            let _ = write!(out, "_{:x}_", u32::from(char));
+                            write!(out, "_{:x}_", u32::from(char))
+                                .expect("writing to a string does not fail");
                         }
                     }
                 }
@@ -111,7 +111,7 @@ pub(crate) fn push_label(out: &mut String, name: &str, value: &str) {
 pub(crate) fn push_escaped(out: &mut String, text: &str, is_quoted: bool) {
     let mut rest = text;
     let is_special = |byte: &u8| matches!(byte, b'\\' | b'\n') || (is_quoted && *byte == b'"');
-    while let Some(at) = rest.as_bytes().iter().position(|byte| is_special(byte)) {
+    while let Some(at) = rest.as_bytes().iter().position(is_special) {
         out.push_str(&rest[..at]);
         out.push_str(match rest.as_bytes()[at] {
             b'\\' => "\\\\",

@@ -71,8 +71,7 @@ fn float(out: &mut String, value: f64, is_canonical: bool) {
 }
 
 fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = out.write_fmt(text);
+    out.write_fmt(text).expect("writing to a string does not fail");
 }
 
 #[cfg(test)]

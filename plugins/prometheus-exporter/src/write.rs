@@ -255,7 +255,7 @@ impl Samples<'_> {
             }
             self.sample(around, "", Some(("quantile", *quantile)), None, |out| number::value(out, *value));
         }
-        if is_open && !(held.sum >= 0.0) {
+        if is_open && (held.sum < 0.0 || held.sum.is_nan()) {
             *self.left_out += 1;
         } else {
             self.sample(around, "_sum", None, None, |out| number::value(out, held.sum));

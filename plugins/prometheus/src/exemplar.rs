@@ -60,8 +60,7 @@ pub fn read(view: &ExemplarView<'_>, strategy: Strategy) -> Option<Exemplar> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
         text
     })
 }

@@ -66,7 +66,9 @@ fn shown(family: &Family, point: &Point, dialect: Dialect, is_page: bool) -> Opt
     };
     let value = match &point.value {
         Value::Number(number) if number.to_bits() == STALE_NAN => return None,
-        Value::Number(number) if kind == Kind::Counter && is_open && !(*number >= 0.0) => return None,
+        Value::Number(number) if kind == Kind::Counter && is_open && (*number < 0.0 || number.is_nan()) => {
+            return None;
+        }
         Value::Number(number) => format!("{number}"),
         Value::Histogram(histogram) => {
             let mut buckets = histogram.buckets.clone();
@@ -87,7 +89,9 @@ fn shown(family: &Family, point: &Point, dialect: Dialect, is_page: bool) -> Opt
             let mut quantiles = summary.quantiles.clone();
             quantiles.sort_by(|left, right| left.0.total_cmp(&right.0));
             if is_open {
-                quantiles.retain(|(quantile, value)| (0.0..=1.0).contains(quantile) && !(*value < 0.0));
+                quantiles.retain(|(quantile, value)| {
+                    (0.0..=1.0).contains(quantile) && (*value >= 0.0 || value.is_nan())
+                });
             }
             let sum = summary.sum.unwrap_or(0.0);
             format!("{quantiles:?} {} {sum}", summary.count?)
