@@ -1,5 +1,7 @@
 //! Labels of a series, made of attributes: sorted, each name once, no value empty.
 
+use std::borrow::Cow;
+
 use weir_guest::json::JsonWriter;
 use weir_guest::text;
 use weir_guest::wire::otlp::AnyValue;
@@ -103,14 +105,14 @@ impl Labels {
         value: &AnyValue<'_>,
         scratch: &mut JsonWriter,
     ) -> Result<(), Reason> {
-        let key = String::from_utf8_lossy(key);
+        let key = text_of(key);
         let value = value_of(value, scratch)?;
         let is_fixed = !prefix.is_empty();
         let write = |out: &mut String| {
             out.push_str(prefix);
             names::label(strategy, &key, out);
         };
-        self.push(write, Some(&key), &String::from_utf8_lossy(value), is_fixed)
+        self.push(write, Some(&key), &text_of(value), is_fixed)
     }
 
     fn push(
@@ -249,6 +251,11 @@ impl Span {
     const fn len(self) -> u32 {
         self.end - self.start
     }
+}
+
+/// Bytes as text. Nearly all are UTF-8, and those are checked many at a time.
+fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// The text of an attribute's value.

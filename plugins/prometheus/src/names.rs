@@ -121,15 +121,16 @@ pub fn metric(strategy: Strategy, namespace: &str, name: &str, unit: &str, instr
 
 /// Runs of characters that a name may not have, and of underscores, as one underscore.
 fn escaped(text: &str, takes_colons: bool, out: &mut String) {
-    let mut is_run = false;
-    for byte in text.bytes() {
-        // Bytes of other characters than ASCII are a run, too.
-        if byte.is_ascii_alphanumeric() || (takes_colons && byte == b':') {
-            out.push(byte as char);
-            is_run = false;
-        } else if !is_run {
+    let stays = |byte: u8| byte.is_ascii_alphanumeric() || (takes_colons && byte == b':');
+    let mut rest = text;
+    while !rest.is_empty() {
+        // Both cuts are beside ASCII or at an end, so they are between characters: bytes of others are a run, too.
+        let kept = rest.bytes().position(|byte| !stays(byte)).unwrap_or(rest.len());
+        out.push_str(&rest[..kept]);
+        rest = &rest[kept..];
+        if !rest.is_empty() {
             out.push('_');
-            is_run = true;
+            rest = &rest[rest.bytes().position(stays).unwrap_or(rest.len())..];
         }
     }
 }

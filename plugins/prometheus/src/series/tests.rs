@@ -147,9 +147,8 @@ fn each_kind_of_data_has_its_kind() {
             "Gauge said{} 5 @7",
         ]
     );
-    let dropped = [("name", 1), ("temporality", 3), ("unwanted", 1)];
     assert_eq!((read.points, read.rejected()), (18, 5));
-    assert_eq!(read.dropped, dropped.into());
+    assert_eq!(read.dropped, [("name", 1), ("temporality", 3), ("unwanted", 1)].into());
 }
 
 /// Scenario: a resource and a scope with all that they may have, points with clashing attributes; the options that add and
