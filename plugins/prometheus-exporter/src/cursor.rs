@@ -129,6 +129,11 @@ impl Cursor {
     /// Writes what stands before a family's series.
     fn begin(&mut self, page: &Page, name: &str, family: &Family, out: &mut String) {
         let face = Face::of(name, family.kind, self.style, |name| page.is_taken(name));
+        if self.style.is_open() && page.is_start_of_another(name) {
+            self.left_out += family.series.len() as u64;
+            self.at = Some(At::behind(name, face));
+            return;
+        }
         if self.may_clash() {
             if face.names().any(|name| self.taken.contains(&name)) {
                 self.left_out += family.series.len() as u64;

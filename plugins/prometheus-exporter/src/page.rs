@@ -138,6 +138,15 @@ impl Page {
         self.state.claims.contains(name)
     }
 
+    /// Whether OpenMetrics gives this name to a sample of another family: since when a histogram or a summary counts.
+    pub(crate) fn is_start_of_another(&self, name: &str) -> bool {
+        let stem = name.strip_suffix("_created").and_then(|stem| self.state.names.get(stem));
+        let family = stem.and_then(|place| self.state.families.get(*place)?.as_ref());
+        family.is_some_and(|family| {
+            matches!(family.kind, Kind::Histogram | Kind::GaugeHistogram | Kind::Summary)
+        })
+    }
+
     /// Whether a series is still on the page.
     pub(crate) fn is_alive(&self, series: &Series, now: u64) -> bool {
         now.saturating_sub(series.seen) <= self.limits.expiration
@@ -256,11 +265,11 @@ impl Family {
     }
 }
 
-/// The names that samples of a family have, in any format.
+/// The names that samples of a family have, in any format; but for `_created`, which is in OpenMetrics alone.
 fn claimed(kind: Kind, name: &str) -> impl Iterator<Item = Box<str>> {
     let suffixes: &[&str] = match kind {
-        Kind::Histogram | Kind::GaugeHistogram => &["", "_bucket", "_count", "_sum", "_created"],
-        Kind::Summary => &["", "_count", "_sum", "_created"],
+        Kind::Histogram | Kind::GaugeHistogram => &["", "_bucket", "_count", "_sum"],
+        Kind::Summary => &["", "_count", "_sum"],
         Kind::Unknown | Kind::Counter | Kind::Gauge | Kind::Info | Kind::StateSet => &[""],
     };
     suffixes.iter().map(move |suffix| format!("{name}{suffix}").into())

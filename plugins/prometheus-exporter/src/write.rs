@@ -40,7 +40,7 @@ pub(crate) struct Face {
 }
 
 impl Style {
-    const fn is_open(self) -> bool {
+    pub(crate) const fn is_open(self) -> bool {
         matches!(self.format.dialect, Dialect::OpenMetrics)
     }
 

@@ -92,7 +92,7 @@ fn names_have_one_owner() {
             &described("two"),
             &metric("g", 9, 2, &[&buckets]),
             &metric("h_count", 5, 0, &[&point, &point]),
-            &metric("h_created", 5, 0, &[&point]),
+            &metric("h_sum", 5, 0, &[&point]),
             &metric("weir_page_series", 5, 0, &[&point]),
             &metric("g_total", 7, 2, &[&point]),
         ]),
@@ -153,4 +153,17 @@ fn a_page_full_of_ordinary_series_fits() {
     }
     assert_eq!(absorb(100_000), 10_000);
     assert!(text(&mut exporter, "", 1).contains("weir_page_series 100000\n"));
+}
+
+/// Scenario: a histogram and, as Prometheus' clients write it in the plain text, a gauge that says since when it counts.
+/// Guarantees: both are on the plain page; in OpenMetrics, where the name is the histogram's, the gauge is left out.
+#[test]
+fn a_gauge_that_is_the_start_of_a_histogram_is_on_the_plain_page() {
+    let mut exporter = exporter("{}");
+    let (point, buckets) = (number(0, 1, 7.0), histogram(0, 1, &[], &[1], None));
+    let both = batch(&[&metric("h", 9, 2, &[&buckets]), &metric("h_created", 5, 0, &[&point])]);
+    assert_eq!(exporter.absorb_at(&both, 1), Outcome::Accepted);
+    assert!(text(&mut exporter, "", 1).contains("# TYPE h_created gauge\nh_created 7\n"));
+    let page = text(&mut exporter, "application/openmetrics-text", 1);
+    assert!(page.contains("# TYPE h histogram") && !page.contains("h_created"), "{page}");
 }

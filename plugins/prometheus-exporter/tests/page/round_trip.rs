@@ -96,6 +96,7 @@ fn shown(family: &Family, point: &Point, dialect: Dialect, is_page: bool) -> Opt
             let sum = summary.sum.unwrap_or(0.0);
             format!("{quantiles:?} {} {sum}", summary.count?)
         }
+        Value::Native(_) => unreachable!("texts have no native histograms"),
     };
     let start = point.start.filter(|_| is_open && kind != Kind::Unknown).map(|start| start / 1_000_000);
     let exemplars = point.exemplars.iter().filter(|_| is_open).map(exemplar).collect();
