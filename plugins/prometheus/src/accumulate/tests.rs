@@ -1,3 +1,5 @@
+//! Deltas that follow each other, and histograms that are merged.
+
 use weir_guest::wire::Encoder;
 use weir_guest::wire::otlp::View;
 

@@ -1,3 +1,5 @@
+//! Each kind of data as series; what is hostile.
+
 use weir_guest::wire::Encoder;
 
 use super::*;
