@@ -209,14 +209,25 @@ pub(crate) fn weir_config(
     )
 }
 
-/// A configuration with everything that Weir has with it: what an idle agent holds in memory.
+/// A configuration with everything that an agent may have, six bundled plugins among it: what it holds in memory while idle.
 pub(crate) fn everything_config(entry: SocketAddr, sink: SocketAddr, folder: &Path) -> String {
-    let [http, census, zipkin] = [free_address(), free_address(), free_address()];
+    let [http, census, zipkin, jaeger, page] = std::array::from_fn(|_| free_address());
     format!(
-        "receivers:\n  otlp: {{protocols: {{grpc: {{endpoint: {entry}}}, http: {{endpoint: {http}}}}}}}\n  \
-         opencensus: {{endpoint: {census}}}\n  zipkin: {{endpoint: {zipkin}}}\nexporters:\n  otlp: {{endpoint: 'http://{sink}'}}\n  \
-         zipkin: {{endpoint: 'http://{sink}/api/v2/spans'}}\n{}  pipelines:\n    \
-         traces: {{receivers: [otlp, opencensus, zipkin], exporters: [otlp, zipkin]}}\n",
+        "receivers:
+  otlp: {{protocols: {{grpc: {{endpoint: {entry}}}, http: {{endpoint: {http}}}}}}}
+  opencensus: {{endpoint: {census}}}
+  zipkin: {{endpoint: {zipkin}}}
+  jaeger: {{protocols: {{thrift_http: {{endpoint: {jaeger}}}}}}}
+  prometheus: {{config: {{scrape_configs: [{{job_name: idle, scrape_interval: 1h, static_configs: [{{targets: ['{sink}']}}]}}]}}}}
+exporters:
+  otlp: {{endpoint: 'http://{sink}'}}
+  otlp_http: {{endpoint: 'http://{sink}'}}
+  zipkin: {{endpoint: 'http://{sink}/api/v2/spans'}}
+  prometheus: {{endpoint: {page}}}
+{}  pipelines:
+    traces: {{receivers: [otlp, opencensus, zipkin, jaeger], exporters: [otlp, otlp_http, zipkin]}}
+    metrics: {{receivers: [otlp, prometheus], exporters: [prometheus]}}
+",
         service(Storage::Disk, folder),
     )
 }

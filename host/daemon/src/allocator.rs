@@ -29,6 +29,15 @@ pub(crate) fn give_back() {
     collect();
 }
 
+/// Whether memory that is touched from now on comes in small pages even where the heap would have huge ones, of 2 MiB each. What
+/// a start allocates is spread over the heap, and would keep many of them resident for as long as the process lives; under
+/// load they are worth having. A system that does not know the request has no huge pages either.
+pub(crate) fn keep_pages_small(small: bool) {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(small) {
+        tracing::debug!(%error, small, "huge pages stay as they are");
+    }
+}
+
 #[expect(unsafe_code, reason = "the allocator's crate has no safe way to say it")]
 fn collect() {
     // SAFETY: it takes no pointer and may be called on any thread at any time (mimalloc, extended functions).

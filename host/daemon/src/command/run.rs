@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::supervisor::{READY, STOPPING, Supervisor};
 use super::{Failure, complain};
-use crate::allocator::give_back;
+use crate::allocator::{give_back, keep_pages_small};
 use crate::assembly::{CompiledCode, Daemon, Foundation, Triggers};
 use crate::bundled::BUNDLED;
 use crate::config::{self, Config, Draft, LogFormat, Report};
@@ -40,6 +40,7 @@ pub(super) fn listen_for_hangup() -> io::Result<Signal> {
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) fn run(file: Option<&Path>, hangup: io::Result<Signal>) -> Result<ExitCode, Failure> {
     let hangup = hangup.context("listen for signals")?;
+    keep_pages_small(true);
     let mut runtime = Builder::new_multi_thread();
     let runtime = runtime.enable_all().on_thread_park(give_back).build().context("start the runtime")?;
     let triggers = Triggers::listen(hangup, file);
@@ -97,6 +98,7 @@ async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failu
     let mut signals = Signals::listen().context("listen for signals")?;
     let mut running = tokio::spawn(daemon.run(stop.clone(), triggers));
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
+    keep_pages_small(false);
     supervisor.tell(READY);
     let ended = loop {
         tokio::select! {
