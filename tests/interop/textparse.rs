@@ -1,4 +1,5 @@
-//! Our reader of Prometheus' texts beside the parser of Prometheus 3, text by text.
+//! Our reader of Prometheus' texts beside the parser of Prometheus 3, and our check of OpenMetrics beside `prometheus_client`,
+//! text by text.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,9 +8,9 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use weir_exposition::{Dialect, Fault, Reader, Record};
+use weir_exposition::{Check, Dialect, Fault, Reader, Record};
 
-use crate::install::go;
+use crate::install::{go, python, sources};
 
 /// A sample: its labels with `__name__`, the bits of its value, its time in milliseconds.
 type Sample = (BTreeMap<String, String>, u64, Option<i64>);
@@ -198,46 +199,82 @@ fn alike(ours: &[Sample], theirs: &[Sample]) -> bool {
             .all(|(a, b)| bound(&a.0) == bound(&b.0) && value(a.1, b.1) && time(a.2, b.2))
 }
 
-/// Scenario: a text for each rule, and the corpora, are read by us and by the parser of Prometheus 3 (`model/textparse`).
-/// Guarantees: both take the same texts and find the same samples in them, but for what is listed with a reason.
-#[test]
-fn texts_are_read_as_prometheus_3_reads_them() {
-    let texts = texts();
-    let mut command = Command::new(go("go-prometheus"));
-    command.arg("parse").stdin(Stdio::piped()).stdout(Stdio::piped());
+/// What a parser says of each text, a line each.
+fn ask(mut command: Command, texts: &[(String, Dialect, Vec<u8>)]) -> Vec<Value> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut input = child.stdin.take().expect("it is piped");
-    let lines: String = texts
-        .iter()
-        .map(|(name, dialect, body)| {
-            format!(
-                "{}\n",
-                json!({"name": name, "type": content_type(*dialect), "body": STANDARD.encode(body)})
-            )
-        })
-        .collect();
+    let line = |(name, dialect, body): &(String, Dialect, Vec<u8>)| {
+        format!("{}\n", json!({"name": name, "type": content_type(*dialect), "body": STANDARD.encode(body)}))
+    };
+    let lines: String = texts.iter().map(line).collect();
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, lines.as_bytes()));
     let output = child.wait_with_output().expect("it ends");
     writer.join().expect("no panic").expect("it reads");
     assert!(output.status.success(), "the parser ended with {}", output.status);
-    let said: Vec<Value> = String::from_utf8(output.stdout)
-        .expect("text")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    let text = String::from_utf8(output.stdout).expect("text");
+    let said: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(said.len(), texts.len());
+    said
+}
+
+/// Every text that both take finds the same samples with both, and no text is taken by one alone, but for those that are listed.
+fn compare(
+    texts: &[(String, Dialect, Vec<u8>)],
+    said: &[Value],
+    read: impl Fn(&[u8], Dialect) -> Result<Vec<Sample>, Fault>,
+    different: &[(&str, &str)],
+) {
     let mut wrong = Vec::new();
-    for ((name, dialect, body), said) in texts.iter().zip(&said) {
+    for ((name, dialect, body), said) in texts.iter().zip(said) {
         let (ours, theirs) = (read(body, *dialect), theirs(said));
         let same = match (&ours, &theirs) {
             (Ok(ours), Ok(theirs)) => alike(ours, theirs),
             (Err(_), Err(_)) => true,
             _ => false,
         };
-        let listed = DIFFERENT.iter().any(|(text, _)| name.ends_with(text));
+        let listed = different.iter().any(|(text, _)| name.ends_with(text));
         if same == listed {
             wrong.push(format!("{name:?}\n  ours   {ours:?}\n  theirs {theirs:?}"));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
+}
+
+/// Scenario: a text for each rule, and the corpora, are read by us and by the parser of Prometheus 3 (`model/textparse`).
+/// Guarantees: both take the same texts and find the same samples in them, but for what is listed with a reason.
+#[test]
+fn texts_are_read_as_prometheus_3_reads_them() {
+    let texts = texts();
+    let mut command = Command::new(go("go-prometheus"));
+    command.arg("parse");
+    compare(&texts, &ask(command, &texts), read, &DIFFERENT);
+}
+
+/// What our check takes and `prometheus_client` refuses, or the other way round, and why.
+const DIFFERENT_FROM_CLIENT: [(&str, &str); 3] = [
+    (
+        "{\"my.metric\",\"lab.el\"=\"v\"} 1\n# EOF\n",
+        "names in quotes: Prometheus 3 has them, the client's parser not",
+    ),
+    (
+        "m{a=\"b\" ,c=\"d\"} 1\n# EOF\n",
+        "a blank before a comma: the grammar has none, and Prometheus refuses it",
+    ),
+    (
+        "duplicate_timestamps_0/metrics",
+        "the client's parser leaves out what is said twice, of ours the receiver does",
+    ),
+];
+
+/// Scenario: a text for each rule of OpenMetrics, and its whole corpus, are checked by us and read by `prometheus_client`.
+/// Guarantees: both take the same texts and find the same samples in them, case by case.
+#[test]
+fn openmetrics_is_checked_as_prometheus_client_does() {
+    let texts: Vec<_> =
+        texts().into_iter().filter(|(_, dialect, _)| *dialect == Dialect::OpenMetrics).collect();
+    let mut command = Command::new(python("prometheus"));
+    command.arg(sources("python").join("openmetrics_parser.py"));
+    let checked = |text: &[u8], dialect| Check::all(text).and_then(|_| read(text, dialect));
+    compare(&texts, &ask(command, &texts), checked, &DIFFERENT_FROM_CLIENT);
 }
