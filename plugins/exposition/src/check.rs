@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::number::float;
-use crate::{Fault, Kind, Label, Reader, Record, Sample};
+use crate::{Fault, Kind, Label, Reader, Record, Sample, shown};
 
 /// Holds a text against the rules.
 #[derive(Debug, Default)]
@@ -138,12 +138,12 @@ impl Check {
         let suffixes: BTreeSet<&str> = kind.suffixes().iter().copied().chain([""]).collect();
         for suffix in suffixes {
             if !self.names.insert(format!("{}{suffix}", family.name)) {
-                return Err(format!("clashing name: {}{suffix}", family.name).into());
+                return Err(format!("clashing name: {}{suffix}", shown(&family.name)).into());
             }
         }
         if let Some(unit) = family.unit.take().filter(|unit| !unit.is_empty()) {
             if !family.name.strip_suffix(&*unit).is_some_and(|rest| rest.ends_with('_')) {
-                return Err(format!("the unit {unit} is not the end of the name").into());
+                return Err(format!("the unit {} is not the end of the name", shown(&unit)).into());
             }
             if matches!(kind, Kind::Info | Kind::StateSet) {
                 return Err("info and states have no unit".into());

@@ -28,6 +28,16 @@ pub use reader::{Exemplar, Label, Reader, Record, Sample};
 /// Text of a line, borrowed where it had no escapes.
 pub type Text<'a> = Cow<'a, str>;
 
+/// Characters of a piece of the input that a fault shows. A word may be as long as the body, and escapes make it several times
+/// as long.
+const SHOWN_CHARS_MAX: usize = 64;
+
+/// The beginning of a piece of the input, for a fault: at most 64 characters.
+#[must_use]
+pub fn shown(piece: &str) -> &str {
+    piece.char_indices().nth(SHOWN_CHARS_MAX).map_or(piece, |(end, _)| &piece[..end])
+}
+
 /// How a text is spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {

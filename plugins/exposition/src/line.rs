@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
-use crate::{Dialect, Label, Text};
+use crate::{Dialect, Label, Text, shown};
 
-/// Labels of one sample or exemplar. They are held while the line is read, and each is compared with those before it; Prometheus
-/// warns at 30.
+/// Labels of one sample or exemplar. They are held while the line is read; Prometheus warns at 30.
 const LABELS_MAX: usize = 1_000;
+
+/// Labels of which each is compared with all others: up to here it is cheaper than to sort them, and beyond it a body of long
+/// lines would cost seconds.
+const COMPARED_MAX: usize = 32;
 
 /// What is left of a line.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +138,10 @@ impl<'a> Line<'a> {
             }
             if self.take('}') {
                 // A comma before the brace is fine in the plain text only.
-                return Ok(metric);
+                return match doubled(labels.len(), |label| &*labels[label].name) {
+                    Some(name) => Err(format!("label name {:?} is not unique", shown(name)).into()),
+                    None => Ok(metric),
+                };
             }
             let is_quoted = self.rest.starts_with('"');
             let name = self.name_or_quoted(Name::Label)?;
@@ -149,9 +155,6 @@ impl<'a> Line<'a> {
                 let value = self.quoted()?;
                 if labels.len() == LABELS_MAX {
                     return Err(format!("more than {LABELS_MAX} labels").into());
-                }
-                if labels.iter().any(|label| label.name == name) {
-                    return Err(format!("label name {name:?} is not unique").into());
                 }
                 labels.push(Label { name, value });
             } else if !is_quoted {
@@ -170,6 +173,18 @@ impl<'a> Line<'a> {
             }
         }
     }
+}
+
+/// A name that stands twice among `count`.
+fn doubled<N: Ord>(count: usize, name: impl Fn(usize) -> N) -> Option<N> {
+    if count <= COMPARED_MAX {
+        let stood = |at: &usize| (0..*at).any(|before| name(before) == name(*at));
+        return (1..count).find(stood).map(name);
+    }
+    let mut names: Vec<N> = (0..count).map(name).collect();
+    names.sort_unstable();
+    let at = names.windows(2).position(|pair| pair[0] == pair[1])?;
+    Some(names.swap_remove(at))
 }
 
 /// A text without its escapes; those of quotes only where it stood in some.
@@ -202,4 +217,47 @@ pub(crate) fn unescaped(text: &str, is_quoted: bool) -> Text<'_> {
     }
     plain.push_str(rest);
     plain.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::cmp::Ordering;
+
+    use super::*;
+
+    /// A name that counts how often one is compared.
+    struct Counted<'c>(usize, &'c Cell<usize>);
+
+    impl Ord for Counted<'_> {
+        fn cmp(&self, other: &Self) -> Ordering {
+            self.1.set(self.1.get() + 1);
+            self.0.cmp(&other.0)
+        }
+    }
+
+    impl PartialOrd for Counted<'_> {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl PartialEq for Counted<'_> {
+        fn eq(&self, other: &Self) -> bool {
+            self.cmp(other) == Ordering::Equal
+        }
+    }
+
+    impl Eq for Counted<'_> {}
+
+    /// Scenario: as many names as are taken, all of them different, in an order that is not theirs.
+    /// Guarantees: each is compared with some others and not with all: a body of such lines is read in time.
+    #[test]
+    fn names_are_compared_with_few_others() {
+        for count in [1, COMPARED_MAX, COMPARED_MAX + 1, LABELS_MAX] {
+            let compared = Cell::new(0);
+            assert!(doubled(count, |name| Counted(name * 7_919 % 1_009, &compared)).is_none());
+            assert!(compared.get() <= 32 * count, "{} comparisons of {count} names", compared.get());
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::line::{Line, Name, unescaped};
 use crate::number::{float, milliseconds, seconds};
-use crate::{Dialect, Fault, Kind, Text};
+use crate::{Dialect, Fault, Kind, Text, shown};
 
 /// Characters of an exemplar's labels (OpenMetrics 1.0, "Exemplars").
 const EXEMPLAR_CHARS_MAX: usize = 128;
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
                 let is_suffix =
                     unit.is_empty() || family.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'));
                 if !is_suffix {
-                    return Err(format!("unit {unit:?} is no suffix of {family}").into());
+                    return Err(format!("unit {:?} is no suffix of {}", shown(unit), shown(&family)).into());
                 }
                 Record::Unit { family, unit: unit.into() }
             }
@@ -250,7 +250,7 @@ impl<'a> Reader<'a> {
             Dialect::Plain | Dialect::OpenMetrics => line.gap(dialect)?,
         }
         let word = line.word();
-        let value = float(word).ok_or_else(|| format!("expected a number, found {word:?}"))?;
+        let value = float(word).ok_or_else(|| format!("expected a number, found {:?}", shown(word)))?;
         let is_whole = word.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-'));
         let mut sample = Sample { name, value, is_whole, time: None, exemplar: None };
         match dialect {
@@ -259,7 +259,8 @@ impl<'a> Reader<'a> {
                 if !line.is_empty() {
                     let word = line.word();
                     let time = milliseconds(word);
-                    sample.time = Some(time.ok_or_else(|| format!("expected milliseconds, found {word:?}"))?);
+                    let fault = || format!("expected milliseconds, found {:?}", shown(word));
+                    sample.time = Some(time.ok_or_else(fault)?);
                     line.blanks();
                 }
                 if line.is_empty() {
@@ -301,7 +302,8 @@ impl<'a> Reader<'a> {
         }
         line.gap(Dialect::OpenMetrics)?;
         let word = line.word();
-        let value = float(word).ok_or_else(|| format!("expected an exemplar's value, found {word:?}"))?;
+        let fault = || format!("expected an exemplar's value, found {:?}", shown(word));
+        let value = float(word).ok_or_else(fault)?;
         let mut exemplar = Exemplar { value, time: None };
         if !line.is_empty() {
             line.gap(Dialect::OpenMetrics)?;
@@ -319,10 +321,9 @@ type Fallible<T> = Result<T, std::borrow::Cow<'static, str>>;
 
 fn time(line: &mut Line<'_>) -> Fallible<i64> {
     let word = line.word();
-    seconds(word).ok_or_else(|| format!("expected a time in seconds, found {word:?}").into())
+    seconds(word).ok_or_else(|| format!("expected a time in seconds, found {:?}", shown(word)).into())
 }
 
 fn unknown_type(word: &str) -> std::borrow::Cow<'static, str> {
-    let word: String = word.chars().take(32).collect();
-    format!("unknown type {word:?}").into()
+    format!("unknown type {:?}", shown(word)).into()
 }

@@ -13,10 +13,13 @@
 //! ```
 //!
 //! A histogram is native where its schema, its zero bucket or a span is said.
+//!
+//! What is held is bounded by bytes of the body, of which each becomes some dozens at most: a point of nothing is two bytes in the
+//! body and a hundred here.
 
 use std::fmt;
 
-use weir_exposition::Kind;
+use weir_exposition::{Kind, shown};
 use weir_guest::wire::reader::{Malformed, unzigzag, varint};
 use weir_guest::wire::{Reader, Value as Field};
 
@@ -29,8 +32,18 @@ const LABELS_MAX: usize = 1_000;
 /// Classic buckets, quantiles or exemplars of one point; clients have a dozen.
 const PARTS_MAX: usize = 16_384;
 
-/// Points of one family; as many as of a text's.
-const POINTS_MAX: usize = 1 << 20;
+/// Bytes of a metric in the body; with a dozen labels and buckets it has some hundreds. Its parts are held until it is complete.
+pub const METRIC_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of a family's name, its help and its unit each in the body; they are held as long as the family is read, and handed on with
+/// each piece of it.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Points of a family that are handed on at once: 128 KiB where they have no parts.
+const PIECE_POINTS_MAX: usize = 1_024;
+
+/// Bytes in the body of metrics that are handed on at once, but for the last of them.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -61,7 +74,8 @@ pub struct Wanted {
     pub classic_too: bool,
 }
 
-/// Reads a body and hands on its families, one after the other.
+/// Reads a body and hands on its families, one after the other; one of many points in several pieces, with the same name, kind,
+/// help and unit. At least one piece of each family is handed on, be it without points.
 ///
 /// # Errors
 /// [`Fault`], the first; what was handed on before is worth nothing either.
@@ -74,7 +88,7 @@ pub fn read(body: &[u8], wanted: Wanted, mut take: impl FnMut(Family)) -> Result
         let end = usize::try_from(length).ok().and_then(|length| behind.checked_add(length));
         let message = end.and_then(|end| body.get(behind..end));
         let message = message.ok_or_else(|| fault("its length goes beyond the end of the body".into()))?;
-        take(read_family(message, wanted).map_err(fault)?);
+        read_family(message, wanted, &mut take).map_err(fault)?;
         at = behind + message.len();
     }
     Ok(())
@@ -95,31 +109,48 @@ impl From<&str> for Broken {
     }
 }
 
-fn read_family(message: &[u8], wanted: Wanted) -> Result<Family, Broken> {
+fn read_family(message: &[u8], wanted: Wanted, take: &mut impl FnMut(Family)) -> Result<(), Broken> {
     let mut family = Family { kind: Kind::Counter, ..Family::default() };
     let mut fields = Reader::new(message);
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
-            (1, Field::Bytes(name)) => family.name = text(name)?,
-            (2, Field::Bytes(help)) => family.help = text(help)?,
+            (1, Field::Bytes(name)) => family.name = head(name)?,
+            (2, Field::Bytes(help)) => family.help = head(help)?,
             (3, Field::Varint(kind)) => family.kind = kind_of(kind)?,
-            (5, Field::Bytes(unit)) => family.unit = text(unit)?,
+            (5, Field::Bytes(unit)) => family.unit = head(unit)?,
             _ => {} // metrics, later; unknown, or of a foreign wire type
         }
     }
     if family.name.is_empty() {
         return Err("a family without a name".into());
     }
+    let mut bytes = 0;
     let mut fields = Reader::new(message);
     while let Some(field) = fields.next()? {
-        if let (4, Field::Bytes(metric)) = (field.number, field.value) {
-            if family.points.len() >= POINTS_MAX {
-                return Err("more series in one family than are taken".into());
-            }
-            read_metric(metric, wanted, &mut family.points)?;
+        let (4, Field::Bytes(metric)) = (field.number, field.value) else { continue };
+        if metric.len() > METRIC_BYTES_MAX {
+            return Err(Broken(format!("a metric of more than {METRIC_BYTES_MAX} bytes")));
         }
+        if bytes >= PIECE_BYTES_MAX || family.points.len() >= PIECE_POINTS_MAX {
+            let Family { name, kind, help, unit, points: _ } = &family;
+            let (name, help, unit) = (name.clone(), help.clone(), unit.clone());
+            let rest = Family { name, kind: *kind, help, unit, points: Vec::new() };
+            take(std::mem::replace(&mut family, rest));
+            bytes = 0;
+        }
+        read_metric(metric, wanted, &mut family.points)?;
+        bytes += metric.len();
     }
-    Ok(family)
+    take(family);
+    Ok(())
+}
+
+/// A name, a help or a unit.
+fn head(bytes: &[u8]) -> Result<String, Broken> {
+    if bytes.len() > HEAD_BYTES_MAX {
+        return Err(Broken(format!("a name, a help or a unit of more than {HEAD_BYTES_MAX} bytes")));
+    }
+    text(bytes)
 }
 
 fn kind_of(number: u64) -> Result<Kind, Broken> {
@@ -151,7 +182,7 @@ fn read_metric(message: &[u8], wanted: Wanted, points: &mut Vec<Point>) -> Resul
     }
     point.labels.sort_unstable();
     if let Some(two) = point.labels.windows(2).find(|two| two[0].0 == two[1].0) {
-        return Err(Broken(format!("label name {:?} is not unique", two[0].0)));
+        return Err(Broken(format!("label name {:?} is not unique", shown(&two[0].0))));
     }
     if let Some((classic, exemplars)) = classic {
         points.push(Point { value: Value::Histogram(classic), exemplars, ..point.clone() });
