@@ -136,6 +136,12 @@ impl Page {
         Some((name, self.state.families.get(*place)?.as_ref()?))
     }
 
+    /// Bytes that its families and series are reckoned to take.
+    #[cfg(test)]
+    pub(crate) const fn bytes(&self) -> usize {
+        self.state.bytes
+    }
+
     /// The family of a name.
     pub(crate) fn family(&self, name: &str) -> Option<&Family> {
         self.state.families.get(*self.state.names.get(name)?)?.as_ref()
