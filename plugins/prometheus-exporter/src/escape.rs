@@ -102,6 +102,20 @@ pub(crate) fn push_label(out: &mut String, name: &str, value: &str) {
         push_escaped(out, name, true);
         out.push('"');
     }
+    push_value(out, value);
+}
+
+/// The same for a name that needs no quotes, which nobody looks at again.
+pub(crate) fn push_plain_label(out: &mut String, name: &str, value: &str) {
+    debug_assert!(names::is_legacy_label(name), "{name:?} needs quotes");
+    if !out.is_empty() {
+        out.push(',');
+    }
+    out.push_str(name);
+    push_value(out, value);
+}
+
+fn push_value(out: &mut String, value: &str) {
     out.push_str("=\"");
     push_escaped(out, value, true);
     out.push('"');

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use weir_guest::wire::otlp::{Each, ExemplarView, SummaryPointView};
-use weir_prometheus::accumulate::{Explicit, Exponential};
+use weir_prometheus::accumulate::{EXPONENTIAL_BUCKETS_MAX, Explicit, Exponential};
 use weir_prometheus::exemplar;
 use weir_prometheus::names::Strategy;
 use weir_prometheus::series::{Reason, Value, reason};
@@ -16,9 +16,23 @@ const QUANTILES_MAX: usize = 256;
 /// Exemplars of a series: one for each bucket of an ordinary histogram, and more.
 const EXEMPLARS_MAX: usize = 64;
 
-/// Bytes that a series takes beside its labels and what its value points to: the node of the tree that it is in, which is not
-/// full, and what the allocator adds.
-const SERIES_BYTES: usize = 160;
+/// Bytes that a series takes beside its labels' text and what its value points to: two places in a tree, whose nodes are half
+/// full where they were filled in order, its part of the nodes above, and what the allocator adds.
+const SERIES_BYTES: usize = 2 * size_of::<(Box<str>, Series)>() + 32;
+
+/// Bytes of a bucket: its count and its bound. Bounds are shared as a rule, but nobody has to share them.
+const BUCKET_BYTES: usize = 16;
+
+/// Bytes of text that a series may be on a page. All of its lines are written at once, into a text that grows by doubling; an
+/// escaping makes names, which are a part of it, up to five times as long. 64 MiB are all that there is.
+const TEXT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a line beside the family's name and the labels: a suffix, a bound, a value and a time.
+const LINE_BYTES: usize = 96;
+
+/// Lines of a series beside its buckets: a sum, a count, a start; around zero and at both ends an exponential histogram has one
+/// bucket more.
+const LINES_BESIDE: usize = 6;
 
 /// A series.
 #[derive(Debug)]
@@ -65,9 +79,13 @@ pub(crate) struct Kept {
 impl Series {
     /// Bytes that a series with labels of so many takes.
     pub(crate) fn bytes(&self, labels: usize) -> usize {
+        SERIES_BYTES + labels + self.held.bytes() + self.exemplar_bytes()
+    }
+
+    /// Those of its exemplars.
+    pub(crate) fn exemplar_bytes(&self) -> usize {
         let exemplars = self.exemplars.iter().flatten();
-        let exemplars: usize = exemplars.map(|kept| size_of::<Kept>() + kept.labels.len() + 16).sum();
-        SERIES_BYTES + labels + self.held.bytes() + exemplars
+        exemplars.map(|kept| size_of::<Kept>() + kept.labels.len() + 32).sum()
     }
 }
 
@@ -111,13 +129,27 @@ impl Held {
         }
     }
 
+    /// Whether its lines, with labels of so many bytes and a family's name, are more than a page writes at once. What may be
+    /// added to later is taken for as large as it can become.
+    pub(crate) fn is_too_long(&self, name: usize, labels: usize, is_delta: bool) -> bool {
+        let lines = match self {
+            Self::Number(_) | Self::Target(_) => 0,
+            Self::Explicit(held) => held.counts.len(),
+            Self::Exponential(_) if is_delta => 2 * EXPONENTIAL_BUCKETS_MAX,
+            Self::Exponential(held) => held.positive.counts.len() + held.negative.counts.len(),
+            Self::Summary(held) => held.quantiles.len(),
+        };
+        (lines + LINES_BESIDE) * (name + labels + LINE_BYTES) > TEXT_BYTES_MAX
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Number(_) => 0,
-            // Bounds are shared as a rule; where they are not, they are half of it.
-            Self::Explicit(held) => size_of::<Explicit>() + 12 * held.counts.len() + 32,
+            Self::Explicit(held) => size_of::<Explicit>() + BUCKET_BYTES * held.counts.len() + 48,
             Self::Exponential(held) => {
-                size_of::<Exponential>() + 8 * (held.positive.counts.len() + held.negative.counts.len()) + 48
+                // What was cut off stays where it was.
+                let buckets = held.positive.counts.capacity() + held.negative.counts.capacity();
+                size_of::<Exponential>() + size_of::<u64>() * buckets + 48
             }
             Self::Summary(held) => size_of::<Summary>() + 16 * held.quantiles.len() + 32,
             Self::Target(labels) => labels.len() + 16,

@@ -17,14 +17,15 @@ use weir_prometheus::labels::Labels;
 use weir_prometheus::names::Strategy;
 use weir_prometheus::series::{Metric, Options, Point, Read, Reason, Sink, Translator, reason};
 
-use crate::escape::push_label;
+use crate::escape::{push_label, push_plain_label};
 use crate::held::{self, Held, Series};
 
 /// Bytes of state for each series that a page may have: labels of some 300 bytes and a number, or a histogram with few labels.
 pub(crate) const BYTES_EACH: usize = 512;
 
-/// Bytes of a family beside its names and texts: two trees' nodes and its own.
-const FAMILY_BYTES: usize = 512;
+/// Bytes of a family beside its texts and bounds: the first node of its tree, which has room for eleven series and is counted
+/// twice already by the first, its places in a list and a set that grow by doubling, and what the allocator adds.
+const FAMILY_BYTES: usize = 10 * size_of::<(Box<str>, Series)>() + 6 * size_of::<Family>();
 
 /// What the page says of itself begins so.
 pub(crate) const OWN: &str = "weir_page_";
@@ -48,6 +49,13 @@ pub(crate) struct Limits {
     /// Nanoseconds without a point after which a series goes.
     pub(crate) expiration: u64,
     pub(crate) has_exemplars: bool,
+}
+
+impl Limits {
+    /// Bytes that all series and families may take.
+    const fn bytes(&self) -> usize {
+        self.series_max.saturating_mul(BYTES_EACH)
+    }
 }
 
 /// A family.
@@ -126,6 +134,12 @@ impl Page {
         let from = name.map_or(Bound::Unbounded, Bound::Excluded);
         let (name, place) = self.state.names.range::<str, _>((from, Bound::Unbounded)).next()?;
         Some((name, self.state.families.get(*place)?.as_ref()?))
+    }
+
+    /// Bytes that its families and series are reckoned to take.
+    #[cfg(test)]
+    pub(crate) const fn bytes(&self) -> usize {
+        self.state.bytes
     }
 
     /// The family of a name.
@@ -227,8 +241,7 @@ impl State {
     /// Whether there is room for so many bytes more.
     fn has_room(&mut self, series: usize, bytes: usize, limits: &Limits, now: u64) -> bool {
         let fits = |state: &Self| {
-            state.series + series <= limits.series_max
-                && state.bytes + bytes <= limits.series_max.saturating_mul(BYTES_EACH)
+            state.series + series <= limits.series_max && state.bytes + bytes <= limits.bytes()
         };
         if !fits(self) && now.saturating_sub(self.swept) >= SWEEP_EACH {
             self.sweep(limits.expiration, now);
@@ -261,8 +274,18 @@ impl State {
 
 impl Family {
     fn bytes(&self, name: &str) -> usize {
-        FAMILY_BYTES + 6 * name.len() + self.help.len() + self.unit.len()
+        family_bytes(name, &self.help, &self.unit) + shared_bytes(self.bounds.as_ref())
     }
+}
+
+/// Bytes of a family without series. Its name is there up to five times.
+const fn family_bytes(name: &str, help: &str, unit: &str) -> usize {
+    FAMILY_BYTES + 6 * name.len() + help.len() + unit.len()
+}
+
+/// Bytes of the bounds that a family keeps for its next histogram: its series may have others by now.
+fn shared_bytes(bounds: Option<&Rc<[f64]>>) -> usize {
+    bounds.map_or(0, |bounds| size_of_val::<[f64]>(bounds) + 32)
 }
 
 /// The names that samples of a family have, in any format; but for `_created`, which is in OpenMetrics alone.
@@ -306,40 +329,84 @@ impl Sink for Absorb<'_> {
 
     fn point(&mut self, metric: &Metric<'_>, point: &Point<'_, '_>) -> Result<(), Reason> {
         self.text.clear();
-        let rest = render(metric, point.labels, &mut self.text);
+        let rest = render(metric, point.labels, self.strategy, &mut self.text);
         if point.is_gone {
             self.remove(point.time);
             return Ok(());
         }
-        let family = self.place.and_then(|place| self.state.families.get(place)?.as_ref());
-        let held_at = family.and_then(|family| family.series.get(&*self.text)).map(|series| series.time);
-        let mut bounds = family.and_then(|family| family.bounds.clone());
+        let State { families, bytes, .. } = &mut *self.state;
+        let family = self.place.and_then(|place| families.get_mut(place)?.as_mut());
+        let mut bounds = family.as_ref().and_then(|family| family.bounds.clone());
         let held = match rest {
             Some(rest) => Held::Target(rest),
             None => Held::of(&point.value, &mut bounds)?,
         };
+        if held.is_too_long(metric.name.len(), self.text.len(), metric.is_delta) {
+            return Err(reason::SIZE);
+        }
         let has_exemplars =
             matches!(metric.kind, Kind::Counter | Kind::Histogram) && self.limits.has_exemplars;
         let exemplars = if has_exemplars { held::exemplars(&point.value, self.strategy) } else { None };
         let new = Series { time: point.time, start: point.start, seen: self.now, held, exemplars };
-        let Some(held_at) = held_at else { return self.insert(metric, new, bounds) };
-        match turn(metric.is_delta, held_at, point.start, point.time) {
+        let there = family.and_then(|family| Some((family.series.get_mut(&*self.text)?, &mut family.bounds)));
+        let Some((series, shared)) = there else { return self.insert(metric, new, bounds) };
+        let adds = match turn(metric.is_delta, series.time, point.start, point.time) {
             Turn::Old => {
                 self.old += 1;
-                Ok(())
+                return Ok(());
             }
-            Turn::Overlap => Err(reason::OVERLAP),
-            Turn::Replace => self.update(new, false),
-            Turn::Add => self.update(new, true),
-        }
+            Turn::Overlap => return Err(reason::OVERLAP),
+            Turn::Replace => false,
+            Turn::Add => true,
+        };
+        let before = series.bytes(self.text.len()) + shared_bytes(shared.as_ref());
+        let without = *bytes - before;
+        let after = renew(series, new, adds, self.text.len(), |most| {
+            let most = most + shared_bytes(bounds.as_ref());
+            most <= before || without + most <= self.limits.bytes()
+        })?;
+        *bytes = without + after + shared_bytes(bounds.as_ref());
+        *shared = bounds;
+        Ok(())
     }
+}
+
+/// Puts a newer value in the place of what a series holds, or adds it to that. Bytes that the series takes then;
+/// `has_room` says whether it may take so many.
+fn renew(
+    series: &mut Series,
+    mut new: Series,
+    adds: bool,
+    labels: usize,
+    has_room: impl Fn(usize) -> bool,
+) -> Result<usize, Reason> {
+    let exemplars = if new.exemplars.is_none() { series.exemplar_bytes() } else { 0 };
+    // A histogram with a scale has other buckets when it is added to, no more than both have; the others stay what they are.
+    let grows = adds && matches!(new.held, Held::Exponential(_));
+    let most = new.bytes(labels) + exemplars + if grows { series.bytes(labels) } else { 0 };
+    if !has_room(most) {
+        return Err(FULL);
+    }
+    if new.exemplars.is_none() {
+        new.exemplars = series.exemplars.take();
+    }
+    if adds {
+        let mut held = std::mem::replace(&mut series.held, Held::Number(0.0));
+        // Another kind of histogram, or other bounds: it begins anew.
+        new.start = if held.add(new.held) { series.start } else { new.start };
+        new.held = held;
+    }
+    *series = new;
+    Ok(series.bytes(labels))
 }
 
 impl Absorb<'_> {
     fn insert(&mut self, metric: &Metric<'_>, new: Series, bounds: Option<Rc<[f64]>>) -> Result<(), Reason> {
         let bytes = new.bytes(self.text.len());
-        let family = if self.place.is_none() { FAMILY_BYTES + 6 * metric.name.len() } else { 0 };
-        if !self.state.has_room(1, bytes + family, &self.limits, self.now) {
+        let Metric { name, help, unit, .. } = metric;
+        let family = if self.place.is_none() { family_bytes(name, help, unit) } else { 0 };
+        let more = bytes + family + shared_bytes(bounds.as_ref());
+        if !self.state.has_room(1, more, &self.limits, self.now) {
             return Err(FULL);
         }
         // Where room was made, the family may have gone.
@@ -348,40 +415,11 @@ impl Absorb<'_> {
         self.place = Some(place);
         let State { families, series, bytes: all, .. } = &mut *self.state;
         if let Some(family) = families.get_mut(place).and_then(Option::as_mut) {
+            *all = *all - shared_bytes(family.bounds.as_ref()) + shared_bytes(bounds.as_ref()) + bytes;
             family.bounds = bounds;
             family.series.insert(self.text.as_str().into(), new);
             *series += 1;
-            *all += bytes;
         }
-        Ok(())
-    }
-
-    fn update(&mut self, mut new: Series, adds: bool) -> Result<(), Reason> {
-        let Self { state, limits, text, place, .. } = self;
-        let State { families, bytes, .. } = &mut **state;
-        let family = place.and_then(|place| families.get_mut(place)?.as_mut());
-        let Some(series) = family.and_then(|family| family.series.get_mut(text.as_str())) else {
-            return Ok(());
-        };
-        let before = series.bytes(text.len());
-        let room = limits.series_max.saturating_mul(BYTES_EACH).saturating_sub(*bytes - before);
-        // What is added to grows by no more than what comes.
-        let most = new.bytes(text.len()) + if adds { before } else { 0 };
-        if most > room && most > before {
-            return Err(FULL);
-        }
-        if new.exemplars.is_none() {
-            new.exemplars = series.exemplars.take();
-        }
-        let start = series.start;
-        if adds {
-            let mut held = std::mem::replace(&mut series.held, Held::Number(0.0));
-            // Another kind of histogram, or other bounds: it begins anew.
-            new.start = if held.add(new.held) { start } else { new.start };
-            new.held = held;
-        }
-        *series = new;
-        *bytes = *bytes - before + series.bytes(text.len());
         Ok(())
     }
 
@@ -399,15 +437,17 @@ impl Absorb<'_> {
 }
 
 /// Writes the labels that tell a series from the others of its family; of `target_info` the rest comes back.
-fn render(metric: &Metric<'_>, labels: &Labels, text: &mut String) -> Option<Box<str>> {
+fn render(metric: &Metric<'_>, labels: &Labels, strategy: Strategy, text: &mut String) -> Option<Box<str>> {
+    // Names that were escaped need no quotes, and those of `const_labels` were checked.
+    let push = if strategy.escapes() { push_plain_label } else { push_label };
     if !metric.is_target {
-        labels.iter().for_each(|(name, value)| push_label(text, name, value));
+        labels.iter().for_each(|(name, value)| push(text, name, value));
         return None;
     }
     let mut rest = String::new();
     for (name, value) in labels.iter() {
         let to = if matches!(name, "job" | "instance") { &mut *text } else { &mut rest };
-        push_label(to, name, value);
+        push(to, name, value);
     }
     Some(rest.into())
 }

@@ -6,6 +6,7 @@ use weir_guest::{Page as _, settings};
 use super::*;
 
 mod kinds;
+mod memory;
 mod rules;
 mod state;
 mod streaming;

@@ -225,6 +225,10 @@ impl Sheet {
     fn summary(&mut self, point: &Point<'_, '_>, view: &SummaryPointView<'_>) -> Result<(), Reason> {
         let Point { labels, is_gone, .. } = point;
         let times = Times::of(point, true);
+        // All or nothing: half of a summary would be sent although it is told as refused.
+        if view.quantiles().any(|quantile| quantile.is_err()) {
+            return Err(reason::MALFORMED);
+        }
         for quantile in view.quantiles() {
             let quantile = quantile.map_err(|_| reason::MALFORMED)?;
             let value = if *is_gone { stale() } else { quantile.value };

@@ -344,3 +344,27 @@ fn a_batch_that_is_too_much_is_full() {
     let (sheet, read) = sheet("", &body);
     assert!(sheet.is_full() && read.rejected() > 100, "{read:?}");
 }
+
+/// Scenario: a summary of which the second quantile is cut off.
+/// Guarantees: it is refused as a whole: nothing of it is sent.
+#[test]
+fn half_a_summary_is_not_sent() {
+    let mut out = Encoder::new();
+    out.message(1, |group| {
+        group.message(2, |scope| {
+            scope.message(2, |metric| {
+                metric.string(1, "s");
+                metric.message(11, |summary| {
+                    summary.message(1, |point| {
+                        point.fixed64(3, NOW);
+                        point.message(6, |quantile| quantile.double(1, 0.5));
+                        point.bytes(6, [0x09, 1]);
+                    });
+                });
+            });
+        });
+    });
+    let (sheet, read) = sheet("", &out.into_bytes());
+    assert_eq!(read.rejected(), 1);
+    assert!(sheet.is_empty());
+}

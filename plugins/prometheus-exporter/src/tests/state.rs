@@ -46,8 +46,8 @@ fn a_series_that_is_gone_takes_no_other_with_it() {
 /// Guarantees: what is there stays and is fed on; what is new is refused, counted on the page and told; then it is taken.
 #[test]
 fn a_full_page_takes_no_new_series() {
-    let mut exporter = exporter(r#"{"series_max": 3, "metric_expiration": "10s"}"#);
-    let points: Vec<_> = (0..5).map(|at| labelled(1, f64::from(at), &at.to_string())).collect();
+    let mut exporter = exporter(r#"{"series_max": 5, "metric_expiration": "10s"}"#);
+    let points: Vec<_> = (0..7).map(|at| labelled(1, f64::from(at), &at.to_string())).collect();
     let points: Vec<Write<'_>> = points.iter().map(|point| point as Write<'_>).collect();
     let all = metric("g", 5, 0, &points);
     for times in 1..3 {
@@ -55,18 +55,75 @@ fn a_full_page_takes_no_new_series() {
         assert!(count == 2 && message.contains("2 full"), "{message}");
         let page = text(&mut exporter, "", SECOND);
         assert!(page.contains(&format!("weir_page_dropped_points_total{{reason=\"full\"}} {}\n", 2 * times)));
-        assert!(page.contains("g{a=\"2\"} 2\n") && page.contains("weir_page_series 3\n"), "{page}");
+        assert!(page.contains("g{a=\"2\"} 2\n") && page.contains("weir_page_series 5\n"), "{page}");
     }
     let late = labelled(1, 9.0, "late");
     assert_eq!(rejected(exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&late])]), 20 * SECOND)).0, 0);
     assert_eq!(samples(&mut exporter, "", 20 * SECOND), ["g{a=\"late\"} 9"]);
-    // 512 bytes for each of three series, and one label takes them all.
-    let long = labelled(1, 1.0, &"x".repeat(3 * page::BYTES_EACH));
+    // 512 bytes for each of five series, and one label takes them all.
+    let long = labelled(1, 1.0, &"x".repeat(5 * page::BYTES_EACH));
     assert_eq!(rejected(exporter.absorb_at(&batch(&[&metric("g", 5, 0, &[&long])]), 20 * SECOND)).0, 1);
     // A histogram does not grow past it either.
     let bounds: Vec<f64> = (0..400).map(f64::from).collect();
     let wide = histogram(0, 2, &bounds, &vec![1; 401], None);
     assert_eq!(rejected(exporter.absorb_at(&batch(&[&metric("h", 9, 2, &[&wide])]), 20 * SECOND)).0, 1);
+}
+
+/// Scenario: deltas of a counter on a page that has no bytes left, once more for the same series.
+/// Guarantees: those that are there are added to; only those that are not are refused.
+#[test]
+fn a_full_page_adds_to_what_is_there() {
+    let mut exporter = exporter(r#"{"series_max": 40}"#);
+    let mut absorb = |time: u64| {
+        let points: Vec<_> =
+            (10..50).map(|at| labelled(time, 1.0, &format!("{at}{}", "x".repeat(1_000)))).collect();
+        let points: Vec<Write<'_>> = points.iter().map(|point| point as Write<'_>).collect();
+        rejected(exporter.absorb_at(&batch(&[&metric("c", 7, 1, &points)]), 1)).0
+    };
+    let refused = absorb(1);
+    assert!((1..40).contains(&refused), "{refused}");
+    assert_eq!(absorb(2), refused);
+    let all = samples(&mut exporter, "", 1);
+    assert_eq!(all.len(), 40 - refused as usize);
+    assert!(all.iter().all(|line| line.ends_with("} 2")), "{}", all[0]);
+}
+
+/// Scenario: a histogram of a thousand buckets with four labels of nothing but quotes; one with a scale and a long label, which
+/// may get buckets as a delta; a summary of that kind.
+/// Guarantees: what would be text without end is refused for its size, what is not is taken.
+#[test]
+fn a_series_is_no_longer_than_a_page_can_write() {
+    let mut exporter = exporter("{}");
+    let bounds: Vec<f64> = (0..1_024).map(f64::from).collect();
+    let quotes = |out: &mut Encoder| {
+        histogram(0, 1, &bounds, &vec![1; 1_025], None)(out);
+        for key in ["a", "b", "c", "d"] {
+            out.attribute_str(9, key, "\"".repeat(4_000));
+        }
+    };
+    let scaled = |out: &mut Encoder| {
+        out.fixed64(3, 1);
+        out.attribute_str(1, "a", "x".repeat(2_000));
+    };
+    let summary = |out: &mut Encoder| {
+        out.fixed64(3, 1);
+        for quantile in 0..200 {
+            out.message(6, |out| out.double(1, f64::from(quantile) / 200.0));
+        }
+        out.attribute_str(7, "a", "\"".repeat(4_000));
+    };
+    let outcome = exporter.absorb_at(
+        &batch(&[
+            &metric("h", 9, 2, &[&quotes]),
+            &metric("delta", 10, 1, &[&scaled]),
+            &metric("whole", 10, 2, &[&scaled]),
+            &metric("s", 11, 0, &[&summary]),
+        ]),
+        1,
+    );
+    let (count, message) = rejected(outcome);
+    assert!(count == 3 && message.contains("3 size"), "{count} {message}");
+    assert!(text(&mut exporter, "", 1).len() < 64 * 1024);
 }
 
 /// Scenario: metrics of the same name and other types, of names that another's samples have, of the page's own names, with
