@@ -39,7 +39,7 @@ pub(super) enum Pace {
 }
 
 /// Turns for which a target is held back at most since the plugin ended on its answer: at an interval of 15 s it is tried four times
-/// an hour, fewer than bring an id into quarantine.
+/// an hour, so that a few such targets leave the instance to all others for minutes.
 pub(super) const HELD_TURNS_MAX: u32 = 64;
 
 /// A target is not fetched for some turns once the plugin has ended on its answer: all targets share one instance, and what it
