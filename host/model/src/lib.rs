@@ -38,7 +38,7 @@ pub use ledger::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 pub use node::{Node, NodeId};
 pub use outcome::{Outcome, Push};
 pub use receipt::{Held, Persisted, Receipt};
-pub use refusal::{Reason, Refusal};
+pub use refusal::{EndedByInput, Reason, Refusal};
 pub use registry::NodeRegistry;
 pub use seq::Seq;
 pub use weir_wire::Signal;

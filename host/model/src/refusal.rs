@@ -6,6 +6,12 @@ use std::time::Duration;
 /// A cause that only a person reads.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// The cause of a refusal where a plugin's instance ended on the very input that it was given, so that the same input may end it
+/// again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct EndedByInput(pub String);
+
 /// Why a request was not taken. The variants are what a sender can do.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -47,6 +53,12 @@ impl Refusal {
         match self {
             Self::Transient { reason, .. } | Self::Permanent { reason, .. } => *reason,
         }
+    }
+
+    /// Whether a plugin's instance ended on what it was given ([`EndedByInput`]).
+    pub fn is_end_by_input(&self) -> bool {
+        let (Self::Transient { cause, .. } | Self::Permanent { cause, .. }) = self;
+        cause.is::<EndedByInput>()
     }
 
     /// The cause in words, with its own causes, for an answer or a log line.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tracing::warn;
-use weir_model::{BoxFuture, Exhausted, Reason, Refusal};
+use weir_model::{BoxFuture, EndedByInput, Exhausted, Reason, Refusal};
 
 use crate::end::End;
 use crate::instance::Instance;
@@ -75,6 +75,10 @@ impl Slot {
             }
             Ok(Err(Unfit::NoMemory(exhausted))) => {
                 Err(Refusal::transient(Reason::MemoryFull, Some(RETRY_AFTER), exhausted))
+            }
+            Err(end) if end.blames_answer() => {
+                let why = format!("the plugin of this {what} ended ({})", end.kind.name());
+                Err(Refusal::transient(Reason::PluginEnded, Some(RETRY_AFTER), EndedByInput(why)))
             }
             Err(end) => refused(Reason::PluginEnded, RETRY_AFTER, &format!("ended ({})", end.kind.name())),
         }

@@ -229,6 +229,11 @@ impl End {
         (self.call == PUSH || self.call == ABSORB) && self.kind.may_be_the_inputs()
     }
 
+    /// The same of a target's answer that was being read.
+    pub(crate) fn blames_answer(&self) -> bool {
+        self.call == DIGEST && self.kind.may_be_the_inputs()
+    }
+
     fn add(&mut self, what: &str, text: &str) {
         if !text.is_empty() {
             self.message.push_str("; ");

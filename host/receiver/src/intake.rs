@@ -163,14 +163,29 @@ impl Intake {
         claim: Arc<Claim>,
         node: Option<NodeId>,
     ) -> Verdict {
+        let all = u64::from(checked.items) + u64::from(checked.partial.rejected);
+        let verdict = self.offer(signal, checked, claim, node).await;
+        if let Verdict::Refused(refusal) = &verdict {
+            // The sender keeps the invalid ones too, and will hear of them when it sends again.
+            self.settings.counts.refused.of(signal, refusal.reason()).add(all);
+        }
+        verdict
+    }
+
+    /// The same, but a refusal is not counted: for whoever offers the body again, and counts it when it is lost.
+    pub(crate) async fn offer(
+        &self,
+        signal: Signal,
+        checked: Checked,
+        claim: Arc<Claim>,
+        node: Option<NodeId>,
+    ) -> Verdict {
         let Checked { body, items, partial } = checked;
         let counts = &self.settings.counts;
         let rejected = u64::from(partial.rejected);
         // Asked once: pipelines may be exchanged between two questions.
         let Some(consumer) = self.settings.pipelines.of(signal) else {
-            let refusal = self.nobody(signal);
-            counts.refused.of(signal, refusal.reason()).add(u64::from(items) + rejected);
-            return Verdict::Refused(refusal);
+            return Verdict::Refused(self.nobody(signal));
         };
         if items == 0 {
             counts.dropped.of(signal, Reason::InvalidItem).add(rejected);
@@ -184,11 +199,7 @@ impl Intake {
                 counts.dropped.of(signal, Reason::InvalidItem).add(rejected);
                 Verdict::Taken { proof, partial }
             }
-            Err(refusal) => {
-                // The sender keeps the invalid ones too, and will hear of them when it sends again.
-                counts.refused.of(signal, refusal.reason()).add(u64::from(items) + rejected);
-                Verdict::Refused(refusal)
-            }
+            Err(refusal) => Verdict::Refused(refusal),
         }
     }
 }

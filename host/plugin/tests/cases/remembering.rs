@@ -328,7 +328,7 @@ async fn one_that_remembers_sends_nowhere() {
 }
 
 /// Scenario: a reader of targets ends twice, then more is asked of it, then it is released.
-/// Guarantees: in quarantine nothing is called; after the release it is.
+/// Guarantees: an end is told apart from a refusal in quarantine, where nothing is called; after the release it is.
 #[tokio::test]
 async fn one_that_remembers_is_kept_from_work_too() {
     let fixture = Fixture::new();
@@ -337,9 +337,13 @@ async fn one_that_remembers_is_kept_from_work_too() {
     let part = Part { quarantine, ..hasty("keeper/scraper") };
     let scraper = fixture.load("keeper").await.scraper(part).unwrap();
     for _ in 0..2 {
-        assert_eq!(reason(digest(&scraper, "trap").await).1, "the plugin of this scraper ended (trap)");
+        let refusal = digest(&scraper, "trap").await.unwrap_err();
+        assert!(refusal.is_end_by_input(), "{refusal:?}");
+        assert_eq!(reason(Err::<(), _>(refusal)).1, "the plugin of this scraper ended (trap)");
     }
-    let (reason, why) = reason(digest(&scraper, "x").await);
+    let refusal = digest(&scraper, "x").await.unwrap_err();
+    assert!(!refusal.is_end_by_input(), "others are not held back for it");
+    let (reason, why) = reason(Err::<(), _>(refusal));
     assert_eq!((reason, &*why), (Reason::PluginEnded, "the plugin of this scraper is in quarantine"));
     assert_eq!(scraper.counts().instances.get(), 2);
     assert!(scraper.quarantine().is_some() && scraper.release());

@@ -70,11 +70,13 @@ pub enum LateKind {
     NoRoom,
     /// The process had no time to look (it was stopped, or its machine slept).
     Behind,
+    /// The plugin ended on its last answer: it is not fetched for some turns.
+    PluginEnded,
 }
 
 impl LateKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Running, Self::NoRoom, Self::Behind];
+    pub const ALL: [Self; 4] = [Self::Running, Self::NoRoom, Self::Behind, Self::PluginEnded];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -82,6 +84,7 @@ impl LateKind {
             Self::Running => "running",
             Self::NoRoom => "no_room",
             Self::Behind => "behind",
+            Self::PluginEnded => "plugin_ended",
         }
     }
 }

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use weir_net::Drain;
 use weir_net::client::FETCHES_MAX;
 
@@ -16,7 +16,7 @@ use super::counts::{LateKind, ScrapeCounts};
 use super::discovery::{Discovery, LOOK_INTERVAL, Roster};
 use super::job::Job;
 use super::legacy::{Left, Legacy};
-use super::round::{Ended, Means, Turn};
+use super::round::{Ended, Means, Reading, Turn};
 use super::schedule::{Due, Schedule, first_turn, next_turn};
 use super::slots::{Doing, Pace, Slots, Step};
 
@@ -24,7 +24,7 @@ use super::slots::{Doing, Pace, Slots, Step};
 /// the room is for those that have, whatever else there is.
 const UNPROVEN_FETCHES_MAX: usize = FETCHES_MAX / 4 * 3;
 
-/// Of these, those of targets that took all of their time when they were last asked: dead ones, of which there may be any number,
+/// Of these, those of targets that failed and took long when they were last asked: dead ones, of which there may be any number,
 /// leave room for whoever is new.
 const SLOW_FETCHES_MAX: usize = FETCHES_MAX / 2;
 
@@ -180,7 +180,7 @@ impl Work {
 
     /// Begins every turn that is due.
     fn begin_due(&mut self) {
-        let now = Instant::now();
+        let (now, generation) = (Instant::now(), self.means.scraper.generation());
         while let Some(due) = self.schedule.take(now) {
             let Some(slot) = self.slots.numbered(due.slot, due.number) else { continue };
             if slot.doing == Doing::Forgetting {
@@ -191,9 +191,15 @@ impl Work {
             self.schedule.plan(Due { at: next, ..due });
             self.means.counts.late(LateKind::Behind).add(missed);
             let (is_waiting, pace) = (slot.doing == Doing::Waiting, slot.pace);
-            let room = if is_waiting { self.room(pace) } else { None };
+            let is_held = is_waiting && slot.hold.take(generation);
+            let room = match (is_waiting, is_held) {
+                (true, false) => self.room(pace),
+                // Nothing is fetched.
+                (true, true) => Some(Vec::new()),
+                (false, _) => None,
+            };
             match room {
-                Some(room) => self.begin(due, next, interval, now, room),
+                Some(room) => self.begin(due, (next, interval, now), is_held, room),
                 None if is_waiting => self.means.counts.late(LateKind::NoRoom).add(1),
                 None => self.means.counts.late(LateKind::Running).add(1),
             }
@@ -214,13 +220,15 @@ impl Work {
     fn begin(
         &mut self,
         due: Due,
-        next: Instant,
-        interval: Duration,
-        now: Instant,
+        (next, interval, now): (Instant, Duration, Instant),
+        is_held: bool,
         room: Vec<OwnedSemaphorePermit>,
     ) {
         let Some(slot) = self.slots.get_mut(due.slot) else { return };
         slot.doing = Doing::Turn;
+        if is_held {
+            self.means.counts.late(LateKind::PluginEnded).add(1);
+        }
         let late = now.saturating_duration_since(next - interval);
         let late = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
         let turn = Turn {
@@ -229,6 +237,7 @@ impl Work {
             at: self.means.clock.unix_nanos().saturating_sub(late),
             next,
             keeping: slot.keeping,
+            is_held,
             room,
         };
         let (means, drain) = (Arc::clone(&self.means), self.drain.clone());
@@ -248,7 +257,14 @@ impl Work {
         let Some(index) = self.whose.remove(&id).flatten() else { return };
         let is_forgetting = self.slots.get_mut(index).is_some_and(|slot| slot.doing == Doing::Forgetting);
         let step = match done {
-            Some(Done::Turn(ended)) => self.slots.turn_ended(index, Some(ended)),
+            Some(Done::Turn(ended)) => {
+                let is_fatal = matches!(ended.reading, Reading::Ended(_));
+                let step = self.slots.turn_ended(index, Some(ended));
+                if is_fatal {
+                    self.tell_held(index);
+                }
+                step
+            }
             None if !is_forgetting => self.slots.turn_ended(index, None),
             Some(Done::Forgot | Done::Stranger) | None => self.slots.forgotten(index),
         };
@@ -257,9 +273,21 @@ impl Work {
         }
     }
 
+    fn tell_held(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let target = &slot.found.target;
+        let instance = target.labels.iter().find(|(name, _)| name == "instance").map(|(_, value)| value);
+        let (receiver, turns) = (&self.means.intake.settings().id, slot.hold.left);
+        warn!(%receiver, job = target.job, instance, turns, "the plugin ended on what this target answered: it is not fetched for so many turns");
+    }
+
     /// Has what a run before this one fetched, and this one does not, forgotten by the plugin that knows it.
     fn inherit(&mut self, all: Vec<Left>) {
         for Left { scraper, targets } in all {
+            // What stays is known as it was; another instance knows nothing of it.
+            if std::ptr::addr_eq(Arc::as_ptr(&scraper), Arc::as_ptr(&self.means.scraper)) {
+                self.slots.know(&targets);
+            }
             let gone = targets.into_iter().filter(|target| !self.slots.has(target)).collect::<Vec<_>>();
             if gone.is_empty() {
                 continue;
@@ -288,12 +316,13 @@ impl Work {
                 let _ = self.slots.turn_ended(index, Some(ended));
             }
         }
-        self.means.counts.targets.set(0);
         let targets = self.slots.known();
+        // The next run, which may have begun, has set how many targets there are.
         if !legacy.is_farewell() {
             legacy.leave(Left { scraper: Arc::clone(&self.means.scraper), targets });
             return;
         }
+        self.means.counts.targets.set(0);
         let (until, never) = (Instant::now() + FORGET_WITHIN, Drain::new());
         let forget = |target| {
             let (means, never) = (&self.means, &never);

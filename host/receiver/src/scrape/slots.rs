@@ -9,7 +9,7 @@ use weir_model::scrape::Target;
 use weir_net::address::Origin;
 use weir_net::client::Keeping;
 
-use super::round::{Ended, Prepared};
+use super::round::{Ended, Prepared, Reading};
 use super::target::Found;
 
 /// Targets whose connection is kept from one fetch to the next. A connection costs a socket and some 10 kB; a new one costs a few
@@ -34,8 +34,41 @@ pub(super) enum Pace {
     Unknown,
     /// It answered, or failed at once.
     Prompt,
-    /// All of its time.
+    /// It failed, and that took long.
     Slow,
+}
+
+/// Turns for which a target is held back at most since the plugin ended on its answer: at an interval of 15 s it is tried four times
+/// an hour, so that a few such targets leave the instance to all others for minutes.
+pub(super) const HELD_TURNS_MAX: u32 = 64;
+
+/// A target is not fetched for some turns once the plugin has ended on its answer: all targets share one instance, and what it
+/// remembers of them goes with it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hold {
+    /// Of the last time: twice as many follow.
+    turns: u32,
+    pub(super) left: u32,
+    /// The code that ended. Other code reads the answer again.
+    generation: u64,
+}
+
+impl Hold {
+    fn begin(&mut self, generation: u64) {
+        let turns = if self.generation == generation { self.turns } else { 0 };
+        let turns = (2 * turns).clamp(1, HELD_TURNS_MAX);
+        *self = Self { turns, left: turns, generation };
+    }
+
+    /// Whether the turn that begins is one without a fetch.
+    pub(super) fn take(&mut self, generation: u64) -> bool {
+        if self.generation != generation {
+            *self = Self::default();
+        }
+        let is_held = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_held
+    }
 }
 
 /// One target.
@@ -47,6 +80,7 @@ pub(super) struct Slot {
     pub(super) prepared: Option<Prepared>,
     pub(super) pace: Pace,
     pub(super) keeping: Keeping,
+    pub(super) hold: Hold,
     /// The plugin has been told of it, so it must be told of its end.
     is_known: bool,
     /// It is in the configuration; while it is being forgotten: it is in it again.
@@ -91,6 +125,16 @@ impl Slots {
     pub(super) fn known(&self) -> Vec<Arc<Target>> {
         let known = self.slots.iter().flatten().filter(|slot| slot.is_known);
         known.map(|slot| Arc::clone(&slot.found.target)).collect()
+    }
+
+    /// The plugin knows of these from a run before this one.
+    pub(super) fn know(&mut self, targets: &[Arc<Target>]) {
+        for target in targets {
+            let slot = self.by_target.get(target).copied().and_then(|index| self.get_mut(index));
+            if let Some(slot) = slot {
+                slot.is_known = true;
+            }
+        }
     }
 
     /// From now on there are these targets, each of which is there once.
@@ -166,6 +210,7 @@ impl Slots {
             prepared: None,
             pace: Pace::Unknown,
             keeping,
+            hold: Hold::default(),
             is_known: false,
             is_wanted: true,
             found: Arc::clone(&found),
@@ -192,14 +237,15 @@ impl Slots {
         let slot = self.get_mut(index)?;
         slot.doing = Doing::Waiting;
         match ended {
-            Some(Ended { prepared, was_slow, was_read }) => {
+            Some(Ended { prepared, pace, reading }) => {
                 slot.prepared = prepared;
-                slot.pace = match (was_slow, was_read) {
-                    (true, _) => Pace::Slow,
-                    (false, true) => Pace::Prompt,
-                    (false, false) => slot.pace,
-                };
-                slot.is_known |= was_read;
+                slot.pace = pace.unwrap_or(slot.pace);
+                match reading {
+                    Reading::Answer => slot.hold = Hold::default(),
+                    Reading::Ended(generation) => slot.hold.begin(generation),
+                    Reading::Nothing | Reading::Absence => {}
+                }
+                slot.is_known |= matches!(reading, Reading::Answer | Reading::Absence);
             }
             None => (slot.prepared, slot.is_known) = (None, true),
         }
@@ -228,7 +274,7 @@ mod tests {
     }
 
     fn read() -> Option<Ended> {
-        Some(Ended { prepared: None, was_slow: false, was_read: true })
+        Some(Ended { prepared: None, pace: Some(Pace::Prompt), reading: Reading::Answer })
     }
 
     /// Scenario: targets come, one is read, all go: one waits, one was never read, one is in its turn.
@@ -279,5 +325,31 @@ mod tests {
         slots.follow(many);
         let fresh = slots.slots.iter().flatten().filter(|slot| slot.keeping == Keeping::None).count();
         assert_eq!((slots.kept, fresh), (KEPT_MAX, 5));
+    }
+
+    /// Scenario: the plugin ends on a target's answer again and again; then other code is there, and it reads.
+    /// Guarantees: the target is held back for 1, 2, 4 … turns, never for more than the bound; other code reads at once; what was
+    /// read is the end of it.
+    #[test]
+    fn a_target_that_ends_the_plugin_is_held_back_longer_each_time() {
+        let mut hold = Hold::default();
+        let mut held = Vec::new();
+        for _ in 0..9 {
+            hold.begin(7);
+            held.push((0..1_000).take_while(|_| hold.take(7)).count());
+        }
+        assert_eq!(held, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        hold.begin(7);
+        assert!(hold.take(7) && !hold.take(8));
+        hold.begin(8);
+        assert_eq!(hold.left, 1);
+        let mut slots = Slots::default();
+        slots.follow(vec![found("a:1")]);
+        let fatal = || Some(Ended { prepared: None, pace: None, reading: Reading::Ended(7) });
+        (0..2).for_each(|_| assert_eq!(slots.turn_ended(0, fatal()), None));
+        assert_eq!(slots.get_mut(0).unwrap().hold.left, 2);
+        assert!(slots.known().is_empty());
+        slots.turn_ended(0, read());
+        assert!(!slots.get_mut(0).unwrap().hold.take(7));
     }
 }

@@ -1,5 +1,7 @@
 //! Whole receivers that fetch, with a fetcher, a plugin and pipelines that are scripts, on a clock that only moves when all wait.
 
+mod offers;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,7 +13,9 @@ use tokio::time::{Instant, sleep};
 use weir_model::count::ReceiverCounts;
 use weir_model::http::{Request, Response};
 use weir_model::scrape::{Fetched, Target};
-use weir_model::{Arrival, BoxFuture, Consumer, Held, Ledger, Reason, Receipt, Refusal, Seq, Signal};
+use weir_model::{
+    Arrival, BoxFuture, Consumer, EndedByInput, Held, Ledger, Reason, Receipt, Refusal, Seq, Signal,
+};
 use weir_net::address::Origin;
 
 use super::counts::{FailureKind, LateKind};
@@ -33,7 +37,8 @@ impl Clock for Wall {
     }
 }
 
-/// Answers after 20 ms; a host that begins with `dead` never does.
+/// Answers after 20 ms; a host that begins with `dead` never does, and the address of one that begins with `dark` is given up after
+/// 4 s.
 #[derive(Default)]
 struct Scripted {
     begun: Mutex<Vec<(String, Instant)>>,
@@ -46,12 +51,17 @@ impl Fetch for Scripted {
         Box::pin(async move {
             self.begun.lock().unwrap().push((order.request.target.clone(), Instant::now()));
             let under_way = Count::begin(&self.now);
-            let is_dead = order.request.target.starts_with("http://dead");
-            sleep(if is_dead { order.timeout } else { Duration::from_millis(20) }).await;
+            let begins = |with: &str| order.request.target.starts_with(with);
+            let (takes, fails) = match (begins("http://dead"), begins("http://dark")) {
+                (true, _) => (order.timeout, Some(FailureKind::Timeout)),
+                (_, true) => (Duration::from_secs(4).min(order.timeout), Some(FailureKind::Transport)),
+                _ => (Duration::from_millis(20), None),
+            };
+            sleep(takes).await;
             drop(under_way);
-            match is_dead {
-                true => Err(Failure { kind: FailureKind::Timeout, text: "no response".to_owned() }),
-                false => {
+            match fails {
+                Some(kind) => Err(Failure { kind, text: "no response".to_owned() }),
+                None => {
                     Ok(Response { status: 200, headers: Vec::new(), body: Bytes::from_static(b"up 1\n") })
                 }
             }
@@ -86,8 +96,8 @@ struct Reader {
     told: Mutex<Vec<(String, Told)>>,
     prepared: Mutex<HashMap<String, usize>>,
     generation: Mutex<u64>,
-    /// Whether a digest brings a data point.
-    brings: bool,
+    /// What a digest brings.
+    makes: Vec<(Signal, Bytes)>,
     ends: Mutex<usize>,
 }
 
@@ -99,11 +109,11 @@ enum Told {
 
 impl Reader {
     fn bringing() -> Arc<Self> {
-        Arc::new(Self { brings: true, ..Self::default() })
+        Self::making(vec![(Signal::Metrics, gauge())])
     }
 
-    fn batches(&self) -> Vec<(Signal, Bytes)> {
-        if self.brings { vec![(Signal::Metrics, gauge())] } else { Vec::new() }
+    fn making(makes: Vec<(Signal, Bytes)>) -> Arc<Self> {
+        Arc::new(Self { makes, ..Self::default() })
     }
 
     fn told(&self, host: &str) -> Vec<Told> {
@@ -135,13 +145,18 @@ impl Scraper for Reader {
             let ended = Refusal::transient(Reason::PluginEnded, None, "the instance ended");
             return Box::pin(std::future::ready(Err(ended)));
         }
+        if target.url.contains("fatal") && fetched.answer.is_ok() {
+            let why = EndedByInput("the instance ended".to_owned());
+            let ended = Refusal::transient(Reason::PluginEnded, None, why);
+            return Box::pin(std::future::ready(Err(ended)));
+        }
         self.tell(&target, Told::Read { at: fetched.at, is_up: fetched.answer.is_ok() });
-        Box::pin(std::future::ready(Ok(self.batches())))
+        Box::pin(std::future::ready(Ok(self.makes.clone())))
     }
 
     fn forget(&self, target: Arc<Target>, at: u64) -> BoxFuture<'_, Result<Vec<(Signal, Bytes)>, Refusal>> {
         self.tell(&target, Told::Forgotten { at });
-        Box::pin(std::future::ready(Ok(self.batches())))
+        Box::pin(std::future::ready(Ok(self.makes.clone())))
     }
 
     fn generation(&self) -> u64 {
@@ -192,6 +207,7 @@ struct Site {
     pipe: Arc<Pipe>,
     counts: ScrapeCounts,
     of_receiver: ReceiverCounts,
+    ledger: Arc<Ledger>,
     legacy: Legacy,
     began: Instant,
     drain: Drain,
@@ -213,10 +229,11 @@ impl Site {
     ) -> Self {
         let (fetch, drain) = (Arc::<Scripted>::default(), Drain::new());
         let (counts, of_receiver) = (ScrapeCounts::default(), ReceiverCounts::default());
+        let ledger = Ledger::new(64 << 20);
         let settings = Settings {
             id: "prometheus".into(),
             pipelines: Pipelines::all(Arc::clone(&pipe) as Arc<dyn Consumer>).into(),
-            ledger: Ledger::new(64 << 20),
+            ledger: Arc::clone(&ledger),
             counts: of_receiver.clone(),
         };
         let intake = Intake::new(settings, CountLimits::default());
@@ -224,7 +241,7 @@ impl Site {
         let (to, clock) = (Arc::clone(&fetch) as Arc<dyn Fetch>, Arc::new(Wall(began)));
         let ready = Ready::with(jobs, scraper, to, clock, intake, counts.clone(), legacy.clone());
         let serving = tokio::spawn(ready.serve(drain.clone()));
-        Self { fetch, reader, pipe, counts, of_receiver, legacy, began, drain, serving }
+        Self { fetch, reader, pipe, counts, of_receiver, ledger, legacy, began, drain, serving }
     }
 
     fn of(jobs: Vec<Job>) -> Self {
@@ -288,12 +305,18 @@ async fn ten_thousand_targets_are_fetched_in_time_though_a_tenth_is_dead() {
     site.end().await;
 }
 
-/// Scenario: far more dead targets than may be under way at once, and some living ones, for ten intervals.
+/// Scenario: far more dead targets than may be under way at once, and some living ones, for ten intervals; the dead take their whole
+/// time, or are given up sooner.
 /// Guarantees: whoever has answered once is fetched in every interval from then on, and all the living but a few are; the dead that
 /// find no room are passed over and counted.
 #[tokio::test(start_paused = true)]
 async fn the_dead_leave_room_for_the_living() {
-    let dead = (0..6_000).map(|index| format!("dead{index}:1"));
+    leave_room("dead", 6_000).await;
+    leave_room("dark", 12_000).await;
+}
+
+async fn leave_room(kind: &str, count: usize) {
+    let dead = (0..count).map(|index| format!("{kind}{index}:1"));
     let live = (0..500).map(|index| format!("live{index}:1"));
     let site = Site::of(vec![job(dead.chain(live).collect())]);
     sleep(10 * INTERVAL).await;
@@ -445,6 +468,7 @@ async fn an_end_waits_for_no_fetch_and_forgets_nothing() {
 async fn a_reload_forgets_what_it_takes_away_and_keeps_the_rest() {
     let both = job(vec!["goes:1".to_owned(), "stays:1".to_owned()]);
     let first = Site::of(vec![both]);
+    let targets = first.counts.targets.clone();
     sleep(2 * INTERVAL).await;
     let (pipe, legacy, wall) = (Arc::clone(&first.pipe), first.legacy.clone(), first.began);
     let places = |site: &Site| -> Vec<u128> {
@@ -454,6 +478,7 @@ async fn a_reload_forgets_what_it_takes_away_and_keeps_the_rest() {
     };
     let before = places(&first);
     let reader = first.end().await;
+    assert_eq!(targets.get(), 2, "how many there are is the next run's to say");
     let second = Site::serve_since(wall, vec![one("stays")], Arc::clone(&reader), pipe, legacy);
     sleep(2 * INTERVAL).await;
     assert!(matches!(reader.told("goes").last(), Some(Told::Forgotten { .. })), "{:?}", reader.told("goes"));
@@ -464,4 +489,24 @@ async fn a_reload_forgets_what_it_takes_away_and_keeps_the_rest() {
     second.legacy.bid_farewell();
     let reader = second.end().await;
     assert!(matches!(reader.told("stays").last(), Some(Told::Forgotten { .. })));
+}
+
+/// Scenario: a reload, and the receiver leaves before the target that stayed has had another turn.
+/// Guarantees: the plugin that knew it is told of its end all the same.
+#[tokio::test(start_paused = true)]
+async fn what_a_run_before_has_read_is_forgotten_though_it_was_not_read_again() {
+    let first = Site::of(vec![one("stays")]);
+    while first.reader.told("stays").is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let (pipe, legacy, wall) = (Arc::clone(&first.pipe), first.legacy.clone(), first.began);
+    let reader = first.end().await;
+    let second = Site::serve_since(wall, vec![one("stays")], reader, pipe, legacy);
+    let targets = second.counts.targets.clone();
+    pass(1).await;
+    assert!((targets.get(), second.fetch.begun.lock().unwrap().len()) == (1, 0));
+    second.legacy.bid_farewell();
+    let told = second.end().await.told("stays");
+    assert!(matches!(told[..], [Told::Read { .. }, Told::Forgotten { .. }]), "{told:?}");
+    assert_eq!(targets.get(), 0);
 }
