@@ -1,6 +1,7 @@
 //! The command line: what a person types, and how the process says how it went.
 
 mod demo;
+mod open_files;
 mod plugin;
 mod queue;
 mod run;

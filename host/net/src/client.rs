@@ -147,6 +147,8 @@ struct Shared {
     ledger: Arc<Ledger>,
     resolver: Arc<dyn Resolve>,
     ca_file: Option<PathBuf>,
+    /// Lookups for all outlets for targets together: there may be hundreds of these.
+    target_lookups: Arc<Semaphore>,
     /// Read when the first outlet opens: a process without one need not collect 150 roots.
     tls: OnceLock<rustls::ClientConfig>,
 }
@@ -155,7 +157,8 @@ impl Client {
     /// A client; nothing is read or dialled yet.
     pub fn new(settings: ClientSettings) -> Self {
         let ClientSettings { ledger, ca_file, resolver } = settings;
-        Self { shared: Arc::new(Shared { ledger, resolver, ca_file, tls: OnceLock::new() }) }
+        let target_lookups = Arc::new(Semaphore::new(targets::LOOKUPS_MAX));
+        Self { shared: Arc::new(Shared { ledger, resolver, ca_file, target_lookups, tls: OnceLock::new() }) }
     }
 
     /// The client as one configured id may use it, with the process's trust.
@@ -174,7 +177,7 @@ impl Client {
             connections_max,
             idle_per_origin: connections_max / 2 / origins,
             idle_timeout: IDLE_TIMEOUT,
-            lookups_max: LOOKUPS_MAX,
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         };
         self.outlet_of(egress, tls, room)
     }
@@ -186,7 +189,7 @@ impl Client {
         let dialer = Dialer {
             egress: Arc::clone(&egress),
             resolver: Arc::clone(&self.shared.resolver),
-            lookups: Arc::new(Semaphore::new(room.lookups_max)),
+            lookups: room.lookups,
             permits: Arc::new(Semaphore::new(room.connections_max)),
         };
         let connector = HttpsConnectorBuilder::new()
@@ -212,8 +215,8 @@ struct Room {
     idle_per_origin: usize,
     /// How long one may be idle.
     idle_timeout: Duration,
-    /// Lookups of names at once.
-    lookups_max: usize,
+    /// Lookups of names at once; others may share them.
+    lookups: Arc<Semaphore>,
 }
 
 impl Shared {

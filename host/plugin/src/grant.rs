@@ -195,6 +195,18 @@ impl Secrets {
         }
     }
 
+    /// These are cut from texts from now on, as they are and as JSON writes them: what the host puts into a guest's URLs, and says
+    /// for it where the guest does not see it.
+    pub(crate) fn conceal(&mut self, texts: &[String]) {
+        for text in texts {
+            let quoted = Value::from(text.as_str()).to_string();
+            self.hidden.extend([quoted[1..quoted.len() - 1].to_owned(), text.clone()]);
+        }
+        self.hidden.retain(|text| text.len() >= REDACTED_BYTES_MIN);
+        self.hidden.sort_by(|one, other| (other.len(), other).cmp(&(one.len(), one)));
+        self.hidden.dedup();
+    }
+
     /// A secret is cut from texts from now on: plain, as JSON and URLs write it, and inside of anything in base64: backends answer
     /// in JSON, and some repeat the request.
     fn find(&mut self, secret: &str) {
@@ -337,6 +349,18 @@ mod tests {
         let settings = json!({"mirrors": ["http://b.example", "b.example"]});
         let errors = super::egress(&marks(), &settings, &Grants::default()).unwrap_err();
         assert_eq!(errors[0].0, "/mirrors/1");
+    }
+
+    /// Scenario: texts that the host knows as secrets, one in another, one twice, one too short; and a guest's text with them.
+    /// Guarantees: each is cut out whole, as it is and as JSON writes it; what is too short stays.
+    #[test]
+    fn what_the_host_conceals_is_cut_out() {
+        let mut secrets = Secrets::default();
+        let texts = ["token=abc", "token=abcdef", "token=abc", "of", "say \"abc\""].map(str::to_owned);
+        secrets.conceal(&texts);
+        let text = r#"GET http://a/?token=abcdef&x=1&token=abc of {"it": "say \"abc\""} say "abc""#;
+        let shown = r#"GET http://a/?[secret]&x=1&[secret] of {"it": "[secret]"} [secret]"#;
+        assert_eq!(secrets.redact(text), shown);
     }
 
     /// Scenario: a secret in the settings, its token in a header, the secrets printed for debugging.

@@ -101,12 +101,15 @@ pub struct Part {
     /// The `authorization` header of its requests to origins that stand in its settings (`auth:`); the guest neither sees nor
     /// sets it.
     pub authorization: Option<Credential>,
+    /// What nothing that the guest says may show, beside its secret settings: texts that the host puts into its URLs or sends for it.
+    pub unsaid: Vec<String>,
 }
 
 /// Settings hold secrets, so they are not shown.
 impl std::fmt::Debug for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { id, settings: _, grants, limits, pool, quarantine, trust, authorization: _ } = self;
+        let Self { id, settings: _, grants, limits, pool, quarantine, trust, authorization: _, unsaid: _ } =
+            self;
         let mut part = f.debug_struct("Part");
         part.field("id", id)
             .field("grants", grants)
@@ -130,6 +133,7 @@ impl Part {
             quarantine: QuarantineSettings::default(),
             trust: None,
             authorization: None,
+            unsaid: Vec::new(),
         }
     }
 }
@@ -585,9 +589,11 @@ impl Loaded {
         meter: Meter,
     ) -> Result<Arc<Pool>, PartError> {
         let egress = self.outlet(wanted, &part)?;
-        let Part { id, mut settings, grants: _, limits, pool, quarantine, trust: _, authorization } = part;
+        let Part { id, mut settings, grants: _, limits, pool, quarantine, trust: _, authorization, unsaid } =
+            part;
         let authorization = authorization.map(|said| Authorization::new(said, &id, &self.marks, &settings));
-        let secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
+        let mut secrets = Secrets::hide(&self.marks, &mut settings).map_err(PartError::Random)?;
+        secrets.conceal(&unsaid);
         let powers = Powers { egress, secrets, authorization, log: true };
         let identity = Identity { counts, meter, ..identity(&id, &self.name, &self.descriptor.version) };
         let mold = self.shared.mold(&self.blueprint, identity, powers, limits);

@@ -60,6 +60,14 @@ impl<K: Ord + Clone> Changes<K> {
         self.added.iter().chain(&self.changed)
     }
 
+    /// What an unchanged part was built with is another: it is ended and started anew.
+    pub(crate) fn outdate(&mut self, is_outdated: impl Fn(&K) -> bool) {
+        let (outdated, kept): (BTreeSet<K>, _) =
+            std::mem::take(&mut self.kept).into_iter().partition(is_outdated);
+        self.kept = kept;
+        self.changed.extend(outdated);
+    }
+
     /// What should run and does not is started: it had failed.
     pub(crate) fn mend(&mut self, is_there: impl Fn(&K) -> bool, runs: impl Fn(&K) -> bool) {
         let (kept, failed) = std::mem::take(&mut self.kept).into_iter().partition(|key| runs(key));

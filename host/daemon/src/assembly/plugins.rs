@@ -339,14 +339,15 @@ pub(crate) async fn receiver(
     Ok((built, listeners, shown))
 }
 
-/// Builds the reader of a receiver that fetches, and what is shown of it.
+/// Builds the reader of a receiver that fetches, which says nothing with one of `unsaid` in it, and what is shown of it.
 pub(crate) async fn scraper(
     bench: &Bench<'_>,
     id: &Id,
     receiver: &PluginReceiver,
+    unsaid: Vec<String>,
 ) -> Result<(Arc<weir_plugin::PluginScraper>, PluginSource), Failure> {
     let loaded = load(bench, id, &receiver.plugin).await?;
-    let part = part(id, &receiver.plugin, receiver.pool);
+    let part = Part { unsaid, ..part(id, &receiver.plugin, receiver.pool) };
     let built = loaded.scraper(part).with_context(|| format!("build receiver {id}"))?;
     let shown = shown(id, Kind::Receiver, built.counts(), built.meter());
     Ok((built, shown))

@@ -21,6 +21,7 @@ use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp, scra
 
 use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
+use super::triggers::Print;
 use super::{Bench, plugins, scrape as scraping};
 use crate::command::Failure;
 use crate::config::scalar::listen_address;
@@ -102,6 +103,10 @@ pub(crate) struct Door {
     /// Ends it alone, or with all others.
     pub(crate) drain: Drain,
     certificates: Vec<Arc<Certificates>>,
+    /// What it reads with until it starts, and keeps from then on; of receivers that fetch alone.
+    reader: Option<scraping::Kept>,
+    /// The TLS files of what it fetches as they were before they were read.
+    files: Vec<Option<Print>>,
     idle: Option<Entrance>,
     /// Since it has started.
     pub(crate) running: Option<Running>,
@@ -118,6 +123,8 @@ impl Door {
             addresses: entrance.local_addrs(),
             drain,
             certificates: entrance.certificates(),
+            reader: None,
+            files: Vec::new(),
             idle: Some(entrance),
             running: None,
         }
@@ -130,7 +137,18 @@ impl Door {
 
     pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
         if let Some(entrance) = self.idle.take() {
+            self.standing.scraping.keep(self.reader.take());
             self.running = Some(tasks.spawn(name, entrance.serve(self.drain.clone())));
+        }
+    }
+
+    /// Whether the TLS files of what it fetches are others than those that it was built with: they are read only then.
+    pub(crate) fn is_outdated(&self, config: &ReceiverConfig) -> bool {
+        match config {
+            ReceiverConfig::Plugin(PluginReceiver { scrape: Some(config), .. }) => {
+                self.files != scraping::prints(config)
+            }
+            ReceiverConfig::Otlp(_) | ReceiverConfig::OpenCensus(_) | ReceiverConfig::Plugin(_) => false,
         }
     }
 
@@ -159,7 +177,7 @@ pub(crate) async fn open(
     };
     let config = bench.config;
     let receiver = &config.receivers[id].value;
-    let mut figures = None;
+    let (mut figures, mut reader, mut files) = (None, None, Vec::new());
     let started = match receiver {
         ReceiverConfig::Otlp(otlp) => otlp_config(otlp).bind(settings).map(Entrance::Requests),
         ReceiverConfig::OpenCensus(opencensus) => {
@@ -168,8 +186,9 @@ pub(crate) async fn open(
         }
         ReceiverConfig::Plugin(plugin @ PluginReceiver { scrape: Some(config), .. }) => {
             let opened = scraping::open(bench, id, plugin, config, &standing.scraping, settings).await?;
-            figures = Some(opened.1);
-            Ok(Entrance::Fetching(opened.0))
+            figures = Some(opened.kept.shown.clone());
+            (reader, files) = (Some(opened.kept), opened.files);
+            Ok(Entrance::Fetching(opened.ready))
         }
         ReceiverConfig::Plugin(plugin) => {
             let (bound, shown) = of_plugin(bench, id, plugin, settings).await?;
@@ -180,7 +199,7 @@ pub(crate) async fn open(
     let entrance = started.with_context(|| format!("start receiver {id}"))?;
     let fetches = matches!(entrance, Entrance::Fetching(_));
     let translates = matches!(receiver, ReceiverConfig::OpenCensus(_));
-    Ok(Door { fetches, translates, figures, ..Door::new(entrance, standing, drain) })
+    Ok(Door { fetches, translates, figures, reader, files, ..Door::new(entrance, standing, drain) })
 }
 
 /// Who takes what a receiver hands on.

@@ -143,6 +143,9 @@ impl Daemon {
         plan.rebuild(|id| {
             parts.exporters.get(id).is_some_and(|built| built.is_outdated(&config.exporters[id].value))
         });
+        plan.receivers.outdate(|id| {
+            parts.doors.get(id).is_some_and(|door| door.is_outdated(&config.receivers[id].value))
+        });
         plan.receivers.mend(
             |id| parts.doors.contains_key(id),
             |id| runs(parts.doors.get(id).and_then(|door| door.running.as_ref())),

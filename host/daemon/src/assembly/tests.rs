@@ -233,6 +233,86 @@ async fn an_exporter_whose_certificates_are_renewed_is_made_anew() {
     assert_eq!(stage.problems(), 1, "it is refused");
 }
 
+/// One receiver that fetches over TLS.
+fn fetching(trusted: &Path) -> String {
+    let receiver = format!(
+        "receivers:
+  prometheus/a:
+    config:
+      global: {{external_labels: {{edge: north}}}}
+      scrape_configs:
+        - job_name: j
+          tls_config: {{ca_file: {}}}
+exporters:",
+        trusted.display()
+    );
+    let (_, rest) = FILE.split_once("exporters:").expect("it has some");
+    format!("{receiver}{}", rest.replace("traces: {receivers: [otlp]", "metrics: {receivers: [prometheus/a]"))
+}
+
+/// The task of the one door, and the reader that is kept for the next one.
+fn fetcher(stage: &Stage) -> (String, Arc<weir_plugin::PluginScraper>) {
+    let door = stage.daemon.parts.doors.values().next().expect("there is one");
+    (format!("{:?}", door.running), door.standing.scraping.kept().expect("it fetches").scraper)
+}
+
+/// Scenario: the file that a job's trust is in gets other content, and nothing else changes; then nothing does.
+/// Guarantees: the receiver is made anew with it, and reads with the plugin that it had; the second time nothing is restarted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_certificates_are_renewed_is_made_anew() {
+    let folder = TempDir::with_prefix("weir-trust-").expect("a folder");
+    let trusted = folder.path().join("ca.pem");
+    std::fs::copy(data().join("ca.pem"), &trusted).expect("our folder");
+    let mut stage = Stage::start(&fetching(&trusted)).await;
+    let before = fetcher(&stage);
+    stage.reload().await;
+    assert_eq!(fetcher(&stage).0, before.0, "nothing is another");
+
+    let mut pem = std::fs::read_to_string(&trusted).expect("it was written");
+    pem.push_str("\n# renewed\n");
+    std::fs::write(&trusted, pem).expect("our folder");
+    stage.reload().await;
+    let after = fetcher(&stage);
+    assert_ne!(after.0, before.0, "it is made anew");
+    assert!(Arc::ptr_eq(&after.1, &before.1), "it goes on with what it remembers");
+    assert!(stage.is_serving());
+    stage.reload().await;
+    assert_eq!(fetcher(&stage).0, after.0);
+    assert_eq!(stage.problems(), 0);
+}
+
+/// Scenario: a file has other settings for a receiver that fetches, and another receiver whose trust is no certificate; then the
+/// other is taken out of it.
+/// Guarantees: the file is refused, and what is kept for the next door is what the running one reads with; the good file brings another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_file_changes_no_reader() {
+    let folder = TempDir::with_prefix("weir-trust-").expect("a folder");
+    let garbage = folder.path().join("garbage.pem");
+    std::fs::write(&garbage, "no certificate").expect("our folder");
+    let good = fetching(&data().join("ca.pem"));
+    let mut stage = Stage::start(&good).await;
+    let before = fetcher(&stage);
+
+    let changed = good.replace("edge: north", "edge: south");
+    let other = format!(
+        "  prometheus/b: {{config: {{scrape_configs: [{{job_name: k, tls_config: {{ca_file: {}}}}}]}}}}\nexporters:",
+        garbage.display()
+    );
+    let wrong = changed.replacen("exporters:", &other, 1);
+    let wrong = wrong.replace("[prometheus/a]", "[prometheus/a, prometheus/b]");
+    stage.write(&wrong, 0, 0);
+    stage.reload().await;
+    assert_eq!(stage.problems(), 1, "it is refused");
+    let refused = fetcher(&stage);
+    assert_eq!(refused.0, before.0);
+    assert!(Arc::ptr_eq(&refused.1, &before.1), "it is the running one's");
+
+    stage.write(&changed, 0, 0);
+    stage.reload().await;
+    assert_eq!(stage.problems(), 0);
+    assert!(!Arc::ptr_eq(&fetcher(&stage).1, &before.1), "other settings are read by another");
+}
+
 /// Scenario: SIGHUP to a process that was started without a file.
 /// Guarantees: nothing happens to what runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use super::supervisor::{READY, STOPPING, Supervisor};
-use super::{Failure, complain};
+use super::{Failure, complain, open_files};
 use crate::allocator::{give_back, keep_pages_small};
 use crate::assembly::{CompiledCode, Daemon, Foundation, Triggers};
 use crate::bundled::BUNDLED;
@@ -54,6 +54,7 @@ pub(super) fn run(file: Option<&Path>, hangup: io::Result<Signal>) -> Result<Exi
         }
         None => by_default(runtime.handle())?,
     };
+    open_files::raise();
     let ended = runtime.block_on(serve(prepared, triggers));
     // A check of a file that the end came into has nobody to report to.
     runtime.shutdown_background();

@@ -3,7 +3,7 @@
 //! Who is fetched, when and how is the host's, and read here. How answers are read is the plugin's, which is told those keys and no
 //! other: no credential, no file, no target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use weir_receiver::scrape::job::{
     BODY_BYTES_MAX_DEFAULT, INTERVAL_DEFAULT, REFRESH_DEFAULT, TIMEOUT_DEFAULT,
 };
 use weir_receiver::scrape::relabel::{Action, Rule, Written};
-use weir_receiver::scrape::target::{INTERVAL_MAX, INTERVAL_MIN, check_address};
+use weir_receiver::scrape::target::{INTERVAL_MAX, INTERVAL_MIN, PARAM, check_address, parameter};
 use weir_receiver::scrape::{Group, Job, TARGETS_MAX, TargetFiles, duration};
 
-use super::exporter::{Auth, basic, path, token};
+use super::exporter::{Auth, Kept, basic, path, token};
 use super::location::Located;
 use super::plugin::Settings;
 use super::scalar::bytes;
@@ -32,6 +32,12 @@ const RULES_MAX: usize = 256;
 
 /// Labels of a group, values of a parameter.
 const LABELS_MAX: usize = 256;
+
+/// Bytes of the shortest value of a parameter that is cut from what a plugin says, with the parameter's name: no secret is shorter.
+const VALUE_BYTES_MIN: usize = 4;
+
+/// The same of a value without the name. Most are words that any text has (`format: [prometheus]`), and these are shorter.
+const BARE_BYTES_MIN: usize = 16;
 
 /// The largest answer that can be asked for: it must fit into the plugin's memory, which `limits: {memory_mib: …}` makes larger.
 const BODY_BYTES_MAX: u64 = 256 << 20;
@@ -119,6 +125,33 @@ pub struct ScrapeJob {
 }
 
 impl ScrapeConfig {
+    /// What nothing that the plugin says may show: parameters of URLs, in which a token may be, and credentials that stand in the
+    /// file. Of credentials in files of their own nobody knows what they will be.
+    pub fn unsaid(&self) -> BTreeSet<String> {
+        let mut texts = BTreeSet::new();
+        for ScrapeJob { job, auth, .. } in &self.jobs {
+            let written =
+                job.params.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+            let labels = job.groups.iter().flat_map(|group| &group.labels);
+            let of_labels = labels.filter_map(|(name, value)| Some((name.strip_prefix(PARAM)?, value)));
+            for (name, value) in written.map(|(name, value)| (name.as_str(), value)).chain(of_labels) {
+                if value.len() >= VALUE_BYTES_MIN {
+                    texts.insert(parameter(name, value));
+                }
+                if value.len() >= BARE_BYTES_MIN {
+                    texts.insert(value.clone());
+                }
+            }
+            match auth.as_ref().map(|auth| &auth.value) {
+                Some(Auth::Bearer(Kept::Here(secret)) | Auth::Basic { password: Kept::Here(secret), .. }) => {
+                    texts.insert(secret.expose().to_owned());
+                }
+                Some(Auth::Bearer(Kept::File(_)) | Auth::Basic { password: Kept::File(_), .. }) | None => {}
+            }
+        }
+        texts
+    }
+
     /// Files that must be there, each with what is expected of it.
     pub fn files(&self) -> impl Iterator<Item = (&Located<PathBuf>, &'static str)> {
         self.jobs.iter().flat_map(|job| {
@@ -544,4 +577,37 @@ fn tls(field: &Field<'_>) -> ClientTls {
     );
     keys.finish(&[("server_name", NO_NAME)]);
     ClientTls { insecure: None, ca_file, cert_file, key_file }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Secret;
+    use super::*;
+
+    /// Scenario: a job with parameters that are a word, a token, a password with characters that URLs escape, one in a group's label;
+    /// and a credential in the file.
+    /// Guarantees: each is known with its name, as it stands in the URL; a long one and the credential alone too; a usual word alone is not.
+    #[test]
+    fn what_a_plugin_must_not_say_is_known() {
+        let mut job = Job::named("j");
+        let params = [("format", "prometheus"), ("token", "abcdefghijklmnop"), ("key", "a b/c"), ("n", "1")];
+        job.params.extend(params.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])));
+        let labels = [("__param_pass", "hunter2"), ("shelf", "upper one")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        job.groups.push(Group { targets: Vec::new(), labels });
+        let auth =
+            Auth::Basic { username: "weir".to_owned(), password: Kept::Here(Secret::new("open sesame")) };
+        let auth = Some(Located::new(auth, super::super::Location::NONE));
+        let config = ScrapeConfig { jobs: vec![ScrapeJob { job, auth, tls: ClientTls::default() }] };
+        let known: Vec<String> = config.unsaid().into_iter().collect();
+        let wanted = [
+            "abcdefghijklmnop",
+            "format=prometheus",
+            "key=a+b%2Fc",
+            "open sesame",
+            "pass=hunter2",
+            "token=abcdefghijklmnop",
+        ];
+        assert_eq!(known, wanted);
+    }
 }

@@ -1,5 +1,6 @@
 //! The client for what is fetched from: many origins, one request at a time to each, answers that stay paid for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,8 +21,9 @@ pub const FETCHES_MAX: usize = 2_000;
 /// Connections that an outlet for targets holds at once: each fetch's, and one idle for each of as many targets again.
 const CONNECTIONS_MAX: usize = 2 * FETCHES_MAX;
 
-/// Lookups of names at once: at 20 ms each, 3,000 targets a second; an eighth of the process's blocking threads (512).
-const LOOKUPS_MAX: usize = 64;
+/// Lookups of names at once, of all outlets for targets of a client together (a job has two): at 20 ms each, 3,000 targets a second;
+/// an eighth of the process's blocking threads (512).
+pub(super) const LOOKUPS_MAX: usize = 64;
 
 /// An idle connection is kept beyond the interval that nearly everybody has (1 min), and a little.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -54,7 +56,7 @@ impl Client {
                 Keeping::None => 0,
             },
             idle_timeout: IDLE_TIMEOUT,
-            lookups_max: LOOKUPS_MAX,
+            lookups: Arc::clone(&self.shared.target_lookups),
         };
         self.outlet_of(egress, tls, room)
     }
@@ -110,5 +112,59 @@ impl Outlet {
         }
         claim.shrink_to(whole.len() as u64);
         Ok((whole.freeze(), claim))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::IpAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinSet;
+    use weir_model::Ledger;
+
+    use super::super::{BoxFuture, ClientSettings, Resolve};
+    use super::*;
+    use crate::roots::client_config;
+
+    /// Counts lookups that have begun, and ends none.
+    #[derive(Default)]
+    struct Mute(AtomicUsize);
+
+    impl Resolve for Mute {
+        fn resolve<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// Scenario: a resolver that never answers, and three jobs, each with two outlets and more names than may be looked up at once.
+    /// Guarantees: all outlets together have no more lookups under way than the named number, and reach it.
+    #[tokio::test]
+    async fn lookups_of_all_jobs_together_are_bounded() {
+        let mute = Arc::new(Mute::default());
+        let resolver = Arc::clone(&mute) as Arc<dyn Resolve>;
+        let client = Client::new(ClientSettings { resolver, ..ClientSettings::new(Ledger::new(64 << 20)) });
+        let tls = client_config(None).unwrap();
+        let limits = SendLimits { timeout: Duration::from_millis(100), response_bytes_max: 1000 };
+        let mut fetches = JoinSet::new();
+        for job in 0..3 {
+            let url = |name: usize| format!("http://target-{name}.job-{job}.example/");
+            let origins: Vec<_> = (0..LOOKUPS_MAX).map(|name| url(name).parse().unwrap()).collect();
+            for keeping in [Keeping::One, Keeping::None] {
+                let egress = Egress::new(origins.clone()).unwrap();
+                let outlet = client.outlet_of_targets(egress, tls.clone(), keeping);
+                for name in 0..LOOKUPS_MAX {
+                    let (outlet, mut request) = (outlet.clone(), http::Request::new(Bytes::new()));
+                    *request.uri_mut() = url(name).parse().unwrap();
+                    fetches.spawn(async move { outlet.fetch(request, limits).await });
+                }
+            }
+        }
+        while let Some(fetched) = fetches.join_next().await {
+            assert!(matches!(fetched.unwrap(), Err(ClientError::Timeout(_))));
+        }
+        assert_eq!(mute.0.load(Ordering::SeqCst), LOOKUPS_MAX);
     }
 }

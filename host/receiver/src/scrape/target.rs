@@ -32,7 +32,7 @@ pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
 pub const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The prefix of labels that are parameters of the URL.
-const PARAM: &str = "__param_";
+pub const PARAM: &str = "__param_";
 
 /// A target with what the host alone knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,15 +160,22 @@ fn url(job: &Job, labels: &Labels, address: &str) -> Result<String, String> {
         for value in values {
             url.push(mark);
             mark = '&';
-            escape(&mut url, name, b"-_.~", "+");
-            url.push('=');
-            escape(&mut url, value, b"-_.~", "+");
+            url.push_str(&parameter(name, value));
         }
     }
     if url.len() > URL_BYTES_MAX {
         return Err(format!("the URL has more than {URL_BYTES_MAX} bytes"));
     }
     Ok(url)
+}
+
+/// A parameter as it stands in a target's URL: `name=value`, escaped.
+pub fn parameter(name: &str, value: &str) -> String {
+    let mut text = String::with_capacity(name.len() + value.len() + 1);
+    escape(&mut text, name, b"-_.~", "+");
+    text.push('=');
+    escape(&mut text, value, b"-_.~", "+");
+    text
 }
 
 /// Writes a text with everything but letters, digits and `plain` as `%XX`.
