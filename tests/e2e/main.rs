@@ -16,6 +16,7 @@
 //! | `scraping.rs` | targets that are fetched from, and go |
 //! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `page.rs` | an exporter that is fetched from: readers fast and slow, reloads, an instance that ends |
+//! | `metrics.rs` | metrics of OTLP and OpenCensus on a page, and by remote write out and in |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
@@ -51,6 +52,7 @@ mod jaeger;
 mod kill;
 mod load;
 mod memory;
+mod metrics;
 mod neighbours;
 mod order;
 mod overload;

@@ -256,6 +256,7 @@ async fn a_reload_keeps_the_page_that_did_not_change() {
     assert!(stage.page().await.contains("before"));
 
     let served = stage.counted("weir_page_served_total").await;
+    stage.weir.log().announce("page starts empty");
     let old = stage.weir.address("page");
     stage.becomes(&other.replace("<page>", "<page2>"), RELOADED).await;
     let moved: SocketAddr = stage.weir.address("page2");
@@ -280,6 +281,37 @@ async fn a_reload_keeps_the_page_that_did_not_change() {
         String::from_utf8_lossy(answer.body()).contains("exchanged").then_some(())
     });
     shown.await.expect("what is pushed is on the page");
+    assert_eq!(stage.weir.health().await.1["status"], "ok");
+    stage.weir.stop().await;
+}
+
+/// Scenario: the file changes what is the door's and the delivery's: a reader's time, the waits between tries, the queue; then
+/// how long a try may take, which is the plugin's.
+/// Guarantees: the first leave what is on the page, at a door with the new limit, and deliver to it; the last begins with an
+/// empty page, and the log says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_of_door_and_delivery_keeps_what_is_on_the_page() {
+    const RELOADED: &[&str] = &["configuration reloaded", "restarted=\"exporter board", "failed=0"];
+    let mut stage = Stage::start().await;
+    stage.push("before").await;
+    stage.shows(&["before"]).await;
+    let mut config = stage.config.clone();
+    for (old, new, name) in [
+        ("request_timeout: 2s", "request_timeout: 3s", "with_limits"),
+        ("<page>}, ", "<page>}, retry: {initial_interval: 10ms}, ", "with_retry"),
+        ("<page>}, ", "<page>}, queue: {when_full: skip_oldest}, ", "with_queue"),
+    ] {
+        config = config.replace(old, new);
+        stage.becomes(&config, RELOADED).await;
+        stage.push(name).await;
+        stage.shows(&["before", name]).await;
+    }
+    assert!(stage.weir.log().find(&["page starts empty"]).is_none());
+    stage.weir.log().announce("page starts empty");
+    stage.becomes(&config.replace("<page>}, ", "<page>}, timeout: 5s, "), RELOADED).await;
+    assert!(stage.weir.log().find(&["page starts empty", "exporter=board"]).is_some());
+    stage.push("after").await;
+    assert!(!stage.shows(&["after"]).await.contains("before"));
     assert_eq!(stage.weir.health().await.1["status"], "ok");
     stage.weir.stop().await;
 }
@@ -327,8 +359,9 @@ async fn a_page_with_a_certificate_is_not_read_in_plaintext() {
     hang_up(&weir);
     let told = || weir.log().find(&["certificates not read again", "exporter=board", "page.pem"]);
     wait_until(deadline(SOON), "the file is read again", told).await;
-    let restarted = weir.log().find(&["configuration reloaded", "restarted=\"nothing\""]);
-    assert!(restarted.is_some(), "the exporter was made anew:\n{}", weir.log().tail());
+    let reloaded = || weir.log().find(&["configuration reloaded"]);
+    let reloaded = wait_until(deadline(SOON), "the reload is told", reloaded).await;
+    assert!(reloaded.contains("restarted=\"nothing\""), "the exporter was made anew: {reloaded}");
     assert!(weir.terminate().await.success());
     let file = weir.config_path();
     let said = command(weir.binary(), &["run", "--config", file.to_str().expect("a path of ours")]).await;

@@ -13,6 +13,7 @@ use crate::ask::{Asking, Unfit};
 use crate::end::{ABSORB, End, SERVE};
 use crate::instance::Instance;
 use crate::slot::Slot;
+use crate::under_way::{PageRoom, Stay, held};
 use crate::wanted::shows_its_slot;
 
 /// How long a request for the page waits for the instance: as long as Prometheus waits for an answer by default.
@@ -32,6 +33,8 @@ pub struct PluginPage {
     pub(crate) slot: Arc<Slot>,
     /// Pays for pages.
     pub(crate) ledger: Arc<Ledger>,
+    /// What it shares with all other pages.
+    pub(crate) room: Arc<PageRoom>,
 }
 
 shows_its_slot!(PluginPage);
@@ -84,10 +87,14 @@ impl Exporter for PluginPage {
 
 impl PageServer for PluginPage {
     fn serve(&self, request: http::Request) -> BoxFuture<'_, Result<http::Page, Refusal>> {
-        let (ledger, longest) = (Arc::clone(&self.ledger), self.slot.limits().call_deadline);
+        let (ledger, room) = (Arc::clone(&self.ledger), Arc::clone(&self.room));
+        let longest = self.slot.limits().call_deadline;
         let asking = Asking { what: "page", call: SERVE, wait_max: WAIT_MAX };
         Box::pin(self.slot.ask(asking, move |instance| {
-            Box::pin(async move { served(instance, &request, Parts::new(ledger, longest)).await })
+            Box::pin(async move {
+                let parts = Parts::new(ledger, room.enter(), longest);
+                served(instance, &request, parts).await
+            })
         }))
     }
 }
@@ -110,7 +117,7 @@ async fn served(
     loop {
         let part = instance.more().await?;
         if part.is_empty() {
-            return Ok(Ok(http::Page { response, rest: parts.rest }));
+            return Ok(Ok(parts.end(response)));
         }
         if let Err(unfit) = parts.add(part) {
             return Ok(Err(unfit));
@@ -121,6 +128,7 @@ async fn served(
 /// What has come of a page.
 struct Parts {
     ledger: Arc<Ledger>,
+    stay: Stay,
     /// How long all of it may take, and until when that is.
     longest: Duration,
     ends_at: Instant,
@@ -129,8 +137,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(ledger: Arc<Ledger>, longest: Duration) -> Self {
-        Self { ledger, longest, ends_at: Instant::now() + longest, bytes: 0, rest: Vec::new() }
+    fn new(ledger: Arc<Ledger>, stay: Stay, longest: Duration) -> Self {
+        Self { ledger, stay, longest, ends_at: Instant::now() + longest, bytes: 0, rest: Vec::new() }
     }
 
     fn add(&mut self, part: Vec<u8>) -> Result<(), Unfit> {
@@ -155,12 +163,21 @@ impl Parts {
         if self.bytes > PAGE_BYTES_MAX {
             return Err(format!("a page of more than {PAGE_BYTES_MAX} bytes").into());
         }
+        self.stay.grow_to(self.bytes as u64).map_err(Unfit::NoMemory)?;
         let bytes = part.len() as u64;
         // The small parts of a large page are not small requests: what is kept for those is not for them.
         let asked = if self.bytes as u64 > SMALL_BYTES_MAX { bytes.max(SMALL_BYTES_MAX + 1) } else { bytes };
         let mut claim = budget::claim(&self.ledger, asked).map_err(Unfit::NoMemory)?;
         claim.shrink_to(bytes);
         Ok(budget::paid(part, claim))
+    }
+
+    /// There is no more of it.
+    fn end(self, response: http::Response) -> http::Page {
+        let Self { stay, rest, .. } = self;
+        let mut parts = held(std::iter::once(response.body).chain(rest), stay);
+        let body = parts.remove(0);
+        http::Page { response: http::Response { body, ..response }, rest: parts }
     }
 }
 
@@ -171,7 +188,7 @@ mod tests {
     const MIB: usize = 1024 * 1024;
 
     fn parts(ledger: &Arc<Ledger>) -> Parts {
-        Parts::new(Arc::clone(ledger), Duration::from_secs(3600))
+        Parts::new(Arc::clone(ledger), PageRoom::new(ledger.limit()).enter(), Duration::from_secs(3600))
     }
 
     fn why(unfit: Unfit) -> String {
@@ -204,7 +221,7 @@ mod tests {
         assert_eq!(ledger.used(), PARTS_MAX as u64);
         assert_eq!(why(page.add(vec![0]).unwrap_err()), "a page of more than 16384 parts");
 
-        let mut late = Parts::new(ledger, Duration::ZERO);
+        let mut late = Parts::new(ledger, PageRoom::new(0).enter(), Duration::ZERO);
         assert_eq!(why(late.add(vec![0]).unwrap_err()), "a page that takes longer than call_deadline 0ns");
     }
 

@@ -31,6 +31,7 @@ use crate::pool::{Pool, PoolSettings, Tasks};
 use crate::quarantine::QuarantineSettings;
 use crate::schema::Schema;
 use crate::slot::{Released, Slot, SlotView};
+use crate::under_way::PageRoom;
 use crate::wanted::Wanted;
 use crate::watch::Watch;
 
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) engine: GuestEngine,
     pub(crate) cache: Option<Cache>,
     ledger: Arc<Ledger>,
+    /// What pages may hold of it.
+    room: Arc<PageRoom>,
     client: Client,
     pub(crate) plugin_dir: Option<PathBuf>,
     pub(crate) bundled: &'static [Bundled],
@@ -230,11 +233,13 @@ impl Host {
             }
         });
         let (wasi, tasks) = (OnceLock::new(), Tasks::default());
+        let room = PageRoom::new(ledger.limit());
         Ok(Self {
             shared: Arc::new(Shared {
                 engine,
                 cache,
                 ledger,
+                room,
                 client,
                 plugin_dir,
                 bundled,
@@ -539,8 +544,8 @@ impl Loaded {
     /// # Errors
     /// [`PartError`].
     pub fn page(self: &Arc<Self>, part: Part) -> Result<Arc<PluginPage>, PartError> {
-        let ledger = Arc::clone(&self.shared.ledger);
-        Ok(Arc::new(PluginPage { slot: self.slot(Wanted::Page, part)?, ledger }))
+        let (ledger, room) = (Arc::clone(&self.shared.ledger), Arc::clone(&self.shared.room));
+        Ok(Arc::new(PluginPage { slot: self.slot(Wanted::Page, part)?, ledger, room }))
     }
 
     /// A receiver out of this plugin, for what arrives at the addresses in its settings: it must have the interface of

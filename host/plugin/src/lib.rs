@@ -19,6 +19,7 @@
 //! | `wanted.rs` | what an id may be: exporter, page, receiver, scraper |
 //! | `as_exporter.rs`, `as_receiver.rs` | a plugin as the model knows it: instances for as many calls as come at once |
 //! | `as_page.rs`, `as_scraper.rs` | the same, one pinned instance that remembers |
+//! | `under_way.rs` | what all pages under way may hold of the memory |
 //! | `ask.rs` | a call for somebody outside, who is told only whether to come again |
 //! | `counts.rs` | what one id counts |
 //! | `v1/`, `convert.rs` | generated bindings of `weir:plugin@1`, and conversion |
@@ -56,6 +57,7 @@ pub mod scan;
 mod schema;
 pub mod slot;
 mod stderr;
+mod under_way;
 mod v1;
 pub mod wanted;
 pub mod watch;

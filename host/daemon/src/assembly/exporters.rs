@@ -19,7 +19,7 @@ use super::{Bench, NamedQueue};
 use crate::command::Failure;
 use crate::config::{
     self, Auth, ClientTls, Compression, Config, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter,
-    OtlpProtocol, PipelineId, Verbosity,
+    OtlpProtocol, PipelineId, PluginConfig, PoolConfig, Verbosity,
 };
 use crate::telemetry::metrics::PluginSource;
 
@@ -33,9 +33,23 @@ pub(crate) struct Built {
     pub(crate) page: Option<BuiltPage>,
     /// The TLS files of its requests as they were before they were read.
     files: Vec<Option<Print>>,
+    /// What its plugin was built with, if it is one.
+    made_of: Option<(PluginConfig, PoolConfig)>,
 }
 
 impl Built {
+    /// Where it is a page whose plugin has the same settings, limits and powers still: all of it, with what is on the page. Its
+    /// door, its delivery and their TLS files are others' work.
+    fn kept(&self, made_of: &(PluginConfig, PoolConfig)) -> Option<Self> {
+        (self.page.is_some() && self.made_of.as_ref() == Some(made_of)).then(|| self.clone())
+    }
+
+    /// Whether this one takes the place of `before`, a page, without what is on it.
+    pub(crate) fn starts_empty(&self, before: &Self) -> bool {
+        let pages = before.page.as_ref().zip(self.page.as_ref());
+        pages.is_some_and(|(before, now)| !Arc::ptr_eq(&before.server, &now.server))
+    }
+
     /// Whether its TLS files are others than those that it was built with. Those of a page are its door's, which reads them
     /// again: what is on the page stays.
     pub(crate) fn is_outdated(&self, config: &ExporterConfig) -> bool {
@@ -116,15 +130,15 @@ pub(crate) fn delivery(
     Ok(Delivery::new(settings, cursor, exporter))
 }
 
-/// Builds an exporter.
+/// Builds an exporter. Of the one that runs under its id, `before`, a page is kept where that can be.
 ///
 /// # Errors
 /// What it needs and is not there: a file, a plugin.
-pub(crate) async fn build(bench: &Bench<'_>, id: &Id) -> Result<Built, Failure> {
+pub(crate) async fn build(bench: &Bench<'_>, id: &Id, before: Option<&Built>) -> Result<Built, Failure> {
     let config = &bench.config.exporters[id].value;
     let files = prints(config);
     let ExporterConfig { delivery, kind } = config;
-    let (mut figures, mut page) = (None, None);
+    let (mut figures, mut page, mut made_of) = (None, None, None);
     let exporter: Arc<dyn Exporter> = match kind {
         ExporterKind::Otlp(otlp) => {
             let config = otlp_config(id, otlp, delivery.timeout)?;
@@ -143,12 +157,16 @@ pub(crate) async fn build(bench: &Bench<'_>, id: &Id) -> Result<Built, Failure> 
             let mut plugin = plugin.clone();
             let deadline = &mut plugin.plugin.limits.call_deadline;
             *deadline = delivery.timeout.min(*deadline);
+            let of_plugin = (plugin.plugin.clone(), delivery.pool);
+            if let Some(kept) = before.and_then(|before| before.kept(&of_plugin)) {
+                return Ok(kept);
+            }
             let built = plugins::exporter(bench, id, &plugin, delivery.pool).await?;
-            (figures, page) = (Some(built.figures), built.page);
+            (figures, page, made_of) = (Some(built.figures), built.page, Some(of_plugin));
             built.exporter
         }
     };
-    Ok(Built { exporter, figures, page, files })
+    Ok(Built { exporter, figures, page, files, made_of })
 }
 
 fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> anyhow::Result<OtlpConfig> {
@@ -209,5 +227,49 @@ impl Exporter for Pooled {
 
     fn generation(&self) -> u64 {
         self.exporter.generation()
+    }
+
+    fn found_at_fault(&self) {
+        self.exporter.found_at_fault();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Counts how often it was told of a record at fault.
+    #[derive(Default)]
+    struct Told(AtomicUsize);
+
+    impl Exporter for Told {
+        fn push(&self, _: Push) -> BoxFuture<'_, Outcome> {
+            Box::pin(async { Outcome::Accepted })
+        }
+
+        fn in_flight_max(&self) -> usize {
+            4
+        }
+
+        fn generation(&self) -> u64 {
+            7
+        }
+
+        fn found_at_fault(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Scenario: an exporter with `pool: {instances: 2}`; its code is the seventh, and a record of it was found at fault.
+    /// Guarantees: it has no more pushes at once than that, and hears of all else.
+    #[test]
+    fn an_exporter_with_a_pool_hears_what_any_other_hears() {
+        let told = Arc::new(Told::default());
+        let pooled = Pooled { exporter: Arc::clone(&told) as Arc<dyn Exporter>, in_flight_max: 2 };
+        assert_eq!((pooled.in_flight_max(), pooled.generation()), (2, 7));
+        pooled.found_at_fault();
+        assert_eq!(told.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tracing::warn;
 use weir_net::Drain;
 
 use super::exporters::{self, Built, Post};
@@ -85,7 +86,7 @@ impl Parts {
             parts.pipelines.insert(id.clone(), line);
         }
         for id in used(config, Kind::Exporter) {
-            let built = exporters::build(&bench, id).await?;
+            let built = exporters::build(&bench, id, None).await?;
             parts.pages.open(&bench, id, &built)?;
             parts.exporters.insert(id.clone(), built);
         }
@@ -97,6 +98,14 @@ impl Parts {
             parts.open(&bench, id).await?;
         }
         Ok(parts)
+    }
+
+    /// Has an exporter take the place of the one before it, if there is one.
+    pub(crate) fn exchange(&mut self, id: Id, built: Built) {
+        if self.exporters.get(&id).is_some_and(|before| built.starts_empty(before)) {
+            warn!(exporter = %id, "page starts empty: what its plugin was built with has changed");
+        }
+        self.exporters.insert(id, built);
     }
 
     /// Joins an exporter to its cursor; it starts with the others.

@@ -187,7 +187,7 @@ impl Daemon {
     ) -> Vec<Running> {
         let Staged { exporters, queues, doors, pages, waiting } = staged;
         let Self { config, foundation, parts, .. } = self;
-        parts.exporters.extend(exporters);
+        exporters.into_iter().for_each(|(id, built)| parts.exchange(id, built));
         for (id, named) in queues {
             let line = Line::new(config, foundation, &id, named, Default::default());
             parts.pipelines.insert(id, line);

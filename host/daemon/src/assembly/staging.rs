@@ -78,7 +78,7 @@ impl Daemon {
         let bench = self.foundation.bench(config);
         let (mut built, mut doors, mut waiting) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for id in plan.exporters.starting() {
-            built.insert(id.clone(), exporters::build(&bench, id).await?);
+            built.insert(id.clone(), exporters::build(&bench, id, self.parts.exporters.get(id)).await?);
         }
         let let_go = self.let_go(plan);
         for id in plan.receivers.starting() {

@@ -220,6 +220,32 @@ async fn a_page_comes_in_parts_that_are_paid_for() {
     assert_eq!(page.counts().instances.get(), 1);
 }
 
+/// Scenario: nobody reads pages of 10 MiB of two exporters, of which the budget of 192 MiB has room for seven; then one is let go.
+/// Guarantees: those beyond the pages' part are refused for now, so that a large request finds room; a small page is served all
+/// the while, and a large one again when there is room.
+#[tokio::test]
+async fn pages_that_nobody_reads_do_not_take_the_room_of_requests() {
+    const TEN: &str = "/parts/10/1048576";
+    let fixture = Fixture::new();
+    let pages = [
+        fixture.page(Part::new("keeper/one", json!({}))).await,
+        fixture.page(Part::new("keeper/two", json!({}))).await,
+    ];
+    let mut held = Vec::new();
+    for page in [&pages[0], &pages[1], &pages[0]] {
+        held.push(serve(page, TEN).await.unwrap());
+    }
+    for page in &pages {
+        let (reason, why) = reason(serve(page, TEN).await);
+        assert!(reason == Reason::MemoryFull && why.contains("25165824 bytes"), "{reason:?} {why}");
+        assert_eq!(shown(page).await, "given 0");
+    }
+    weir_net::budget::claim(&fixture.ledger, 32 << 20).unwrap();
+    held.pop();
+    held.push(serve(&pages[1], TEN).await.unwrap());
+    assert_eq!(held.iter().map(|page| page.rest.len()).sum::<usize>(), 30);
+}
+
 /// Scenario: a page has more than half of the memory that it may have, and idle; then another plugin takes all memory that
 /// there is.
 /// Guarantees: the page is not given up for anybody; the other one ends.
