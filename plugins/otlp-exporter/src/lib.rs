@@ -11,12 +11,6 @@
 //! like that, and what is really refused becomes a dead letter later instead of at once.
 //!
 //! Invariant: nothing of a batch is looked at but its answer.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `answer.rs` | what a backend took of what was sent |
-
-mod answer;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -26,7 +20,7 @@ use flate2::write::GzEncoder;
 use serde::Deserialize;
 use weir_guest::{
     Batch, Delivery, Descriptor, Encoding, Exporter, Outcome, Plugin, Request, SettingsFault, Signal, host,
-    settings, wire,
+    otlp_answer, settings, wire,
 };
 
 /// Headers that follow from the other settings.
@@ -71,6 +65,15 @@ pub enum Spelling {
     Proto,
     /// OTLP/JSON.
     Json,
+}
+
+impl Spelling {
+    const fn of_batches(self) -> Encoding {
+        match self {
+            Self::Proto => Encoding::Protobuf,
+            Self::Json => Encoding::Json,
+        }
+    }
 }
 
 /// Whether a body is compressed.
@@ -123,7 +126,7 @@ impl Exporter for OtlpExporter {
             Err(malformed) => return Outcome::Permanent(malformed.to_string()),
         };
         let timeout = self.settings.timeout.map(settings::Span::as_millis);
-        answer::outcome(host::send(&request, timeout), self.settings.encoding)
+        otlp_answer::outcome(host::send(&request, timeout), self.settings.encoding.of_batches())
     }
 }
 
