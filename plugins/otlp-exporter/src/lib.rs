@@ -245,6 +245,37 @@ mod tests {
         );
     }
 
+    /// Scenario: what OpenTelemetry's SDKs have sent of each signal, plain and compressed.
+    /// Guarantees: it is sent on as it came, byte for byte.
+    #[test]
+    fn what_sdks_sent_is_sent_on_unchanged() {
+        let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors/otlp/made-here");
+        if !std::path::Path::new(vectors).is_dir() {
+            eprintln!("{vectors} is absent: nothing to compare");
+            return;
+        }
+        for (file, signal) in [
+            ("otel_py_1.45.2_traces.pb", Signal::Traces),
+            ("otel_py_1.45.2_metrics.pb", Signal::Metrics),
+            ("otel_py_1.45.2_logs.pb", Signal::Logs),
+            ("concat_two_trace_requests.pb", Signal::Traces),
+        ] {
+            let sent = std::fs::read(format!("{vectors}/{file}")).expect(file);
+            for compression in ["none", "gzip"] {
+                let exporter =
+                    exporter(serde_json::json!({"endpoint": "http://a", "compression": compression}));
+                let batch = Batch { signal, encoding: Encoding::Protobuf, body: sent.clone() };
+                let mut body = exporter.request("http://a/".into(), batch).expect("a batch").body;
+                if compression == "gzip" {
+                    let mut plain = Vec::new();
+                    flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).expect("a gzip stream");
+                    body = plain;
+                }
+                assert!(body == sent, "{file} {compression}");
+            }
+        }
+    }
+
     /// Scenario: a header that follows from other settings.
     /// Guarantees: a fault that names it.
     #[test]
