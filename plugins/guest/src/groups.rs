@@ -8,6 +8,7 @@
 //! A body with several groups is their concatenation, since a repeated field is one wherever its parts stand.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use weir_wire::encode::Open;
 use weir_wire::{Encoder, Reader, Value};
@@ -16,8 +17,8 @@ use weir_wire::{Encoder, Reader, Value};
 /// has no room for all of them twice.
 const JOINED_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes from which on a group is closed and goes on in a body of its own: what grows is copied, and an instance has no room
-/// for the copies of a large one.
+/// Bytes of items from which on a group is closed and goes on in a body of its own: what grows is copied, and an instance has
+/// no room for the copies of a large one. What it begins with is not reckoned, since each body begins with it again.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// The groups of a request.
@@ -27,14 +28,16 @@ pub struct Groups {
     /// Groups that were closed since they had become large.
     closed: Vec<Vec<u8>>,
     /// Groups by the bytes that they begin with. Senders choose those, hence a tree.
-    by_head: BTreeMap<Vec<u8>, usize>,
+    by_head: BTreeMap<Rc<[u8]>, usize>,
+    /// Bytes that all groups begin with, together.
+    head_bytes: usize,
     /// The group that was found last; most requests have one.
     last: Option<usize>,
 }
 
 /// One group that is being written.
 struct Group {
-    head: Vec<u8>,
+    head: Rc<[u8]>,
     items: usize,
     out: Encoder,
     resource: Open,
@@ -45,15 +48,17 @@ impl Groups {
     /// The group of a resource and a scope, `head`; its number holds for this request.
     pub fn find(&mut self, head: &[u8]) -> usize {
         if let Some(last) = self.last
-            && self.groups[last].head == head
+            && *self.groups[last].head == *head
         {
             return last;
         }
         let group = match self.by_head.get(head) {
             Some(&group) => group,
             None => {
-                self.by_head.insert(head.to_vec(), self.groups.len());
-                self.groups.push(Group::new(head.to_vec()));
+                let head: Rc<[u8]> = head.into();
+                self.head_bytes += head.len();
+                self.by_head.insert(Rc::clone(&head), self.groups.len());
+                self.groups.push(Group::new(head));
                 self.groups.len() - 1
             }
         };
@@ -61,16 +66,23 @@ impl Groups {
         group
     }
 
+    /// Bytes that all groups begin with, together. Each is held twice until the end: a receiver whose senders choose what many
+    /// groups begin with bounds it.
+    #[must_use]
+    pub fn head_bytes(&self) -> usize {
+        self.head_bytes
+    }
+
     /// Writes an item into a group, as a field 2 of the message that holds a scope and its items.
     ///
     /// # Panics
     /// Where `group` did not come from [`Groups::find`].
     pub fn add(&mut self, group: usize, write: impl FnOnce(&mut Encoder)) {
-        let Group { out, items, .. } = &mut self.groups[group];
+        let Group { head, out, items, .. } = &mut self.groups[group];
         *items += 1;
         write(out);
-        if out.len() > GROUP_BYTES_MAX {
-            let head = core::mem::take(&mut self.groups[group].head);
+        if out.len() > GROUP_BYTES_MAX + head.len() {
+            let head = Rc::clone(head);
             let full = core::mem::replace(&mut self.groups[group], Group::new(head));
             let mut body = full.finish();
             body.shrink_to_fit();
@@ -91,7 +103,7 @@ impl Groups {
 }
 
 impl Group {
-    fn new(head: Vec<u8>) -> Self {
+    fn new(head: Rc<[u8]>) -> Self {
         let (mut resource, mut scope): (&[u8], &[u8]) = (&[], &[]);
         let mut fields = Reader::new(&head);
         while let Ok(Some(field)) = fields.next() {

@@ -12,6 +12,7 @@
 //! | `host.rs` | what the host offers: log, clock, counters, HTTP |
 //! | `settings.rs` | settings by serde, faults as JSON pointers |
 //! | `delivery.rs` | from an HTTP answer to an outcome |
+//! | `otlp_answer.rs` | likewise where the backend speaks OTLP: what of a batch it refused |
 //! | `http_date.rs` | the date form of `Retry-After` |
 //! | `json.rs`, `scan.rs` | a JSON writer and a JSON reader made for the sandbox |
 //! | `pairs.rs` | attributes and tags in protobuf, likewise |
@@ -35,6 +36,7 @@ pub mod host;
 mod http_date;
 pub mod json;
 pub mod keys;
+pub mod otlp_answer;
 pub mod pairs;
 mod plugin;
 pub mod scan;

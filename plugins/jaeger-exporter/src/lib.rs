@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use weir_guest::{
-    Batch, Delivery, Descriptor, Encoding, Exporter, Outcome, PartialSuccess, Plugin, Request, SettingsFault,
-    Signal, delivery, host, settings,
+    Batch, Delivery, Descriptor, Encoding, Exporter, HttpError, Outcome, PartialSuccess, Plugin, Request,
+    Response, SettingsFault, Signal, delivery, host, otlp_answer, settings,
 };
 
 pub use encode::{Encoded, Failure, encode};
@@ -72,6 +72,14 @@ impl Protocol {
         match self {
             Self::OtlpHttp => "/v1/traces",
             Self::ThriftHttp => "/api/traces",
+        }
+    }
+
+    /// What an answer means: OTLP has a place in a 200 for spans that were refused, Jaeger's own has not.
+    fn outcome(self, answer: Result<Response, HttpError>) -> Outcome {
+        match self {
+            Self::OtlpHttp => otlp_answer::outcome(answer, Encoding::Protobuf),
+            Self::ThriftHttp => delivery::outcome(answer),
         }
     }
 }
@@ -143,7 +151,7 @@ impl JaegerExporter {
             headers: content_type.into_iter().chain(headers).collect(),
             body,
         };
-        delivery::outcome(host::send(&request, timeout.map(settings::Span::as_millis)))
+        protocol.outcome(host::send(&request, timeout.map(settings::Span::as_millis)))
     }
 }
 
@@ -175,5 +183,16 @@ mod tests {
         assert_eq!(target("http://j:4318", "otlp_http"), "http://j:4318/v1/traces");
         assert_eq!(target("http://j:14268/", "thrift_http"), "http://j:14268/api/traces");
         assert_eq!(target("https://j/prefix/v1/traces", "otlp_http"), "https://j/prefix/v1/traces");
+    }
+
+    /// Scenario: a 200 that says that three spans were refused, in both protocols.
+    /// Guarantees: over OTLP they are counted with the backend's words; in an answer to thrift such bytes say nothing.
+    #[test]
+    fn spans_refused_within_a_200_are_counted() {
+        let body = b"\x0a\x07\x08\x03\x12\x03why";
+        let answer = || Ok(Response { status: 200, headers: Vec::new(), body: body.to_vec() });
+        let partial = PartialSuccess { rejected: 3, message: "why".into() };
+        assert_eq!(Protocol::OtlpHttp.outcome(answer()), Outcome::Partial(partial));
+        assert_eq!(Protocol::ThriftHttp.outcome(answer()), Outcome::Accepted);
     }
 }

@@ -3,8 +3,12 @@
 #[path = "../../zipkin-receiver/tests/receiver/text.rs"]
 mod text;
 
-use std::fs;
-use std::path::Path;
+#[path = "../../jaeger-receiver/tests/receiver/encode.rs"]
+#[allow(dead_code, reason = "the receiver's own tests need more of it")]
+mod encode;
+
+#[path = "../../jaeger-receiver/tests/receiver/vectors.rs"]
+mod vectors;
 
 use jaeger_exporter::{Encoded, encode};
 use jaeger_receiver::{Spelling, read};
@@ -22,22 +26,13 @@ fn there_and_back(body: &[u8]) -> String {
     text::of(&back.collect::<Vec<_>>())
 }
 
-/// Scenario: what real clients have sent, as OTLP, through thrift and back.
+/// Scenario: every vector with spans, in all four spellings, as OTLP, through thrift and back.
 /// Guarantees: nothing is lost: the receiver reads back what it read before.
 #[test]
 fn what_came_from_jaeger_survives() {
-    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/jaeger/made-here");
-    if !vectors.is_dir() {
-        eprintln!("{} is absent: nothing to compare", vectors.display());
-        return;
-    }
-    for (file, spelling) in [
-        ("jaeger_client_python_4.8.0_udp6831_compact.bin", Spelling::Compact),
-        ("jaeger_client_node_3.19.0_udp6832_binary.bin", Spelling::Binary),
-        ("jaeger_client_node_3.19.0_http14268_binary.bin", Spelling::Batch),
-        ("otel_js_exporter_jaeger_2.11_udp6832_binary.bin", Spelling::Binary),
-    ] {
-        let (bodies, _) = read(&fs::read(vectors.join(file)).expect(file), spelling).expect(file);
+    let Some(vectors) = vectors::vectors() else { return };
+    for (file, spelling) in vectors::SPANS {
+        let (bodies, _) = read(&vectors::body(&vectors, file, spelling), spelling).expect(file);
         assert_eq!(there_and_back(&bodies.concat()), text::of(&bodies), "{file}");
     }
 }

@@ -11,6 +11,8 @@
 //!   flags: sampled; debug, firehose                               ──▶ flags; attributes jaeger.debug, jaeger.firehose
 //! ```
 
+use std::collections::BTreeMap;
+
 use weir_guest::groups::Groups;
 use weir_guest::keys::keep_last_of_each;
 use weir_guest::wire::Encoder;
@@ -23,6 +25,10 @@ pub(crate) const SPANS_MAX: usize = 64 << 10;
 
 /// Attributes of one span, resource or event; what is beyond is counted as dropped. The host's other doors take as many.
 const ATTRIBUTES_MAX: usize = 256;
+
+/// Bytes of all resources with their scopes, where each pair counts once. A process is sent once and a scope with each span, so
+/// that a few kilobytes of spans could make gigabytes of pairs; two processes of the largest text fit, or 8,000 of a kilobyte.
+const HEADS_BYTES_MAX: usize = 9 << 20;
 
 /// Keys of the flags that OTLP has no field for.
 const MARKS: [(u32, &str); 2] = [(DEBUG, "jaeger.debug"), (FIREHOSE, "jaeger.firehose")];
@@ -42,14 +48,26 @@ const KIND_SERVER: u64 = 2;
 #[derive(Default)]
 pub(crate) struct Request {
     groups: Groups,
-    /// The process at hand as a `Resource` in field 1.
-    resource: Encoder,
-    head: Encoder,
-    /// The group of the process at hand where no tag says anything of the scope.
-    plain: Option<usize>,
+    /// The process of the spans that come without one, and that of the span at hand where it has its own.
+    common: Origin,
+    own: Origin,
+    is_own: bool,
+    /// The scope of the span at hand, in field 2.
+    scope: Encoder,
     spans: usize,
     rejected: u32,
     sorted: Sorted,
+}
+
+/// A process, and the groups of its spans: a span must not cost what its process is large.
+#[derive(Default)]
+struct Origin {
+    /// The process as a `Resource` in field 1.
+    resource: Encoder,
+    /// The group of the spans with no tag that says anything of the scope.
+    plain: Option<usize>,
+    /// The groups of the others, by the scope in field 2.
+    scopes: BTreeMap<Vec<u8>, usize>,
 }
 
 /// Where the tags of a span go: indexes into them.
@@ -66,13 +84,88 @@ struct Sorted {
 }
 
 impl Request {
-    /// The spans that follow are of this process.
+    /// The spans that follow are of this process, but for those with their own.
     pub(crate) fn process(&mut self, process: &mut Process<'_>) {
+        self.common.set(process);
+        self.is_own = false;
+    }
+
+    /// The span that follows has its own process, or none.
+    pub(crate) fn own_process(&mut self, process: Option<&mut Process<'_>>) {
+        self.is_own = process.is_some();
+        if let Some(process) = process {
+            self.own.set(process);
+        }
+    }
+
+    /// Takes a span. One without ids is counted as rejected.
+    pub(crate) fn add(&mut self, span: &mut Span<'_>) -> Result<(), Fault> {
+        self.spans += 1;
+        if self.spans > SPANS_MAX {
+            return Err(Fault::too_much(format!("more than {SPANS_MAX} spans in one request, send fewer")));
+        }
+        if span.trace_id == [0; 16] || span.id == [0; 8] {
+            self.rejected += 1;
+            return Ok(());
+        }
+        keep_last_of_each(&mut span.tags, |tag| &tag.key);
+        self.sorted.sort(span);
+        let group = self.group_of(span)?;
+        let Self { groups, sorted, .. } = self;
+        groups.add(group, |out| write_span(out, span, sorted));
+        Ok(())
+    }
+
+    fn group_of(&mut self, span: &Span<'_>) -> Result<usize, Fault> {
+        let Self { groups, common, own, is_own, scope, sorted, .. } = self;
+        let origin = if *is_own { own } else { common };
+        let is_plain = sorted.scope == [None; 4];
+        if is_plain && let Some(group) = origin.plain {
+            return Ok(group);
+        }
+        let said = |tag: ScopeTag| match sorted.scope[tag as usize].map(|index| &span.tags[index].value) {
+            Some(Value::Text(text)) => text,
+            _ => &[][..],
+        };
+        let either = |today: ScopeTag, before: ScopeTag| match said(today) {
+            [] => said(before),
+            text => text,
+        };
+        scope.clear();
+        scope.message(2, |scope| {
+            scope.nonempty_bytes(1, either(ScopeTag::Name, ScopeTag::OldName));
+            scope.nonempty_bytes(2, either(ScopeTag::Version, ScopeTag::OldVersion));
+        });
+        if let Some(&group) = origin.scopes.get(scope.as_bytes()) {
+            return Ok(group);
+        }
+        let group = groups.find(&[origin.resource.as_bytes(), scope.as_bytes()].concat());
+        if groups.head_bytes() > HEADS_BYTES_MAX {
+            return Err(Fault::too_much(format!(
+                "processes and scopes together take more than {HEADS_BYTES_MAX} bytes in one request, send fewer spans"
+            )));
+        }
+        origin.scopes.insert(scope.as_bytes().to_vec(), group);
+        if is_plain {
+            origin.plain = Some(group);
+        }
+        Ok(group)
+    }
+
+    /// The bodies, none for no spans, and how many spans are not in them.
+    pub(crate) fn finish(self) -> (Vec<Vec<u8>>, u32) {
+        (self.groups.finish(), self.rejected)
+    }
+}
+
+impl Origin {
+    fn set(&mut self, process: &mut Process<'_>) {
         keep_last_of_each(&mut process.tags, |tag| &tag.key);
         let Process { service, tags } = process;
         let is_known = !service.is_empty() && **service != *NO_SERVICE;
         let has_host_name = tags.iter().any(|tag| &*tag.key == b"host.name");
         self.plain = None;
+        self.scopes.clear();
         self.resource.clear();
         self.resource.message(1, |resource| {
             if is_known {
@@ -88,56 +181,6 @@ impl Request {
             }
             resource.nonzero_varint(2, beyond(tags.len(), ATTRIBUTES_MAX - 1));
         });
-    }
-
-    /// Takes a span. One without ids is counted as rejected.
-    pub(crate) fn add(&mut self, span: &mut Span<'_>) -> Result<(), Fault> {
-        self.spans += 1;
-        if self.spans > SPANS_MAX {
-            return Err(Fault::too_much(format!("more than {SPANS_MAX} spans in one request, send fewer")));
-        }
-        if span.trace_id == [0; 16] || span.id == [0; 8] {
-            self.rejected += 1;
-            return Ok(());
-        }
-        keep_last_of_each(&mut span.tags, |tag| &tag.key);
-        self.sorted.sort(span);
-        let group = self.group_of(span);
-        let Self { groups, sorted, .. } = self;
-        groups.add(group, |out| write_span(out, span, sorted));
-        Ok(())
-    }
-
-    fn group_of(&mut self, span: &Span<'_>) -> usize {
-        let is_plain = self.sorted.scope == [None; 4];
-        if is_plain && let Some(group) = self.plain {
-            return group;
-        }
-        let Self { head, resource, sorted, .. } = self;
-        let said = |tag: ScopeTag| match sorted.scope[tag as usize].map(|index| &span.tags[index].value) {
-            Some(Value::Text(text)) => text,
-            _ => &[][..],
-        };
-        let either = |today: ScopeTag, before: ScopeTag| match said(today) {
-            [] => said(before),
-            text => text,
-        };
-        head.clear();
-        head.raw(resource.as_bytes());
-        head.message(2, |scope| {
-            scope.nonempty_bytes(1, either(ScopeTag::Name, ScopeTag::OldName));
-            scope.nonempty_bytes(2, either(ScopeTag::Version, ScopeTag::OldVersion));
-        });
-        let group = self.groups.find(self.head.as_bytes());
-        if is_plain {
-            self.plain = Some(group);
-        }
-        group
-    }
-
-    /// The bodies, none for no spans, and how many spans are not in them.
-    pub(crate) fn finish(self) -> (Vec<Vec<u8>>, u32) {
-        (self.groups.finish(), self.rejected)
     }
 }
 

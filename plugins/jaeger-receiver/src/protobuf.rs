@@ -42,19 +42,13 @@ fn read_batch(batch: &[u8], request: &mut Request) -> Result<(), Fault> {
         }
     }
     request.process(&mut common);
-    let mut is_common = true;
     let mut span = Span::default();
     let mut fields = Reader::new(batch);
     while let Some(field) = fields.next()? {
         let (1, reader::Value::Bytes(message)) = (field.number, field.value) else { continue };
         span.clear();
-        let own = read_span(message, &mut span)?;
-        let was_common = std::mem::replace(&mut is_common, own.is_none());
-        match own {
-            Some(mut own) => request.process(&mut own),
-            None if was_common => {}
-            None => request.process(&mut common),
-        }
+        let mut own = read_span(message, &mut span)?;
+        request.own_process(own.as_mut());
         request.add(&mut span)?;
     }
     Ok(())

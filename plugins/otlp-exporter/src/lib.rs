@@ -11,12 +11,6 @@
 //! like that, and what is really refused becomes a dead letter later instead of at once.
 //!
 //! Invariant: nothing of a batch is looked at but its answer.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `answer.rs` | what a backend took of what was sent |
-
-mod answer;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -26,7 +20,7 @@ use flate2::write::GzEncoder;
 use serde::Deserialize;
 use weir_guest::{
     Batch, Delivery, Descriptor, Encoding, Exporter, Outcome, Plugin, Request, SettingsFault, Signal, host,
-    settings, wire,
+    otlp_answer, settings, wire,
 };
 
 /// Headers that follow from the other settings.
@@ -71,6 +65,15 @@ pub enum Spelling {
     Proto,
     /// OTLP/JSON.
     Json,
+}
+
+impl Spelling {
+    const fn of_batches(self) -> Encoding {
+        match self {
+            Self::Proto => Encoding::Protobuf,
+            Self::Json => Encoding::Json,
+        }
+    }
 }
 
 /// Whether a body is compressed.
@@ -123,7 +126,7 @@ impl Exporter for OtlpExporter {
             Err(malformed) => return Outcome::Permanent(malformed.to_string()),
         };
         let timeout = self.settings.timeout.map(settings::Span::as_millis);
-        answer::outcome(host::send(&request, timeout), self.settings.encoding)
+        otlp_answer::outcome(host::send(&request, timeout), self.settings.encoding.of_batches())
     }
 }
 
@@ -240,6 +243,37 @@ mod tests {
             (&attribute["key"], &attribute["value"]["stringValue"]),
             (&"service.name".into(), &"shop".into())
         );
+    }
+
+    /// Scenario: what OpenTelemetry's SDKs have sent of each signal, plain and compressed.
+    /// Guarantees: it is sent on as it came, byte for byte.
+    #[test]
+    fn what_sdks_sent_is_sent_on_unchanged() {
+        let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors/otlp/made-here");
+        if !std::path::Path::new(vectors).is_dir() {
+            eprintln!("{vectors} is absent: nothing to compare");
+            return;
+        }
+        for (file, signal) in [
+            ("otel_py_1.45.2_traces.pb", Signal::Traces),
+            ("otel_py_1.45.2_metrics.pb", Signal::Metrics),
+            ("otel_py_1.45.2_logs.pb", Signal::Logs),
+            ("concat_two_trace_requests.pb", Signal::Traces),
+        ] {
+            let sent = std::fs::read(format!("{vectors}/{file}")).expect(file);
+            for compression in ["none", "gzip"] {
+                let exporter =
+                    exporter(serde_json::json!({"endpoint": "http://a", "compression": compression}));
+                let batch = Batch { signal, encoding: Encoding::Protobuf, body: sent.clone() };
+                let mut body = exporter.request("http://a/".into(), batch).expect("a batch").body;
+                if compression == "gzip" {
+                    let mut plain = Vec::new();
+                    flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).expect("a gzip stream");
+                    body = plain;
+                }
+                assert!(body == sent, "{file} {compression}");
+            }
+        }
     }
 
     /// Scenario: a header that follows from other settings.

@@ -17,7 +17,7 @@ use weir_remote_write::series::{NAME, STALE_NAN};
 pub(crate) type Borrowed<'a> = Vec<(&'a str, &'a str)>;
 
 /// Which series of one it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     Bucket,
     Quantile,
@@ -108,7 +108,25 @@ impl Role {
     }
 }
 
-impl Group<'_> {
+impl<'a> Part<'a> {
+    /// What tells it from the others of its group.
+    fn key(&self) -> (Role, Option<&'a str>) {
+        (self.role, self.own.map(|(text, _)| text))
+    }
+}
+
+impl<'a> Group<'a> {
+    /// Puts the parts into the order that [`Group::part`] wants.
+    pub(crate) fn sort(&mut self) {
+        self.parts.sort_unstable_by(|left, right| left.key().cmp(&right.key()));
+    }
+
+    /// The part in this role with this value of `le` or `quantile`; the parts are sorted.
+    pub(crate) fn part(&mut self, role: Role, own: Option<&'a str>) -> Option<&mut Part<'a>> {
+        let at = self.parts.partition_point(|part| part.key() < (role, own));
+        self.parts.get_mut(at).filter(|part| part.key() == (role, own))
+    }
+
     /// The one part in this role; nothing where there are several or none.
     fn only(&self, role: Role) -> Option<f64> {
         let mut parts = self.parts.iter().filter(|part| part.role == role);

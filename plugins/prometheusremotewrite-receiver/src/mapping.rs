@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_exposition::Kind;
 use weir_prometheus::family::{Exemplar, Family, Labels, Point, Value};
+use weir_prometheus::native::Native;
 use weir_prometheus::otlp::{Honor, Metrics};
 use weir_remote_write::series::{NAME, STALE_NAN};
 use weir_remote_write::{Fault, Metadata, Request, Series, Version};
@@ -21,8 +22,21 @@ const ENTRY_BYTES: usize = 16;
 /// Each byte of a point is held once in its family and once in a batch.
 const COPIES: usize = 2;
 
-/// Points are written to a batch once they weigh so much, so that their families need not all be held.
-const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Points are written to a batch once they take so much, so that their families need not all be held.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What an allocator adds to a text, and rounds it up by.
+const ALLOCATION_BYTES: usize = 16;
+
+/// What a group takes beside its labels: nodes of a tree may be half empty.
+const GROUP_BYTES: usize =
+    2 * size_of::<(&str, Borrowed<'_>, i64, Group<'_>)>() + size_of::<Part<'_>>() + 2 * ALLOCATION_BYTES;
+
+/// What one more part of a group takes: room grows by doubling.
+const PART_BYTES: usize = 2 * size_of::<Part<'_>>();
+
+/// How often a `target_info` is held: here, and in a batch that is being written twice.
+const INFO_COPIES: usize = 3;
 
 /// Labels of a series: the host's doors take 256 attributes of a point.
 const LABELS_MAX: usize = 255;
@@ -137,7 +151,7 @@ impl<'a> Mapping<'a> {
         }
         let is_there = |sample: &&weir_remote_write::Sample| sample.value.to_bits() != STALE_NAN;
         if let Some(sample) = series.samples.iter().rfind(is_there) {
-            self.spend(weight(&series.labels))?;
+            self.charge(INFO_COPIES.saturating_mul(point_bytes(&series.labels)))?;
             self.infos.push(Point {
                 labels: owned(&series.labels),
                 value: Value::Number(sample.value),
@@ -168,10 +182,10 @@ impl<'a> Mapping<'a> {
         let all = series.samples.len() + series.histograms.len() + series.exemplars.len();
         let texts = said.help.len() + said.unit.len();
         self.spend(weight.saturating_mul(all.max(1)).saturating_add(texts))?;
-        self.held += weight.saturating_mul(all) + texts;
+        self.held += texts;
         let exemplars = self.exemplars(series)?;
         match place(&series.labels, name, said.kind) {
-            Some(place) => self.take_parts(series, said, place, exemplars),
+            Some(place) => self.take_parts(series, said, place, exemplars)?,
             None => self.take_numbers(series, said, exemplars),
         }
         self.take_natives(series, said)?;
@@ -207,19 +221,30 @@ impl<'a> Mapping<'a> {
         said: Said<'a>,
         place: Place<'a>,
         exemplars: Vec<Exemplar>,
-    ) {
+    ) -> Result<(), Fault> {
         let Place { base, role, own, labels } = place;
         let mut exemplars = Some(exemplars);
         for (at, sample) in series.samples.iter().enumerate() {
             let Some(time) = self.time(sample.timestamp) else { continue };
             let is_last = at + 1 == series.samples.len();
             let exemplars = exemplars.take_if(|_| is_last).unwrap_or_default();
-            let group = self.groups.entry((base, labels.clone(), time)).or_default();
+            let key = (base, labels.clone(), time);
+            let cost = match self.groups.contains_key(&key) {
+                true => PART_BYTES,
+                false => GROUP_BYTES + size_of_val(&*labels),
+            };
+            self.charge(cost)?;
+            let group = self.groups.entry(key).or_default();
+            if group.parts.is_empty() {
+                // Room for four, which is what a first part takes otherwise, is three too many for most.
+                group.parts.reserve_exact(1);
+            }
             (group.kind, group.help, group.unit) = (said.kind, said.help, said.unit);
             group.parts.push(Part { role, own, value: sample.value, start: start(sample.start), exemplars });
             self.read.written.samples += 1;
         }
         self.wait(series, exemplars);
+        Ok(())
     }
 
     fn take_numbers(&mut self, series: &Series<'a>, said: Said<'a>, exemplars: Vec<Exemplar>) {
@@ -242,6 +267,7 @@ impl<'a> Mapping<'a> {
                 exemplars: exemplars.take_if(|_| is_last).unwrap_or_default(),
             };
             self.family(name, "", Said { kind, ..said }).points.push(point);
+            self.hold(point_bytes(&series.labels));
             self.read.written.samples += 1;
         }
         self.wait(series, exemplars);
@@ -266,6 +292,7 @@ impl<'a> Mapping<'a> {
                 self.spend(side.len() * ENTRY_BYTES + wide)?;
                 self.held += side.len() * ENTRY_BYTES + wide;
             }
+            self.charge(size_of::<Native>())?;
             let point = Point {
                 labels: owned(&series.labels),
                 time: Some(time),
@@ -275,6 +302,7 @@ impl<'a> Mapping<'a> {
             };
             let said = Said { kind: Kind::Histogram, ..said };
             self.family(series.name(), "", said).points.push(point);
+            self.hold(point_bytes(&series.labels) + size_of::<Native>());
             self.read.written.histograms += 1;
         }
         Ok(())
@@ -295,8 +323,9 @@ impl<'a> Mapping<'a> {
                 self.read.lost_exemplars += 1;
                 continue;
             }
-            self.spend(weight(&exemplar.labels))?;
-            self.held += weight(&exemplar.labels);
+            let bytes = size_of::<Exemplar>() + owned_bytes(&exemplar.labels);
+            self.charge(weight(&exemplar.labels).saturating_add(bytes))?;
+            self.held += bytes;
             let labels = exemplar.labels.iter();
             exemplars.push(Exemplar {
                 value: exemplar.value,
@@ -339,11 +368,7 @@ impl<'a> Mapping<'a> {
     fn close_groups(&mut self) -> Result<(), Fault> {
         self.exemplars_of_groups();
         while let Some(((base, labels, time), group)) = self.groups.pop_first() {
-            self.held += weight(&labels);
             self.close_group(base, &labels, time, group);
-            if self.held > HELD_BYTES_MAX {
-                self.flush();
-            }
         }
         Ok(())
     }
@@ -351,6 +376,7 @@ impl<'a> Mapping<'a> {
     fn close_group(&mut self, base: &'a str, labels: &[(&'a str, &'a str)], time: i64, group: Group<'a>) {
         let whole = group.whole();
         let Group { kind, help, unit, parts } = group;
+        let steps = parts.len();
         let point = |labels: Labels, start, value, exemplars| Point {
             labels,
             time: Some(time),
@@ -366,7 +392,8 @@ impl<'a> Mapping<'a> {
                 exemplars.clear();
             }
             let point = point(owned(labels), start, value, exemplars);
-            return self.family(base, "", Said { kind, help, unit }).points.push(point);
+            self.family(base, "", Said { kind, help, unit }).points.push(point);
+            return self.hold(point_bytes(labels) + steps * size_of::<(f64, f64)>());
         }
         for Part { role, own, value, start, exemplars } in parts {
             let mut labels = owned(labels);
@@ -374,10 +401,11 @@ impl<'a> Mapping<'a> {
                 labels.push((role.label().to_owned(), text.to_owned()));
                 labels.sort_unstable();
             }
-            self.held += ENTRY_BYTES * labels.len();
+            let bytes = owned_point_bytes(&labels);
             let said = Said { kind: Kind::Unknown, help, unit };
             let point = point(labels, start, Value::Number(value), exemplars);
             self.family(base, role.suffix(), said).points.push(point);
+            self.hold(bytes);
         }
     }
 
@@ -386,6 +414,8 @@ impl<'a> Mapping<'a> {
         if self.groups.is_empty() || self.waiting.is_empty() {
             return;
         }
+        // A group may have as many parts as a request has series, and each of those an exemplar apart.
+        self.groups.values_mut().for_each(Group::sort);
         let mut still = Vec::new();
         for (labels, exemplars) in std::mem::take(&mut self.waiting) {
             let name = labels.iter().find(|(name, _)| *name == NAME).map_or("", |(_, value)| value);
@@ -395,7 +425,7 @@ impl<'a> Mapping<'a> {
                         .groups
                         .range_mut((base, labels.clone(), i64::MIN)..=(base, labels, i64::MAX))
                         .next_back();
-                    last?.1.parts.iter_mut().find(|part| (part.role, part.own) == (role, own))
+                    last?.1.part(role, own.map(|(text, _)| text))
                 });
             match found {
                 Some(part) => part.exemplars.extend(exemplars),
@@ -443,7 +473,9 @@ impl<'a> Mapping<'a> {
         self.held = 0;
         let mut metrics = Metrics::new(&[], Honor::Exposed, 0);
         let name = TARGET_INFO.to_owned();
-        metrics.add(&Family { name, points: self.infos.clone(), ..Family::default() });
+        let infos = Family { name, points: std::mem::take(&mut self.infos), ..Family::default() };
+        metrics.add(&infos);
+        self.infos = infos.points;
         for family in self.families.drain(..) {
             let exemplars = family.points.iter().map(|point| point.exemplars.len() as u64);
             self.read.written.exemplars += exemplars.sum::<u64>();
@@ -463,8 +495,13 @@ impl<'a> Mapping<'a> {
 
     // === the account ===
 
+    /// Charges what is held once in a family and once in a batch.
     fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
-        match self.left.checked_sub(bytes.saturating_mul(COPIES)) {
+        self.charge(bytes.saturating_mul(COPIES))
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), Fault> {
+        match self.left.checked_sub(bytes) {
             Some(left) => {
                 self.left = left;
                 Ok(())
@@ -472,6 +509,14 @@ impl<'a> Mapping<'a> {
             None => Err(Fault::beyond(
                 "the request is larger as OTLP than this receiver can hold; send fewer samples at once",
             )),
+        }
+    }
+
+    /// Reckons a point that is held, and writes what is held where that has become much.
+    fn hold(&mut self, bytes: usize) {
+        self.held += bytes;
+        if self.held > HELD_BYTES_MAX {
+            self.flush();
         }
     }
 
@@ -491,6 +536,25 @@ const WIDTH_MAX: u32 = 1 << 14;
 fn weight(labels: &[(&str, &str)]) -> usize {
     let texts = labels.iter().map(|(name, value)| name.len() + value.len() + ENTRY_BYTES);
     texts.sum::<usize>() + 4 * ENTRY_BYTES
+}
+
+/// Bytes of these labels as a point or an exemplar holds them.
+fn owned_bytes(labels: &[(&str, &str)]) -> usize {
+    let bytes = |(name, value): &(&str, &str)| {
+        name.len() + value.len() + size_of::<(String, String)>() + 2 * ALLOCATION_BYTES
+    };
+    labels.iter().map(bytes).sum()
+}
+
+/// Bytes of a point with these labels where it is held.
+fn point_bytes(labels: &[(&str, &str)]) -> usize {
+    size_of::<Point>() + ALLOCATION_BYTES + owned_bytes(labels)
+}
+
+/// The same of labels that are the point's own already.
+fn owned_point_bytes(labels: &Labels) -> usize {
+    let texts = labels.iter().map(|(name, value)| name.len() + value.len() + 2 * ALLOCATION_BYTES);
+    size_of::<Point>() + ALLOCATION_BYTES + texts.sum::<usize>() + size_of_val(&**labels)
 }
 
 fn count(items: usize) -> u32 {

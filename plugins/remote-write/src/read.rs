@@ -11,6 +11,9 @@ use crate::{Fault, Version, histogram};
 /// most, so 8 MiB. Senders cut their requests at some thousand samples.
 const ENTRIES_MAX: usize = 1 << 18;
 
+/// A native histogram with nothing in it takes as much as so many samples.
+const HISTOGRAM_ENTRIES: usize = 8;
+
 /// Texts of a request of version 2.0: a hundred times what Prometheus sends. A slice of each is held.
 const SYMBOLS_MAX: usize = 1 << 20;
 
@@ -145,7 +148,7 @@ impl<'a> Request<'a> {
                     series.samples.push(read_sample(sample, self.version)?);
                 }
                 (3, Value::Bytes(message)) => {
-                    entries.add(1)?;
+                    entries.add(HISTOGRAM_ENTRIES)?;
                     series.histograms.push(histogram::read(message, self.version, &mut entries)?);
                 }
                 (4, Value::Bytes(exemplar)) => {
@@ -277,7 +280,7 @@ fn read_v1<'a>(message: &'a [u8], series: &mut Series<'a>) -> Result<(), Fault> 
                 series.exemplars.extend(read_exemplar_v1(exemplar, &mut entries)?);
             }
             (4, Value::Bytes(message)) => {
-                entries.add(1)?;
+                entries.add(HISTOGRAM_ENTRIES)?;
                 series.histograms.push(histogram::read(message, Version::V1, &mut entries)?);
             }
             _ => {}

@@ -5,6 +5,7 @@ mod text;
 
 mod doors;
 mod encode;
+mod hostile;
 mod mapping;
 mod random;
 mod vectors;

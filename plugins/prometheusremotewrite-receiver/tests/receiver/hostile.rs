@@ -59,6 +59,27 @@ fn floods_of_nothing_are_counted_or_refused() {
     assert_eq!(read(out.as_bytes(), Version::V1).expect_err("too many").status, 413);
 }
 
+/// Scenario: forty-five thousand buckets of one histogram at one time, and then the same series again, each with only an exemplar.
+/// Guarantees: each exemplar finds its part, without a look at all parts for each.
+#[test]
+fn exemplars_apart_find_their_parts_at_once() {
+    let bounds: Vec<String> = (0..45_000).map(|bound| bound.to_string()).collect();
+    let labels = |bound| [("__name__", "h_bucket"), ("le", bound)];
+    let started = Instant::now();
+    let mut writer = Writer::new(Version::V2);
+    for bound in &bounds {
+        writer.series(&series(Kind::Histogram, &labels(bound), &[1.0]));
+    }
+    for bound in &bounds {
+        let exemplars = vec![Exemplar { labels: Vec::new(), value: 1.0, timestamp: TIME }];
+        writer.series(&Series { exemplars, ..series(Kind::Histogram, &labels(bound), &[]) });
+    }
+    let read = read(&writer.into_message(), Version::V2).expect("a message");
+    assert_eq!((read.written.samples, read.written.exemplars, read.lost_exemplars), (45_000, 45_000, 0));
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
 /// Scenario: a second of good messages with bytes changed, cut or doubled.
 /// Guarantees: no panic; what is accepted passes the check of the host's own doors, whole.
 #[test]
