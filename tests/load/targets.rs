@@ -230,6 +230,7 @@ fn config(page: SocketAddr, folder: &Path) -> String {
         "receivers:
   prometheus:
     limits: {{memory_mib: 1024}}
+    state_mib: 256
     config:
       scrape_configs:
         - job_name: load

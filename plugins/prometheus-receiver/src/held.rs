@@ -7,6 +7,7 @@ use weir_guest::wire::Encoder;
 use weir_prometheus::family::{Histogram, Summary, Value};
 
 use crate::families::Role;
+use crate::room::{PART_COST, POINT_COST};
 use crate::series::AsIs;
 
 /// Buckets or quantiles of one point; clients have a dozen.
@@ -60,12 +61,19 @@ pub(crate) struct Held {
     points: Vec<Point>,
     by_key: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
     bytes: Vec<u8>,
+    /// What is in the points, beside their attributes.
+    parts_bytes: usize,
 }
 
 impl Held {
-    /// Bytes of all attributes.
+    /// What all points cost.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.points.len() * POINT_COST + self.bytes.len() * 2 + self.parts_bytes
+    }
+
+    /// Counts what a point has got.
+    pub(crate) fn grow(&mut self, bytes: usize) {
+        self.parts_bytes += bytes;
     }
 
     /// All points, in the order of their first samples.
@@ -119,17 +127,17 @@ pub(crate) fn hash_at(key: Key<'_>) -> u64 {
 }
 
 impl Point {
-    /// Takes a sample's part.
+    /// Takes a sample's part; returns what it costs.
     ///
     /// # Errors
     /// Why it has no place.
-    pub(crate) fn set(&mut self, part: Part) -> Result<(), &'static str> {
+    pub(crate) fn set(&mut self, part: Part) -> Result<usize, &'static str> {
         let Part { role, value, bound, of } = part;
         self.samples = self.samples.saturating_add(1);
         if role == Role::Start {
             // Seconds; before 1970 nothing was measured, and a double has no nanoseconds beyond.
             self.start = if value > 0.0 && value < 1.8e10 { (value * 1e9) as u64 } else { 0 };
-            return Ok(());
+            return Ok(0);
         }
         if of == Of::Number {
             return match self.value.replace(Value::Number(value)) {
@@ -137,7 +145,7 @@ impl Point {
                     self.value = Some(first);
                     Err(TWICE)
                 }
-                None => Ok(()),
+                None => Ok(0),
             };
         }
         let held = self.value.get_or_insert_with(|| match of {
@@ -151,7 +159,7 @@ impl Point {
                     return Err("a bucket or quantile more than are taken");
                 }
                 list.push((bound, value));
-                Ok(())
+                Ok(PART_COST)
             }
             (Value::Histogram(Histogram { count: held, .. }), Role::Count)
             | (Value::Summary(Summary { count: held, .. }), Role::Count)
@@ -160,7 +168,7 @@ impl Point {
                 Some(_) => Err(TWICE),
                 None => {
                     *held = Some(value);
-                    Ok(())
+                    Ok(0)
                 }
             },
             _ => Err("a sample that its family has not"),

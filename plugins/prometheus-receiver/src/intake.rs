@@ -12,7 +12,7 @@ use weir_exposition::{Kind, float};
 use weir_guest::wire::Encoder;
 use weir_guest::wire::walk::ATTRIBUTES_MAX;
 use weir_prometheus::family::Value;
-use weir_prometheus::native::Native;
+use weir_prometheus::native::{CUSTOM_BUCKETS, Native};
 use weir_prometheus::otlp::{SCOPE, TARGET_INFO, scope};
 use weir_prometheus::point::{self, Shape};
 
@@ -20,9 +20,18 @@ use crate::families::{Families, Role};
 use crate::held::{Held, Key, Of, Part, TWICE, hash_at};
 use crate::limits;
 use crate::relabel::{NAME, Pair, get, set};
-use crate::series::{AsIs, MetricKey, Room, Seen, Series, Sight};
+use crate::room::{NATIVE_COST, PART_COST, Room, TIMED_COST};
+use crate::series::{AsIs, MetricKey, Seen, Series, Sight};
 use crate::settings::Job;
 use crate::sheet::{POINTS_BYTES_MAX, Sheet};
+
+/// Why a scrape fails whose target has more than can be remembered.
+const FULL: &str = "more series, names and labels than there is room for in state_mib: drop some, or raise state_mib and \
+    limits.memory_mib to at least twice that";
+
+/// Why a scrape fails that takes more memory than there is.
+const TOO_MUCH: &str = "the scrape takes more memory than there is beside state_mib: drop some of it, or raise state_mib and \
+    limits.memory_mib to at least twice that";
 
 /// The labels of a target.
 pub(crate) struct Frame<'t> {
@@ -71,7 +80,9 @@ pub(crate) struct Intake<'s> {
     pub(crate) job: &'s Job,
     pub(crate) frame: &'s Frame<'s>,
     pub(crate) series: &'s mut Series,
-    pub(crate) room: &'s mut Room,
+    room: Room,
+    /// Bytes of what is read.
+    pub(crate) body_bytes: usize,
     /// Nanoseconds since the Unix epoch.
     pub(crate) at: u64,
     pub(crate) families: Families,
@@ -84,6 +95,8 @@ pub(crate) struct Intake<'s> {
     /// Samples that are in no point, by reason.
     pub(crate) dropped: BTreeMap<&'static str, u64>,
     held: Held,
+    /// What the points cost that were held and are being written.
+    closing_bytes: usize,
     /// Series that came with a time, with it.
     timed: HashSet<u64, BuildHasherDefault<AsIs>>,
     /// The target's own home.
@@ -109,7 +122,7 @@ impl<'s> Intake<'s> {
         job: &'s Job,
         frame: &'s Frame<'s>,
         series: &'s mut Series,
-        room: &'s mut Room,
+        room: Room,
         at: u64,
         has_starts: bool,
     ) -> Self {
@@ -120,6 +133,7 @@ impl<'s> Intake<'s> {
             frame,
             series,
             room,
+            body_bytes: 0,
             at,
             families: Families::new(has_starts),
             sheet: Sheet::default(),
@@ -128,6 +142,7 @@ impl<'s> Intake<'s> {
             new: 0,
             dropped: BTreeMap::new(),
             held: Held::default(),
+            closing_bytes: 0,
             timed: HashSet::default(),
             own,
             attributes: Encoder::new(),
@@ -138,6 +153,42 @@ impl<'s> Intake<'s> {
     /// The number of the target's own resource.
     pub(crate) fn own_resource(&self) -> usize {
         self.series.homes[self.own].resource
+    }
+
+    /// Holds what is remembered and what the scrape takes against the room there is; `next` is what the next sample may take beside.
+    ///
+    /// # Errors
+    /// What is too much: the whole scrape fails.
+    pub(crate) fn fits(&self, next: usize) -> Result<(), String> {
+        let state = self.series.cost();
+        if state > self.room.state {
+            return Err(FULL.to_owned());
+        }
+        let bytes = self.sheet.bytes();
+        if bytes > POINTS_BYTES_MAX {
+            return Err(format!(
+                "more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"
+            ));
+        }
+        let held = self.held.bytes() + self.closing_bytes + self.timed.len() * TIMED_COST;
+        let reading = self.body_bytes + self.families.bytes() + held + self.sheet.cost();
+        // What is read is gone when batches are made of the points.
+        let writing = self.sheet.cost() + bytes;
+        if state + next + reading.max(writing) > self.room.all {
+            return Err(TOO_MUCH.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Forgets what is only of use while samples come.
+    pub(crate) fn release(&mut self) {
+        (self.held, self.closing_bytes, self.body_bytes) = (Held::default(), 0, 0);
+        (self.families, self.timed) = (Families::new(false), HashSet::default());
+    }
+
+    /// How many bytes points may be, markers among them; they are there twice while they grow, and once more as batches.
+    pub(crate) fn points_bytes_max(&self) -> usize {
+        (self.room.all.saturating_sub(self.series.cost()) / 3).min(POINTS_BYTES_MAX)
     }
 
     /// Takes a sample with its labels, those that are empty too.
@@ -231,23 +282,30 @@ impl<'s> Intake<'s> {
             0
         };
         limits::check(self.job, name, labels, hidden)?;
+        let labels_bytes = |labels: &[(&str, &str)]| -> usize {
+            labels.iter().map(|(name, value)| name.len() + value.len()).sum()
+        };
+        let exemplars: usize = sample.exemplars.iter().map(|exemplar| labels_bytes(&exemplar.labels)).sum();
+        // Encoded, in a list that grows; and kept.
+        self.fits((labels_bytes(labels) + exemplars) * 4)?;
         self.added += 1;
         if self.job.limits.samples > 0 && self.added > self.job.limits.samples {
             // All are counted before the scrape fails.
             return Ok(());
         }
+        let Some(mut placed) = self.place(name, labels, &sample)? else { return Ok(()) };
         let home = self.home(labels, home);
-        let Some(placed) = self.place(name, labels, home, &sample)? else { return Ok(()) };
         if self.families.at(placed.resolved).metric == TARGET_INFO {
             let resource = self.series.homes[home].resource;
             let said = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            self.series.resources[resource].next_info = said.collect();
+            self.series.say(resource, said.collect());
             return Ok(());
         }
         if labels.len() > ATTRIBUTES_MAX {
             self.drop("more labels than a point may have");
             return Ok(());
         }
+        placed.metric = self.metric(placed.resolved, home, placed.shape);
         if !labels.is_sorted_by(|left, right| left.0 <= right.0) {
             labels.sort_unstable();
         }
@@ -258,13 +316,7 @@ impl<'s> Intake<'s> {
         }
         let taken = self.point(&placed, attributes.as_bytes(), sample);
         self.attributes = attributes;
-        taken?;
-        if self.sheet.bytes() + self.held.bytes() > POINTS_BYTES_MAX {
-            return Err(format!(
-                "more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"
-            ));
-        }
-        Ok(())
+        taken
     }
 
     /// Where a sample belongs; takes the labels out that say it.
@@ -286,12 +338,11 @@ impl<'s> Intake<'s> {
         home
     }
 
-    /// Which metric a sample is of; takes the label out that is no attribute. Nothing for a sample that has no place.
+    /// What a sample is, but for its metric; takes the label out that is no attribute. Nothing for a sample that has no place.
     fn place(
         &mut self,
         name: &str,
         labels: &mut Pairs<'_>,
-        home: usize,
         sample: &Sample<'_>,
     ) -> Result<Option<Placed>, String> {
         let number = self.families.resolve(name);
@@ -299,6 +350,7 @@ impl<'s> Intake<'s> {
         let (kind, role) = (resolved.kind, resolved.role);
         let shape = match (kind, role, &sample.native) {
             (_, _, Some(_)) if kind == Kind::GaugeHistogram => Shape::GaugeHistogram,
+            (_, _, Some(native)) if native.schema == CUSTOM_BUCKETS => Shape::Histogram,
             (_, _, Some(_)) => Shape::Exponential,
             (Kind::Histogram, Role::Value, None) | (Kind::GaugeHistogram, Role::Value, None) => {
                 self.drop("a sample that its family has not");
@@ -321,8 +373,7 @@ impl<'s> Intake<'s> {
             let text = labels.remove(place).1;
             bound = float(text).ok_or_else(|| format!("{own} of {name} is no number"))?;
         }
-        let metric = self.metric(number, home, shape);
-        Ok(Some(Placed { resolved: number, kind, role, metric, shape, bound }))
+        Ok(Some(Placed { resolved: number, kind, role, metric: 0, shape, bound }))
     }
 
     /// The number of a metric in a home.
@@ -391,16 +442,22 @@ impl<'s> Intake<'s> {
             point.start = start;
         }
         point.exemplars.raw(self.exemplars.as_bytes());
+        let mut grown = self.exemplars.len() * 2;
         let set = match sample.native {
             Some(_) if point.value.is_some() => Err(TWICE),
             Some(native) => {
                 point.samples = 1;
+                let parts = native.negative.len() + native.positive.len() + native.bounds.len();
                 point.value = Some(Value::Native(Box::new(native)));
-                Ok(())
+                Ok(NATIVE_COST + parts * PART_COST)
             }
             None => point.set(Part { role: placed.role, value: sample.value, bound: placed.bound, of }),
         };
-        set.unwrap_or_else(|reason| self.drop(reason));
+        match set {
+            Ok(bytes) => grown += bytes,
+            Err(reason) => self.drop(reason),
+        }
+        self.held.grow(grown);
         Ok(())
     }
 
@@ -413,7 +470,7 @@ impl<'s> Intake<'s> {
         }
         let is_marked = time.is_none() || self.job.tracks_timestamps;
         let sight = Sight { metric, samples, layout, is_marked };
-        match self.series.see(hash, sight, attributes, self.room) {
+        match self.series.see(hash, sight, attributes, self.room.state) {
             Seen::More(samples) => {
                 self.new += samples;
                 Ok(true)
@@ -423,10 +480,7 @@ impl<'s> Intake<'s> {
                 self.drop(TWICE);
                 Ok(false)
             }
-            Seen::Full => {
-                Err("more series than the instance has room for: drop some, or use another receiver for some"
-                    .to_owned())
-            }
+            Seen::Full => Err(FULL.to_owned()),
         }
     }
 
@@ -443,15 +497,12 @@ impl<'s> Intake<'s> {
         if limit > 0 && self.added > limit {
             return Err("sample limit exceeded".to_owned());
         }
+        self.closing_bytes = self.held.bytes();
         for (point, attributes) in std::mem::take(&mut self.held).take() {
             self.write(point, &attributes)?;
+            self.fits(0)?;
         }
-        if self.sheet.bytes() > POINTS_BYTES_MAX {
-            return Err(format!(
-                "more than {POINTS_BYTES_MAX} bytes of points in one scrape: set sample_limit, or drop some"
-            ));
-        }
-        Ok(())
+        self.fits(0)
     }
 
     /// Writes a point that was held.
@@ -503,7 +554,7 @@ impl<'s> Intake<'s> {
         let (metric, attributes) = self.report_series(name, help, unit);
         let time = self.at;
         let gone = crate::series::Gone { metric, shape: Shape::Gauge, attributes: &attributes, bounds: &[] };
-        if !self.sheet.marker(gone, time) {
+        if !self.sheet.marker(gone, time, POINTS_BYTES_MAX) {
             self.drop("a marker for which there was no room");
         }
     }

@@ -14,6 +14,7 @@
 //! | `intake.rs` | one scrape: samples in, points out |
 //! | `relabel.rs`, `md5.rs` | rules that change or drop series |
 //! | `limits.rs` | what a series may be |
+//! | `room.rs` | how much memory there is, and what things cost |
 //! | `families.rs` | which family a sample is of |
 //! | `held.rs` | points that are made of several samples |
 //! | `sheet.rs` | points by metric, and the batches that they become |
@@ -27,6 +28,7 @@ mod limits;
 mod md5;
 mod read;
 mod relabel;
+mod room;
 mod scraper;
 mod series;
 mod settings;

@@ -41,20 +41,25 @@ fn text(body: &[u8], dialect: Dialect, intake: &mut Intake<'_>) -> Result<(), St
     let mut reader = Reader::new(body, dialect).map_err(fault)?;
     let mut spare = Vec::new();
     while let Some(record) = reader.next().map_err(fault)? {
+        let families = &mut intake.families;
         let sample = match record {
             Record::Help { family, text } => {
-                intake.families.announce(&family).help = text.into_owned();
-                continue;
+                families.set_help(&family, &text);
+                None
             }
             Record::Type { family, kind } => {
-                intake.families.announce(&family).kind = kind;
-                continue;
+                families.set_kind(&family, kind);
+                None
             }
             Record::Unit { family, unit } => {
-                intake.families.announce(&family).unit = unit.into_owned();
-                continue;
+                families.set_unit(&family, &unit);
+                None
             }
-            Record::Sample(sample) => sample,
+            Record::Sample(sample) => Some(sample),
+        };
+        let Some(sample) = sample else {
+            intake.fits(0).map_err(|what| format!("line {}: {what}", reader.line()))?;
+            continue;
         };
         let mut labels = emptied(spare);
         labels.extend(reader.labels().iter().map(|label| (&*label.name, &*label.value)));
@@ -83,10 +88,10 @@ fn text(body: &[u8], dialect: Dialect, intake: &mut Intake<'_>) -> Result<(), St
 
 /// Takes a family's points, as the samples that a text has of them.
 fn add(family: &Family, intake: &mut Intake<'_>) -> Result<(), String> {
-    let known = intake.families.announce(&family.name);
-    known.kind = family.kind;
-    known.help.clone_from(&family.help);
-    known.unit.clone_from(&family.unit);
+    intake.families.set_kind(&family.name, family.kind);
+    intake.families.set_help(&family.name, &family.help);
+    intake.families.set_unit(&family.name, &family.unit);
+    intake.fits(0)?;
     let is_gauge = family.kind == Kind::GaugeHistogram;
     let name = |suffix: &str| format!("{}{suffix}", family.name);
     let names = Names {

@@ -11,7 +11,8 @@ use weir_prometheus::otlp::Url;
 use crate::ask;
 use crate::intake::{Frame, Intake};
 use crate::read::read;
-use crate::series::{Room, SERIES_BYTES_MAX, SERIES_MAX, Series};
+use crate::room::{REPORTS_COST, Room, STATE_MIB_DEFAULT, STATE_MIB_MAX, TARGET_COST};
+use crate::series::Series;
 use crate::settings::{Job, Settings};
 
 /// Targets whose series are remembered: as many as the host has. More are not scraped: what is forgotten can't be said to be gone.
@@ -47,7 +48,9 @@ const EXTRA_REPORTS: [(&str, &str, &str); 3] = [
 pub struct PrometheusReceiver {
     jobs: HashMap<String, Job>,
     targets: HashMap<Key, State>,
-    room: Room,
+    /// What all targets may cost, and what they do, in bytes.
+    state_bytes_max: usize,
+    state_bytes: usize,
 }
 
 /// What makes a target another one: its job, its URL, its labels.
@@ -55,6 +58,12 @@ type Key = (String, String, Vec<(String, String)>);
 
 fn key(target: &Target) -> Key {
     (target.job.clone(), target.url.clone(), target.labels.clone())
+}
+
+/// What it costs to remember a target, without its series.
+fn cost(target: &Target) -> usize {
+    let labels: usize = target.labels.iter().map(|(name, value)| 48 + name.len() + value.len()).sum();
+    TARGET_COST + target.job.len() + target.url.len() + labels
 }
 
 /// What is remembered of a target.
@@ -104,8 +113,15 @@ impl Plugin for PrometheusReceiver {
                 Err(more) => faults.extend(more),
             }
         }
-        let room = Room { series: SERIES_MAX, bytes: SERIES_BYTES_MAX };
-        if faults.is_empty() { Ok(Self { jobs, targets: HashMap::new(), room }) } else { Err(faults) }
+        let state_mib = settings.state_mib.unwrap_or(STATE_MIB_DEFAULT);
+        if !(1..=STATE_MIB_MAX).contains(&state_mib) {
+            let message = format!("expected 1 to {STATE_MIB_MAX} MiB, and limits.memory_mib twice that");
+            faults.push(SettingsFault { at: "/state_mib".to_owned(), message });
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Self { jobs, targets: HashMap::new(), state_bytes_max: state_mib << 20, state_bytes: 0 })
     }
 }
 
@@ -118,19 +134,22 @@ impl Scraper for PrometheusReceiver {
         }
     }
 
-    fn digest(&mut self, target: Target, fetched: Fetched) -> Vec<Batch> {
+    fn digest(&mut self, target: Target, mut fetched: Fetched) -> Vec<Batch> {
         let Some(job) = self.jobs.get(&target.job) else {
             host::count("failed_scrapes", 1, &[("reason", "job")]);
             host::log(Level::Error, "no scrape configuration has this name", &[("job", &target.job)]);
             return Vec::new();
         };
         let known = self.targets.remove(&key(&target));
-        let has_room = known.is_some() || self.targets.len() < TARGETS_MAX;
+        let own = cost(&target);
+        let others = self.state_bytes - known.as_ref().map_or(0, |state| own + state.series.cost());
+        let room = Room::of(self.state_bytes_max, others + own);
+        let has_room = known.is_some() || (self.targets.len() < TARGETS_MAX && room.state >= REPORTS_COST);
         let mut state = known.unwrap_or_default();
-        let (room, held) = (self.room, state.series.held());
-        let batches = digest(job, &target, &fetched, &mut state, &mut self.room, has_room);
-        self.room = if has_room { room.after(held, state.series.held()) } else { room };
+        let batches = digest(job, &target, &mut fetched, &mut state, room, has_room);
+        self.state_bytes = others;
         if has_room {
+            self.state_bytes += own + state.series.cost();
             self.targets.insert(key(&target), state);
         }
         batches
@@ -141,19 +160,19 @@ impl Scraper for PrometheusReceiver {
         else {
             return Vec::new();
         };
-        let (room, held) = (self.room, state.series.held());
+        let own = cost(&target);
+        self.state_bytes -= own + state.series.cost();
+        let room = Room::of(self.state_bytes_max, self.state_bytes + own);
         let frame = Frame::of(&target.labels);
-        let mut intake = Intake::new(job, &frame, &mut state.series, &mut self.room, at, false);
+        let mut intake = Intake::new(job, &frame, &mut state.series, room, at, false);
         mark_all(&mut intake);
         reports(job).for_each(|(name, help, unit)| intake.report_gone(name, help, unit));
-        let left = intake.series.held().0 as u64;
+        let left = intake.series.count() as u64;
         if left > 0 {
             host::count("dropped_points", left, &[("reason", "a marker for which there was no room")]);
         }
         count_dropped(&intake);
-        let batches = finish(intake, &target.url);
-        self.room = room.after(held, (0, 0));
-        batches
+        finish(intake, &target.url)
     }
 }
 
@@ -161,16 +180,18 @@ impl Scraper for PrometheusReceiver {
 fn digest(
     job: &Job,
     target: &Target,
-    fetched: &Fetched,
+    fetched: &mut Fetched,
     state: &mut State,
-    room: &mut Room,
+    room: Room,
     has_room: bool,
 ) -> Vec<Batch> {
     let frame = Frame::of(&target.labels);
     let answer = if has_room {
         answer(fetched, job)
     } else {
-        let text = format!("more than {TARGETS_MAX} targets: give some to another receiver");
+        let text = format!(
+            "more than {TARGETS_MAX} targets, or than there is room for in state_mib: give some to another receiver"
+        );
         Err(Failed { reason: "targets", text })
     };
     let has_starts = answer.as_ref().is_ok_and(|(_, format)| *format == ask::WITH_STARTS);
@@ -180,10 +201,13 @@ fn digest(
         Err(failed) => Some(failed),
         Ok((response, format)) => {
             body_bytes = response.body.len() as f64;
+            intake.body_bytes = response.body.len();
             let read = read(&response.body, format, &mut intake);
             read.err().map(|text| Failed { reason: "body", text })
         }
     };
+    // What was read makes room for what is written.
+    fetched.answer = Err(String::new());
     match &failed {
         None => sweep(&mut intake),
         Some(Failed { reason, text }) => {
@@ -216,15 +240,17 @@ fn answer<'f>(fetched: &'f Fetched, job: &Job) -> Result<(&'f Response, weir_pro
 
 /// Writes markers of the series that this scrape has not seen.
 fn sweep(intake: &mut Intake<'_>) {
-    let (sheet, at) = (&mut intake.sheet, intake.at);
-    intake.series.sweep(|gone| sheet.marker(gone, at));
+    intake.release();
+    let (most, sheet, at) = (intake.points_bytes_max(), &mut intake.sheet, intake.at);
+    intake.series.sweep(|gone| sheet.marker(gone, at, most));
 }
 
 /// Writes markers of all series that there were before this scrape, and nothing that it brought.
 fn mark_all(intake: &mut Intake<'_>) {
+    intake.release();
     intake.sheet.clear();
-    let (sheet, at) = (&mut intake.sheet, intake.at);
-    intake.series.sweep_all(|gone| sheet.marker(gone, at));
+    let (most, sheet, at) = (intake.points_bytes_max(), &mut intake.sheet, intake.at);
+    intake.series.sweep_all(|gone| sheet.marker(gone, at, most));
 }
 
 /// Writes what is known of the scrape itself.
@@ -264,13 +290,18 @@ fn finish(intake: Intake<'_>, url: &str) -> Vec<Batch> {
     sheet.finish(series, own, Url::of(url).as_ref())
 }
 
+/// A URL as far as it may be told: parameters may be secrets.
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
 /// Says when a target begins to fail, in another way than before, and when it is well again.
 fn tell(target: &Target, state: &mut State, failed: Option<Failed>) {
     let fault = failed.map(|failed| failed.text.chars().take(SHOWN_CHARS_MAX).collect::<String>());
     if fault == state.fault {
         return;
     }
-    let about = [("job", &*target.job), ("target", &*target.url)];
+    let about = [("job", &*target.job), ("target", without_query(&target.url))];
     match &fault {
         Some(fault) => host::log(
             Level::Warn,
@@ -280,4 +311,20 @@ fn tell(target: &Target, state: &mut State, failed: Option<Failed>) {
         None => host::log(Level::Info, "scrape succeeds again", &about),
     }
     state.fault = fault;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: URLs with and without parameters.
+    /// Guarantees: what is told of them has none, which may be secrets.
+    #[test]
+    fn parameters_are_not_told() {
+        for url in
+            ["http://h:1/m", "http://h:1/m?token=secret", "http://h:1/m#secret", "http://h:1/m?a=1#b?c"]
+        {
+            assert_eq!(without_query(url), "http://h:1/m");
+        }
+    }
 }

@@ -13,11 +13,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use weir_exposition::Kind;
 use weir_prometheus::point::Shape;
 
-/// Series of all targets of one instance. A series takes some 150 bytes, so that they take a fraction of what a plugin may.
-pub(crate) const SERIES_MAX: usize = 1 << 20;
-
-/// Bytes of all their attributes: 128 each, were there as many as may be.
-pub(crate) const SERIES_BYTES_MAX: usize = 128 << 20;
+use crate::room::{HOME_COST, ITEM_COST, METRIC_COST, SERIES_COST};
 
 /// Layouts of buckets that are remembered of one target; of histograms with another one the marker has no buckets.
 const LAYOUTS_MAX: usize = 256;
@@ -28,26 +24,14 @@ const PROBES_MAX: usize = 16;
 /// From a series to the next one of the same hash.
 const NEXT: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Metrics that no series has any more before they are forgotten.
-const UNUSED_METRICS_MAX: usize = 256;
+/// What metrics, homes and layouts cost that no series has any more, before they are forgotten; less would often be made anew.
+const UNUSED_BYTES_MAX: usize = 32 << 10;
+
+/// Places of a table of series that are not worth to be given back.
+const ENTRIES_MIN: usize = 64;
 
 /// The series waits for its marker, for which there was no room yet.
 const PENDING: u8 = 0;
-
-/// What is left of the bounds of an instance.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    pub(crate) series: usize,
-    pub(crate) bytes: usize,
-}
-
-impl Room {
-    /// What is left once a target has `after` where it had `before`: series, and bytes of their attributes.
-    pub(crate) fn after(self, before: (usize, usize), after: (usize, usize)) -> Self {
-        let left = |left: usize, before: usize, after: usize| (left + before).saturating_sub(after);
-        Self { series: left(self.series, before.0, after.0), bytes: left(self.bytes, before.1, after.1) }
-    }
-}
 
 /// A resource: `job` and `instance`, and what `target_info` says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -147,8 +131,19 @@ pub(crate) struct Series {
     /// Bytes of series that are gone.
     dead: usize,
     layouts: Vec<Vec<f64>>,
+    /// What metrics, homes and layouts cost, and what resources say.
+    around_bytes: usize,
+    info_bytes: usize,
     generation: u8,
     seed: u64,
+}
+
+/// What series have.
+struct Used {
+    metrics: Vec<bool>,
+    layouts: Vec<bool>,
+    /// What these cost, and the homes of the metrics.
+    cost: usize,
 }
 
 /// Hashes are keys already.
@@ -181,6 +176,8 @@ impl Default for Series {
             bytes: Vec::new(),
             dead: 0,
             layouts: Vec::new(),
+            around_bytes: 0,
+            info_bytes: 0,
             generation: 1,
             // What a target exposes must not be made to fall on one place.
             seed: RandomState::new().hash_one(0_u8),
@@ -189,15 +186,33 @@ impl Default for Series {
 }
 
 impl Series {
-    /// How many there are, and how many bytes their attributes take.
-    pub(crate) fn held(&self) -> (usize, usize) {
-        (self.entries.len(), self.bytes.len())
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What all that is remembered costs, in bytes.
+    pub(crate) fn cost(&self) -> usize {
+        self.entries.len() * SERIES_COST + self.bytes.len() * 2 + self.around_bytes + self.info_bytes
     }
 
     /// A scrape begins.
     pub(crate) fn begin(&mut self) {
         self.generation = if self.generation == 1 { 2 } else { 1 };
         self.resources.iter_mut().for_each(|resource| resource.next_info.clear());
+        self.count_info();
+    }
+
+    /// Takes what `target_info` says of a resource.
+    pub(crate) fn say(&mut self, resource: usize, said: Vec<(String, String)>) {
+        let known = &mut self.resources[resource].next_info;
+        self.info_bytes = self.info_bytes + info_cost(&said) - info_cost(known);
+        *known = said;
+    }
+
+    fn count_info(&mut self) {
+        let cost = |resource: &Resource| info_cost(&resource.info) + info_cost(&resource.next_info);
+        self.info_bytes = self.resources.iter().map(cost).sum();
     }
 
     /// The number of a home.
@@ -219,6 +234,7 @@ impl Series {
         };
         self.places.insert(key, self.homes.len());
         self.homes.push(Home { resource, scope: scope.to_vec() });
+        self.around_bytes += home_cost(job, instance, scope);
         self.homes.len() - 1
     }
 
@@ -228,13 +244,16 @@ impl Series {
             Some(&id) => {
                 let known = &mut self.metrics[id].help;
                 if known != help {
-                    help.clone_into(known);
+                    self.around_bytes = self.around_bytes + help.len() - known.len();
+                    *known = help.to_owned();
                 }
                 id
             }
             None => {
                 self.ids.insert(key.clone(), self.metrics.len());
-                self.metrics.push(Metric { key, kind, help: help.to_owned() });
+                let metric = Metric { key, kind, help: help.to_owned() };
+                self.around_bytes += metric.cost();
+                self.metrics.push(metric);
                 self.metrics.len() - 1
             }
         }
@@ -247,6 +266,7 @@ impl Series {
             Some(place) => place + 1,
             None if bounds.is_empty() || self.layouts.len() == LAYOUTS_MAX => 0,
             None => {
+                self.around_bytes += layout_cost(&bounds);
                 self.layouts.push(bounds);
                 self.layouts.len()
             }
@@ -271,8 +291,8 @@ impl Series {
         fold(hash ^ rest, FACTOR.rotate_left(32) ^ self.seed)
     }
 
-    /// Sees a series, `attributes` as they stand in its point.
-    pub(crate) fn see(&mut self, hash: u64, sight: Sight, attributes: &[u8], room: &mut Room) -> Seen {
+    /// Sees a series, `attributes` as they stand in its point; `room` is what all series may cost.
+    pub(crate) fn see(&mut self, hash: u64, sight: Sight, attributes: &[u8], room: usize) -> Seen {
         let mut key = hash;
         for _ in 0..PROBES_MAX {
             let Some(entry) = self.entries.get_mut(&key) else { break };
@@ -290,7 +310,7 @@ impl Series {
             }
             key = key.wrapping_add(NEXT);
         }
-        if room.series == 0 || room.bytes < attributes.len() {
+        if self.cost() + SERIES_COST + attributes.len() * 2 > room {
             return Seen::Full;
         }
         let (Ok(at), Ok(length), Ok(metric)) =
@@ -298,8 +318,6 @@ impl Series {
         else {
             return Seen::Full;
         };
-        room.series -= 1;
-        room.bytes -= attributes.len();
         self.bytes.extend_from_slice(attributes);
         let Sight { samples, layout, is_marked, .. } = sight;
         let generation = self.generation;
@@ -327,6 +345,7 @@ impl Series {
         for resource in &mut self.resources {
             resource.info = std::mem::take(&mut resource.next_info);
         }
+        self.count_info();
     }
 
     /// The scrape is over, and nothing of it counts: all series that there were before are gone. `mark` as for [`Series::sweep`].
@@ -342,18 +361,14 @@ impl Series {
             false
         });
         self.resources.iter_mut().for_each(|resource| resource.next_info.clear());
+        self.count_info();
     }
 
-    /// Forgets the bytes of series and the metrics that are gone, once they are as many as the others. Numbers of metrics and
-    /// homes are others then.
+    /// Forgets the bytes of series that are gone, and metrics, homes and layouts that no series has, once they are as many as the
+    /// others. Numbers of metrics and homes are others then.
     pub(crate) fn compact(&mut self) {
         let live = self.bytes.len() - self.dead;
-        let has_dead_bytes = self.dead > live;
-        let mut used = vec![false; self.metrics.len()];
-        self.entries.values().for_each(|entry| used[entry.metric as usize] = true);
-        let unused = used.iter().filter(|is_used| !**is_used).count();
-        let has_dead_metrics = unused > UNUSED_METRICS_MAX && unused > used.len() / 2;
-        if has_dead_bytes {
+        if self.dead > live {
             let mut bytes = Vec::with_capacity(live);
             for entry in self.entries.values_mut() {
                 let range = entry.at as usize..entry.at as usize + entry.length as usize;
@@ -361,26 +376,58 @@ impl Series {
                 bytes.extend_from_slice(&self.bytes[range]);
             }
             (self.bytes, self.dead) = (bytes, 0);
-            self.entries.shrink_to_fit();
         }
-        if has_dead_metrics {
-            self.forget_metrics(&used);
+        let used = self.used();
+        let unused = self.around_bytes.saturating_sub(used.cost);
+        if unused > UNUSED_BYTES_MAX && unused > used.cost {
+            self.forget(&used);
+        }
+        // A table that is full has up to twice the places that it needs.
+        if self.entries.capacity() > self.entries.len() * 3 + ENTRIES_MIN {
+            self.entries.shrink_to_fit();
         }
         if self.bytes.capacity() > self.bytes.len() / 4 * 5 {
             self.bytes.shrink_to_fit();
         }
     }
 
-    /// Forgets metrics that are not used, with the homes that have none.
-    fn forget_metrics(&mut self, used: &[bool]) {
-        let old = std::mem::take(&mut self.metrics);
+    /// What the series have.
+    fn used(&self) -> Used {
+        let mut used = Used {
+            metrics: vec![false; self.metrics.len()],
+            layouts: vec![false; self.layouts.len()],
+            cost: 0,
+        };
+        for entry in self.entries.values() {
+            used.metrics[entry.metric as usize] = true;
+            if let Some(is_used) = usize::from(entry.layout).checked_sub(1).map(|at| &mut used.layouts[at]) {
+                *is_used = true;
+            }
+        }
+        let mut homes = vec![false; self.homes.len()];
+        for (metric, _) in self.metrics.iter().zip(&used.metrics).filter(|(_, is_used)| **is_used) {
+            used.cost += metric.cost();
+            homes[metric.key.home] = true;
+        }
+        for (Home { resource, scope }, _) in self.homes.iter().zip(&homes).filter(|(_, is_used)| **is_used) {
+            let Resource { job, instance, .. } = &self.resources[*resource];
+            used.cost += home_cost(job, instance, scope);
+        }
+        let layouts = self.layouts.iter().zip(&used.layouts).filter(|(_, is_used)| **is_used);
+        used.cost += layouts.map(|(bounds, _)| layout_cost(bounds)).sum::<usize>();
+        used
+    }
+
+    /// Forgets metrics and layouts that are not used, with the homes that have none.
+    fn forget(&mut self, used: &Used) {
+        let metrics = std::mem::take(&mut self.metrics);
         let homes = std::mem::take(&mut self.homes);
         let resources = std::mem::take(&mut self.resources);
-        self.ids.clear();
-        self.places.clear();
+        let layouts = std::mem::take(&mut self.layouts);
+        (self.ids, self.places, self.around_bytes) = (HashMap::new(), HashMap::new(), 0);
         let mut renumbered = HashMap::new();
-        for (id, mut metric) in old.into_iter().enumerate() {
-            if !used[id] {
+        for (id, mut metric) in metrics.into_iter().enumerate() {
+            if !used.metrics[id] {
                 continue;
             }
             let Home { resource, scope } = &homes[metric.key.home];
@@ -391,10 +438,17 @@ impl Series {
             let (kind, help) = (metric.kind, std::mem::take(&mut metric.help));
             renumbered.insert(id, self.metric(metric.key, kind, &help));
         }
+        self.count_info();
+        // Numbers of layouts count from 1.
+        let mut layout_of = vec![0];
+        for (bounds, is_used) in layouts.into_iter().zip(&used.layouts) {
+            layout_of.push(if *is_used { self.layout(bounds) } else { 0 });
+        }
         // Hashes are of the numbers too.
         for (_, mut entry) in std::mem::take(&mut self.entries) {
             let new = renumbered.get(&(entry.metric as usize)).copied().unwrap_or(0);
             entry.metric = u32::try_from(new).unwrap_or(0);
+            entry.layout = layout_of.get(usize::from(entry.layout)).copied().unwrap_or(0);
             let attributes = &self.bytes[entry.at as usize..][..entry.length as usize];
             let mut key = self.hash(new, attributes);
             while self.entries.contains_key(&key) {
@@ -403,6 +457,26 @@ impl Series {
             self.entries.insert(key, entry);
         }
     }
+}
+
+impl Metric {
+    /// What it costs to remember it; its name and unit are written twice.
+    fn cost(&self) -> usize {
+        METRIC_COST + (self.key.name.len() + self.key.unit.len()) * 2 + self.help.len()
+    }
+}
+
+/// What a home costs: all is written twice, what its resource is once more.
+fn home_cost(job: &str, instance: &str, scope: &[u8]) -> usize {
+    HOME_COST + (job.len() + instance.len()) * 3 + scope.len() * 2
+}
+
+fn layout_cost(bounds: &[f64]) -> usize {
+    ITEM_COST + size_of_val(bounds)
+}
+
+fn info_cost(info: &[(String, String)]) -> usize {
+    info.iter().map(|(name, value)| ITEM_COST + name.len() + value.len()).sum()
 }
 
 impl<'s> Gone<'s> {
@@ -422,7 +496,7 @@ impl<'s> Gone<'s> {
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { series: 1_000, bytes: 100_000 };
+    const ROOM: usize = 1 << 20;
 
     fn metric(series: &mut Series, name: &str) -> usize {
         let home = series.home("job", "instance", b"scope");
@@ -431,7 +505,7 @@ mod tests {
         series.metric(key, Kind::Gauge, "about")
     }
 
-    fn see(series: &mut Series, name: &str, attributes: &[u8], room: &mut Room) -> Seen {
+    fn see(series: &mut Series, name: &str, attributes: &[u8], room: usize) -> Seen {
         let metric = metric(series, name);
         let sight = Sight { metric, samples: 1, layout: 0, is_marked: true };
         series.see(series.hash(metric, attributes), sight, attributes, room)
@@ -458,25 +532,60 @@ mod tests {
         found
     }
 
-    /// Scenario: more series than there is room for, by number and by bytes; then one that was there.
+    /// Scenario: more series than there is room for; then one that was there.
     /// Guarantees: those beyond are refused, what was there is still known.
     #[test]
     fn there_is_no_series_without_room() {
-        for mut room in [Room { series: 2, bytes: 100 }, Room { series: 9, bytes: 2 }] {
-            let mut series = Series::default();
+        let mut series = Series::default();
+        series.begin();
+        metric(&mut series, "a");
+        let room = series.cost() + 2 * (SERIES_COST + 2);
+        assert_eq!(see(&mut series, "a", b"1", room), Seen::More(1));
+        assert_eq!(see(&mut series, "a", b"2", room), Seen::More(1));
+        assert_eq!(see(&mut series, "a", b"3", room), Seen::Full);
+        assert_eq!(see(&mut series, "a", b"1", room), Seen::Twice);
+        assert_eq!(gone(&mut series, true, 9), Vec::<String>::new());
+        series.begin();
+        assert_eq!(see(&mut series, "a", b"1", room), Seen::More(0));
+        gone(&mut series, true, 9);
+        assert!(series.count() == 1 && series.cost() < room);
+    }
+
+    /// Scenario: thousands of homes, layouts and metrics with long texts that come with a series each, beside one that stays; each is
+    /// gone with the next scrape.
+    /// Guarantees: all of it is counted, and what is remembered does not grow; the one that stays keeps its bounds.
+    #[test]
+    fn homes_and_layouts_are_forgotten_too() {
+        let mut series = Series::default();
+        let stays = |series: &mut Series| {
+            let metric = metric(series, "stays");
+            let sight = Sight { metric, samples: 1, layout: series.layout(vec![0.5]), is_marked: true };
+            series.see(series.hash(metric, b"s"), sight, b"s", ROOM)
+        };
+        for round in 0..2_000 {
             series.begin();
-            assert_eq!(see(&mut series, "a", b"1", &mut room), Seen::More(1));
-            assert_eq!(see(&mut series, "a", b"2", &mut room), Seen::More(1));
-            assert_eq!(see(&mut series, "a", b"3", &mut room), Seen::Full);
-            assert_eq!(see(&mut series, "a", b"1", &mut room), Seen::Twice);
-            assert_eq!(gone(&mut series, true, 9), Vec::<String>::new());
-            series.begin();
-            assert_eq!(see(&mut series, "a", b"1", &mut room), Seen::More(0));
-            let (before, _) = (series.held(), gone(&mut series, true, 9));
-            let room = room.after(before, series.held());
-            assert_eq!(series.held(), (1, 2));
-            assert!(room.series > 0);
+            stays(&mut series);
+            let scope = format!("{round}{}", "s".repeat(1_000));
+            let home = series.home("job", "instance", scope.as_bytes());
+            let key =
+                MetricKey { home, name: "m".into(), unit: String::new(), shape: Shape::Histogram, kind: 3 };
+            let before = series.cost();
+            let metric = series.metric(key, Kind::Histogram, "about");
+            let sight =
+                Sight { metric, samples: 1, layout: series.layout(vec![f64::from(round)]), is_marked: true };
+            assert!(sight.layout > 0 && series.cost() > before + METRIC_COST, "round {round}");
+            series.see(series.hash(metric, b"once"), sight, b"once", ROOM);
+            gone(&mut series, true, 9);
+            assert!(series.cost() < 3 * UNUSED_BYTES_MAX && series.homes.len() < 64, "round {round}");
         }
+        series.begin();
+        let mut bounds = Vec::new();
+        series.sweep(|gone| {
+            bounds.extend_from_slice(gone.bounds);
+            true
+        });
+        bounds.sort_by(f64::total_cmp);
+        assert_eq!(bounds, [0.5, 1_999.0]);
     }
 
     /// Scenario: five series that go, with room for two markers in a scrape; one of those that wait comes back.
@@ -485,10 +594,9 @@ mod tests {
     fn a_marker_without_room_waits() {
         for is_good in [true, false] {
             let mut series = Series::default();
-            let mut room = ROOM;
             series.begin();
             for attributes in [b"1", b"2", b"3", b"4", b"5"] {
-                see(&mut series, "a", attributes, &mut room);
+                see(&mut series, "a", attributes, ROOM);
             }
             gone(&mut series, true, 9);
             series.begin();
@@ -499,14 +607,14 @@ mod tests {
                 .into_iter()
                 .find(|attributes| !told.contains(&format!("a {}", String::from_utf8_lossy(*attributes))));
             let back = back.expect("three are waiting");
-            see(&mut series, "a", back, &mut room);
+            see(&mut series, "a", back, ROOM);
             told.extend(gone(&mut series, true, 9));
             told.sort();
             told.dedup();
             assert_eq!(told.len(), 4, "{told:?}");
             series.begin();
             assert_eq!(gone(&mut series, true, 9), [format!("a {}", String::from_utf8_lossy(back))]);
-            assert_eq!(series.held().0, 0);
+            assert_eq!(series.count(), 0);
         }
     }
 
@@ -515,18 +623,16 @@ mod tests {
     #[test]
     fn what_is_gone_is_forgotten() {
         let mut series = Series::default();
-        let mut room = ROOM;
         for round in 0..3_000 {
             series.begin();
-            let before = series.held();
-            assert_eq!(see(&mut series, "stays", b"s", &mut room), Seen::More(usize::from(round == 0)));
+            let before = series.cost();
+            assert_eq!(see(&mut series, "stays", b"s", ROOM), Seen::More(usize::from(round == 0)));
             let name = format!("m{round}");
-            assert_eq!(see(&mut series, &name, b"once", &mut room), Seen::More(1));
+            assert_eq!(see(&mut series, &name, b"once", ROOM), Seen::More(1));
             let told = gone(&mut series, true, 9);
             let expected = (round > 0).then(|| format!("m{} once", round - 1));
             assert_eq!(told, Vec::from_iter(expected));
-            room = ROOM.after((0, 0), series.held());
-            assert!(series.metrics.len() <= 2 * UNUSED_METRICS_MAX + 2 && series.held().1 < 64, "{before:?}");
+            assert!(series.cost() < 2 * UNUSED_BYTES_MAX && series.bytes.len() < 64, "{before}");
             assert_eq!(series.ids.len(), series.metrics.len());
         }
         assert_eq!((series.homes.len(), series.resources.len()), (1, 1));

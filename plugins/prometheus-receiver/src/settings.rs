@@ -19,6 +19,10 @@ pub struct Settings {
     /// Three more series for each target; the older name of `extra_scrape_metrics`.
     #[serde(default)]
     pub report_extra_scrape_metrics: Option<bool>,
+    /// MiB of what is remembered of all targets, 1 to 2048; 32. To be raised with the host's `limits.memory_mib`, which must be
+    /// twice that.
+    #[serde(default)]
+    pub state_mib: Option<usize>,
 }
 
 /// Prometheus' configuration, as far as a receiver has one.

@@ -6,6 +6,7 @@ use weir_guest::{Batch, Encoding, Signal};
 use weir_prometheus::otlp::{Url, write_resource};
 use weir_prometheus::point::{self, Head, Shape};
 
+use crate::room::LIST_COST;
 use crate::series::{Gone, Series};
 
 /// Points of one batch: half of what the pipeline takes of a request.
@@ -36,10 +37,14 @@ impl Sheet {
         self.bytes
     }
 
+    /// What all points cost: twice their bytes while they grow.
+    pub(crate) fn cost(&self) -> usize {
+        self.points.len() * LIST_COST + self.bytes * 2
+    }
+
     /// Forgets all points.
     pub(crate) fn clear(&mut self) {
-        self.points.clear();
-        self.bytes = 0;
+        *self = Self::default();
     }
 
     /// The points of a metric.
@@ -111,10 +116,10 @@ impl Sheet {
         self.bytes -= taken;
     }
 
-    /// Writes that a series is gone; says whether there was room.
-    pub(crate) fn marker(&mut self, gone: Gone<'_>, time: u64) -> bool {
+    /// Writes that a series is gone; says whether there was room: `most` bytes of all points.
+    pub(crate) fn marker(&mut self, gone: Gone<'_>, time: u64, most: usize) -> bool {
         let Gone { metric, shape, attributes, bounds } = gone;
-        if self.bytes + attributes.len() > POINTS_BYTES_MAX {
+        if self.bytes + attributes.len() + bounds.len() * 16 > most {
             return false;
         }
         let written = self.point(metric, |out| {
@@ -127,7 +132,7 @@ impl Sheet {
     }
 
     /// All points as batches; `own` is the number of the resource that the URL is of.
-    pub(crate) fn finish(self, series: &Series, own: usize, url: Option<&Url<'_>>) -> Vec<Batch> {
+    pub(crate) fn finish(mut self, series: &Series, own: usize, url: Option<&Url<'_>>) -> Vec<Batch> {
         let mut metrics: Vec<usize> =
             (0..self.points.len()).filter(|id| !self.points[*id].is_empty()).collect();
         let place = |id: &usize| {
@@ -147,7 +152,9 @@ impl Sheet {
                 let metric = &series.metrics[id];
                 let (name, unit, help) = (&*metric.key.name, &*metric.key.unit, &*metric.help);
                 let head = Head { name, kind: metric.kind, help, unit };
-                for (piece, points) in pieces(self.points[id].as_bytes()) {
+                // A list is gone once it is written: there is no room for all of it twice.
+                let list = std::mem::take(&mut self.points[id]);
+                for (piece, points) in pieces(list.as_bytes()) {
                     batches.add(around, &head, metric.key.shape, piece, points);
                 }
             }

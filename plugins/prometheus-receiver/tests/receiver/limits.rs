@@ -84,3 +84,83 @@ fn more_points_than_can_be_handed_over_fail_the_scrape() {
     assert!(failed.points.contains("gauge \"before\"") && failed.points.matches("gone").count() == 1);
     assert_eq!(bench.plain("before 1\n").report("up"), 1.0);
 }
+
+/// What a body is full of, with how many lines, and these.
+type Flood<'f> = (&'static str, usize, &'f dyn Fn(usize) -> String);
+
+/// Scenario: bodies that would take more memory than there is, each in another way: names of families, names of metrics, points that
+/// are held, scopes with long texts, one long label, resources that say much; each after a good scrape and before another.
+/// Guarantees: each fails its scrape alone, and a target that is remembered is again well afterwards; a tenth of each is fine.
+#[test]
+fn a_scrape_that_takes_too_much_memory_fails_alone() {
+    let lines = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let help = "h".repeat(4 << 10);
+    let floods: [Flood<'_>; 6] = [
+        ("families", 13_000, &|n| format!("# TYPE a{n} gauge\n")),
+        ("names", 4_000, &|n| format!("a{n} 1\n")),
+        ("held", 6_000, &|n| format!("h_bucket{{le=\"1\"}} 1 {n}\n")),
+        ("scopes", 1_300, &|n| format!("g{{otel_scope_name=\"{n}\"}} 1\n")),
+        ("label", 1, &|_| format!("g{{a=\"{}\"}} 1\n", "v".repeat(500_000))),
+        ("infos", 9_000, &|n| format!("target_info{{n=\"{}\"}} 1\n", "v".repeat(n.min(300)))),
+    ];
+    for (what, count, line) in floods {
+        let head = match what {
+            "held" => "# TYPE h histogram\n".to_owned(),
+            "scopes" => format!("# HELP g {help}\n"),
+            _ => String::new(),
+        };
+        let mut bench = Bench::small(json!({}));
+        assert_eq!(bench.plain("before 1\n").report("up"), 1.0);
+        let failed = bench.plain(&format!("{head}{}", lines(count, line)));
+        assert_eq!(failed.report("up"), 0.0, "{what}");
+        assert!(failed.points.contains("gauge \"before\""), "{what}: {}", failed.points);
+        assert_eq!(bench.plain("before 1\n").report("up"), 1.0, "{what}");
+        if count > 1 {
+            assert_eq!(
+                bench.plain(&format!("{head}{}", lines(count / 10, line))).report("up"),
+                1.0,
+                "{what}"
+            );
+        }
+    }
+}
+
+/// Scenario: a HELP of many KiB.
+/// Guarantees: its beginning is kept.
+#[test]
+fn a_long_help_is_cut() {
+    let scraped = Bench::new(json!({})).plain(&format!("# HELP g {}\ng 1\n", "h".repeat(1 << 16)));
+    assert!(scraped.points.contains(&format!("about \"{}\"\n", "h".repeat(1024))), "{}", scraped.points);
+}
+
+/// Scenario: ever more targets of a thousand series each in an instance that remembers one MiB; then one of them leaves.
+/// Guarantees: those for which there is no room fail, the others go on; there is room for another one where one has left.
+#[test]
+fn targets_for_which_there_is_no_room_fail_alone() {
+    let body: String = (0..1_000).map(|n| format!("g{{n=\"{n}\"}} 1\n")).collect();
+    let mut bench = Bench::small(json!({}));
+    let mut up = Vec::new();
+    for target in 0..12 {
+        bench.target = crate::target(&format!("http://h:{target}/metrics"), &[]);
+        up.push(bench.plain(&body).report("up"));
+    }
+    assert_eq!((up[0], up[11]), (1.0, 0.0), "{up:?}");
+    bench.target = crate::target("http://h:0/metrics", &[]);
+    assert_eq!(bench.plain(&body).report("up"), 1.0);
+    bench.forget();
+    bench.target = crate::target("http://h:11/metrics", &[]);
+    assert_eq!(bench.plain(&body).report("up"), 1.0);
+}
+
+/// Scenario: samples that their family has not, each with a scope of its own, scrape after scrape.
+/// Guarantees: nothing of them is remembered: many such scrapes are as good as the first.
+#[test]
+fn samples_without_a_place_leave_nothing_behind() {
+    let mut bench = Bench::small(json!({}));
+    for round in 0..20 {
+        let samples: String =
+            (0..1_000).map(|n| format!("h{{otel_scope_name=\"{round}_{n}\"}} 1\n")).collect();
+        let scraped = bench.plain(&format!("# TYPE h histogram\n{samples}g 1\n"));
+        assert_eq!(scraped.report("up"), 1.0, "round {round}");
+    }
+}

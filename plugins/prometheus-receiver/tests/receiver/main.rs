@@ -56,6 +56,14 @@ impl Bench {
         Self { plugin, target: target("http://h:1/metrics", &[]), at: BEGIN }
     }
 
+    /// One that remembers a MiB.
+    fn small(mut job: Json) -> Self {
+        job["job_name"] = json!("shop");
+        let settings = json!({"config": {"scrape_configs": [job]}, "state_mib": 1});
+        let plugin = configure(&settings.to_string()).unwrap_or_else(|faults| panic!("{faults:?}"));
+        Self { plugin, target: target("http://h:1/metrics", &[]), at: BEGIN }
+    }
+
     fn fetched(&mut self, answer: Result<Response, String>) -> Scraped {
         let fetched = Fetched { at: self.at, took: SECOND / 2, answer };
         self.at += SECOND;

@@ -94,6 +94,35 @@ fn rules_and_markers_know_protobuf_too() {
     );
 }
 
+/// Scenario: a native histogram of schema -53, whose bounds are none.
+/// Guarantees: it is a histogram with bounds, not an exponential one.
+#[test]
+fn a_native_histogram_with_bounds_is_no_exponential_one() {
+    let mut family = Encoder::new();
+    family.string(1, "h");
+    family.varint(3, 4);
+    family.message(4, |metric| {
+        metric.message(7, |out| {
+            out.varint(1, 3);
+            out.double(2, 4.5);
+            out.sint(5, -53);
+            out.message(12, |span| {
+                span.sint(1, 0);
+                span.varint(2, 1);
+            });
+            out.packed_varint(13, [6]);
+        });
+    });
+    let mut body = Encoder::new();
+    body.raw_varint(family.len() as u64);
+    body.raw(family.as_bytes());
+    let scraped = Bench::new(json!({"scrape_native_histograms": true})).scrape(PROTOBUF, body.into_bytes());
+    assert_eq!(
+        scraped.points,
+        "histogram cumulative \"h\" type histogram\n  {} time 1000000000000 count 3 sum 4.5 buckets [3] bounds []\n"
+    );
+}
+
 /// Scenario: bytes that are no protobuf, behind a good family.
 /// Guarantees: nothing of the scrape is taken.
 #[test]
