@@ -72,7 +72,10 @@ impl Face {
         let is_free = |base: &&str| {
             let created = base.strip_suffix("_created");
             let is_anothers = is_taken(base)
-                || created.is_some_and(|stem| is_taken(&format!("{stem}_total")))
+                || created.is_some_and(|stem| {
+                    // What counts has a sample that is called so: counters, histograms and summaries.
+                    is_taken(&format!("{stem}_total")) || is_taken(&format!("{stem}_count"))
+                })
                 || match kind {
                     Kind::Counter => is_taken(&format!("{base}_created")),
                     _ => is_taken(&format!("{base}_total")),
