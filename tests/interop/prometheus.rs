@@ -165,8 +165,9 @@ async fn a_prometheus_reads_from_our_page_what_it_reads_from_the_targets() {
     });
     assert!(gone.await.is_some(), "a series that the target has no more is still on our page");
     same(&server, app_series, 16).await;
-    target.finish().await;
+    // First who scrapes: a target that ends in the middle of a scrape is worth a warning.
     weir.stop().await;
+    target.finish().await;
 }
 
 /// Waits until both ends have the same of these series, and so many at least; returns them.
