@@ -184,12 +184,13 @@ impl PluginDoor {
             return self.lost(Reason::MemoryFull);
         };
         let datagram = budget::paid(Bytes::copy_from_slice(bytes), claim);
-        let door = Arc::clone(self);
-        under_way.spawn(async move { door.take(datagram).await });
+        // Made before the task: one that is cut before it has begun is counted as well.
+        let turn = Turn { door: Arc::clone(self), has_ended: false };
+        under_way.spawn(turn.take(datagram));
     }
 
     /// Has the plugin look at a datagram, and hands on what it found.
-    async fn take(&self, datagram: Bytes) {
+    async fn look(&self, datagram: Bytes) {
         match self.plugin.receive(&self.listener, datagram).await {
             Ok(Ok(batches)) => self.hand_on(batches).await,
             Ok(Err(why)) => {
@@ -224,6 +225,27 @@ impl PluginDoor {
     /// A datagram is gone before its items were known.
     fn lost(&self, reason: Reason) {
         self.intake.settings().counts.datagrams_dropped.of(reason).add(1);
+    }
+}
+
+/// A datagram under way. One that is dropped on the way (its task was cut, or panicked) is counted as lost.
+struct Turn {
+    door: Arc<PluginDoor>,
+    has_ended: bool,
+}
+
+impl Turn {
+    async fn take(mut self, datagram: Bytes) {
+        self.door.look(datagram).await;
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.door.lost(Reason::Draining);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use weir_guest::wire::{Reader, reader};
 use weir_guest::{
     Answer, Batch, DatagramReceiver, Descriptor, Encoding, GrpcReceived, GrpcReceiver, GrpcStatus,
-    HttpReceiver, Plugin, Received, Request, Response, SettingsFault, Signal, delivery,
+    HttpReceiver, Plugin, Received, Request, Response, SettingsFault, Signal, delivery, host,
 };
 
 use crate::sampling::Strategies;
@@ -86,7 +86,13 @@ impl DatagramReceiver for JaegerReceiver {
     fn receive(&mut self, listener: &str, datagram: Vec<u8>) -> Result<Vec<Batch>, String> {
         let spelling = if listener == "thrift_binary" { Spelling::Binary } else { Spelling::Compact };
         match read(&datagram, spelling) {
-            Ok((bodies, _)) => Ok(bodies.into_iter().map(batch).collect()),
+            Ok((bodies, rejected)) => {
+                // There is nobody to be told, so what is left out is counted here.
+                if rejected > 0 {
+                    host::count("dropped_spans", rejected.into(), &[("reason", "no_ids")]);
+                }
+                Ok(bodies.into_iter().map(batch).collect())
+            }
             Err(Refused { text, .. }) => Err(text),
         }
     }
