@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Folders that hold .proto files, from this crate's root.
-const ROOTS: [&str; 4] = ["google", "opencensus", "opentelemetry", "zipkin"];
+const ROOTS: [&str; 5] = ["google", "opencensus", "opentelemetry", "weir", "zipkin"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut files = Vec::new();
@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_well_known_types(true)
         // Maps in the order of their keys, so that what a test encodes is the same bytes each time.
         .btree_map(".")
+        // Bodies stay slices of what came from the network.
+        .bytes(".weir.link.v1.DataPart")
         .include_file("protocols.rs")
         .compile_fds(descriptors)?;
     Ok(())

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`opencensus`] | port 55678: nodes, spans, metrics, configurations |
 //! | [`opentelemetry`] | OTLP: spans, metrics, log records and their three services |
+//! | [`weir`] | our own: the link between an agent and a collector |
 //! | [`zipkin`] | Zipkin v2 as protobuf |
 //! | [`google`] | statuses, and the well-known types as they stand in the others |
 //!
@@ -21,7 +22,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/protocols.rs"));
 }
 
-pub use generated::{google, opencensus, opentelemetry, zipkin};
+pub use generated::{google, opencensus, opentelemetry, weir, zipkin};
 
 #[cfg(test)]
 mod tests {

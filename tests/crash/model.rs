@@ -57,6 +57,7 @@ pub fn batch(id: u64, lane: u8, length: usize) -> Batch {
         lane: Lane::new(lane).unwrap(),
         items: 1,
         body: body(id, length),
+        origin: None,
         claim: None,
     }
 }

@@ -83,7 +83,7 @@ async fn append(queue: &DiskQueue, corpus: &Corpus, number: u64) -> anyhow::Resu
     let load = corpus.get(number);
     let lane = u8::try_from(number % LANES as u64).ok().and_then(Lane::new).context("a lane")?;
     let body = load.body.slice(5..);
-    let batch = Batch { signal: Signal::Traces, lane, items: load.items, body, claim: None };
+    let batch = Batch { signal: Signal::Traces, lane, items: load.items, body, origin: None, claim: None };
     let admission = queue.admit(vec![batch]).map_err(|refusal| anyhow!("the queue refuses: {refusal:?}"))?;
     admission.commit().await.map_err(|refusal| anyhow!("the queue cannot write: {refusal:?}"))
 }

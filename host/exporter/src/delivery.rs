@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
-use weir_model::{Exporter, Outcome, Push, Seq};
-use weir_queue::{Cursor, Lease, Leased, SettleError, Settlement, Watch, Wish};
+use weir_model::{Exporter, Outcome, Place, Places, Push, Seq};
+use weir_queue::{Cursor, Lease, Leased, Record, SettleError, Settlement, Watch, Wish};
 
 use crate::backoff::Retry;
 use crate::bisect::{Bisection, Piece, join};
@@ -410,19 +410,26 @@ fn first_of(lease: &Lease) -> Seq {
 }
 
 fn push_of(lease: &Lease, piece: &Piece, searching: bool) -> Push {
-    let (body, id, items, attempt) = match piece {
+    let (body, id, items, attempt, places) = match piece {
         Piece::Records(range) => {
             let records = &lease.records()[range.clone()];
             let items = records.iter().map(|record| u64::from(record.items)).sum::<u64>();
             let attempt = records.iter().map(|record| record.attempts).max().unwrap_or(1);
-            (join(records), lease.id_of(records), u32::try_from(items).unwrap_or(u32::MAX), attempt)
+            let places = Places { lane: lease.lane(), records: records.iter().map(place_of).collect() };
+            let items = u32::try_from(items).unwrap_or(u32::MAX);
+            (join(records), lease.id_of(records), items, attempt, Some(places))
         }
         Piece::Part { record, body, items, path } => {
             let record = &lease.records()[*record];
-            (body.clone(), lease.id_of_part(record, path), *items, record.attempts)
+            (body.clone(), lease.id_of_part(record, path), *items, record.attempts, None)
         }
     };
-    Push { signal: lease.signal(), body, id, attempt, items, searching }
+    Push { signal: lease.signal(), body, id, attempt, items, places, searching }
+}
+
+fn place_of(record: &Record) -> Place {
+    let bytes = u32::try_from(record.body.len()).unwrap_or(u32::MAX);
+    Place { seq: record.seq, items: record.items, bytes }
 }
 
 #[cfg(test)]
@@ -501,6 +508,7 @@ mod tests {
             lane: Lane::new(0).unwrap(),
             items: 1,
             body: Bytes::from_static(body),
+            origin: None,
             claim: None,
         };
         let admission = queue.admit(bodies.iter().map(batch).collect()).unwrap();

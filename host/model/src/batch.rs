@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Claim, NodeId, Signal};
+use crate::{Bundle, Claim, NodeId, Origin, Signal};
 
 /// Lanes of a log. Order is kept within a lane, and a node always has the same lane.
 ///
@@ -46,6 +46,9 @@ pub struct Arrival {
     pub receiver: Arc<str>,
     /// The node, where the protocol names the sender (OpenCensus); else it is read from each resource.
     pub node: Option<NodeId>,
+    /// The borders and keys of the records in the body, where another Weir has handed them over: each becomes a batch of
+    /// its own, in the bundle's lane, under its own key.
+    pub bundle: Option<Arc<Bundle>>,
     /// Pays for `body` until the log holds it in its own way.
     pub claim: Option<Arc<Claim>>,
 }
@@ -63,6 +66,8 @@ pub struct Batch {
     pub items: u32,
     /// One serialised `Export{Traces,Metrics,Logs}ServiceRequest`.
     pub body: Bytes,
+    /// The key under which a log takes it once, where another Weir has handed it over.
+    pub origin: Option<Origin>,
     /// Pays for `body` while it is in memory.
     pub claim: Option<Arc<Claim>>,
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::scrape::{Fetched, Target};
-use crate::{Arrival, Batch, Outcome, Push, Receipt, Refusal, Signal};
+use crate::{Arrival, Batch, Mark, Outcome, Push, Receipt, Refusal, Signal};
 use crate::{http, unary};
 
 /// A future behind a pointer: these calls happen once a request, never once an item.
@@ -52,6 +52,12 @@ pub trait Log: Send + Sync {
     /// # Errors
     /// [`Refusal`]: no room, failed disk, or draining; nothing is reserved.
     fn admit(&self, batches: Vec<Batch>) -> Result<Box<dyn Admission>, Refusal>;
+
+    /// The newest record of each log of the agent `identity` that is here. A batch whose [`crate::Origin`] is not above the
+    /// mark of its source and lane is vouched for and not stored again; mark and batch are written in one transaction.
+    fn marks(&self, _identity: &str) -> Vec<Mark> {
+        Vec::new()
+    }
 }
 
 /// Room in a log. Dropping it gives the room back.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `contract.rs` | the law: who calls whom, and what each may assume |
 //! | `batch.rs` | what a door hands on, and what a log keeps |
+//! | `origin.rs` | where a record comes from that another Weir has handed over |
 //! | `receipt.rs` | the proof that a success reply consumes |
 //! | `refusal.rs` | why something was not taken |
 //! | `outcome.rs` | how a delivery to a backend went |
@@ -20,6 +21,7 @@ pub mod count;
 pub mod http;
 pub mod ledger;
 pub mod node;
+pub mod origin;
 pub mod outcome;
 pub mod receipt;
 pub mod refusal;
@@ -36,6 +38,7 @@ pub use contract::{
 pub use count::Counter;
 pub use ledger::{Claim, Exhausted, Ledger, SMALL_BYTES_MAX};
 pub use node::{Node, NodeId};
+pub use origin::{Bundle, Mark, Origin, Place, Places, SOURCE_NAME_BYTES_MAX, Source};
 pub use outcome::{Outcome, Push};
 pub use receipt::{Held, Persisted, Receipt};
 pub use refusal::{EndedByInput, Reason, Refusal};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::Signal;
+use crate::{Places, Signal};
 
 /// One try at handing bytes to a backend.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Push {
     pub attempt: u32,
     /// Spans, data points or log records in the body.
     pub items: u32,
+    /// The records that the body is made of; none where it is a part of one.
+    pub places: Option<Places>,
     /// Part of a search for the record that ends a plugin's instances: its end is expected, and says nothing new about
     /// the plugin.
     pub searching: bool,

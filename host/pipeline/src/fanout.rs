@@ -110,6 +110,7 @@ mod tests {
             items: 1,
             receiver: "otlp".into(),
             node: Some(weir_model::NodeId(7)),
+            bundle: None,
             claim: None,
         }
     }

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use weir_model::count::BySignal;
-use weir_model::{Admission, Arrival, Batch, Claim, Lane, Ledger, Log, NodeRegistry, Reason, Refusal};
+use weir_model::{
+    Admission, Arrival, Batch, Bundle, Claim, Lane, Ledger, Log, NodeRegistry, Origin, Place, Reason, Refusal,
+};
 
 use crate::augment::Augment;
 use crate::group::{self, Group, Spoke};
@@ -60,23 +62,44 @@ impl Pipeline {
         let (signal, items) = (arrival.signal, u64::from(arrival.items));
         self.counts.incoming.of(signal).add(items);
         // Who speaks is what the sender said, so nodes are told apart before anything is added.
-        let (groups, spoke) = match arrival.node {
-            Some(node) => {
+        let (groups, spoke) = match (&arrival.bundle, arrival.node) {
+            (Some(bundle), _) => return self.admit_bundle(arrival, bundle),
+            (None, Some(node)) => {
                 let whole = Group { lane: Lane::of(node), items: arrival.items, body: arrival.body.clone() };
                 (vec![whole], Vec::new())
             }
-            None => group::by_lane(signal, &arrival.body, arrival.items).map_err(|e| broken(&e))?,
+            (None, None) => group::by_lane(signal, &arrival.body, arrival.items).map_err(|e| broken(&e))?,
         };
         let batches = groups
             .into_iter()
             .map(|Group { lane, items, body }| {
                 let (body, claim) = self.augmented(body, arrival.claim.clone())?;
-                Ok(Batch { signal, lane, items, body, claim })
+                Ok(Batch { signal, lane, items, body, origin: None, claim })
             })
             .collect::<Result<Vec<_>, Refusal>>()?;
         let admission = self.log.admit(batches)?;
         self.counts.outgoing.of(signal).add(items);
         Ok(Admitted { admission, spoke })
+    }
+
+    /// The same for records of another Weir: each stays what it is, under its own key and in its own lane.
+    fn admit_bundle(&self, arrival: &Arrival, bundle: &Bundle) -> Result<Admitted, Refusal> {
+        let mut batches = Vec::with_capacity(bundle.records.len());
+        let mut rest = arrival.body.clone();
+        for Place { seq, items, bytes } in bundle.records.iter().copied() {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            if bytes > rest.len() {
+                let why = "the records of a bundle are longer than its body";
+                return Err(Refusal::permanent(Reason::Malformed, why));
+            }
+            let (body, claim) = self.augmented(rest.split_to(bytes), arrival.claim.clone())?;
+            let origin = Origin { source: Arc::clone(&bundle.source), epoch: bundle.epoch, seq };
+            let (signal, lane) = (arrival.signal, bundle.lane);
+            batches.push(Batch { signal, lane, items, body, origin: Some(origin), claim });
+        }
+        let admission = self.log.admit(batches)?;
+        self.counts.outgoing.of(arrival.signal).add(u64::from(arrival.items));
+        Ok(Admitted { admission, spoke: Vec::new() })
     }
 
     /// Counts what was taken for the nodes that spoke.

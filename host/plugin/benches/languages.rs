@@ -125,6 +125,7 @@ fn push(runtime: &Runtime, exporter: &PluginExporter, spans: u32, body: &Bytes) 
         id: "0".to_owned(),
         attempt: 1,
         items: spans,
+        places: None,
         searching: false,
     };
     let outcome = runtime.block_on(exporter.push(push));

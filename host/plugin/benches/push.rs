@@ -92,6 +92,7 @@ fn push(runtime: &Runtime, exporter: &Arc<PluginExporter>, body: &Bytes) {
         id: "bench".into(),
         attempt: 1,
         items: SPANS,
+        places: None,
         searching: false,
     };
     assert_eq!(runtime.block_on(exporter.push(push)), Outcome::Accepted);

@@ -89,6 +89,7 @@ fn push(runtime: &Runtime, exporter: &PluginExporter, body: &Bytes) {
         id: "0".to_owned(),
         attempt: 1,
         items: SPANS,
+        places: None,
         searching: false,
     };
     drop(black_box(runtime.block_on(exporter.push(push))));

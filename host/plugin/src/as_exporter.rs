@@ -175,7 +175,7 @@ mod tests {
             group.message(1, |resource| (0..count).for_each(|_| resource.message(1, |_| ())));
         });
         let (body, id) = (body.into_bytes().into(), "one".to_owned());
-        Push { signal: Signal::Traces, body, id, attempt: 1, items: 1, searching: false }
+        Push { signal: Signal::Traces, body, id, attempt: 1, items: 1, places: None, searching: false }
     }
 
     /// A request with a text of control characters: each becomes six.

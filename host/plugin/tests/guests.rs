@@ -123,6 +123,7 @@ fn push(id: &str) -> Push {
         id: id.into(),
         attempt: 1,
         items: 7,
+        places: None,
         searching: false,
     }
 }

@@ -75,7 +75,8 @@ async fn round(queue: &DiskQueue, body: &Bytes) {
     let mut commits = JoinSet::new();
     for lane in 0..ROUND {
         let lane = u8::try_from(lane).ok().and_then(Lane::new).expect("as many as there are");
-        let batch = Batch { signal: Signal::Traces, lane, items: 1, body: body.clone(), claim: None };
+        let batch =
+            Batch { signal: Signal::Traces, lane, items: 1, body: body.clone(), origin: None, claim: None };
         let admission = queue.admit(vec![batch]).expect("there is room");
         commits.spawn(admission.commit());
     }

@@ -551,6 +551,10 @@ impl Queue for MemoryQueue {
         self.core.incarnation
     }
 
+    fn next(&self) -> Seq {
+        Seq(self.core.state().book.next())
+    }
+
     fn dead_letters(&self, after: u64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
         let state = self.core.state();

@@ -147,6 +147,10 @@ impl Queue for DiskQueue {
         self.core.incarnation
     }
 
+    fn next(&self) -> Seq {
+        Seq(self.core.state().book.next())
+    }
+
     fn dead_letters(&self, after: u64, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.core.dead().list(after, max).map_err(|fault| self.core.failure("read", "dead.redb", fault))
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use weir_model::{BoxFuture, Log};
+use weir_model::{BoxFuture, Log, Seq};
 
 use crate::lease::Lease;
 use crate::status::{CursorStatus, DeadLetter, QueueCounts, Status};
@@ -81,6 +81,9 @@ pub trait Queue: Log {
 
     /// The incarnation of the log: 128 random bits, made with its folder.
     fn incarnation(&self) -> u128;
+
+    /// The place that the next record will have. Never goes back while the folder lives.
+    fn next(&self) -> Seq;
 
     /// Dead letters after `after` in the order of their ids, at most `max` (and at most 1,000), without bodies.
     ///

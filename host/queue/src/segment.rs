@@ -610,7 +610,14 @@ mod tests {
 
     fn batch(length: usize) -> Batch {
         let body = Bytes::from(vec![0x5a; length]);
-        Batch { signal: Signal::Traces, lane: Lane::new(0).unwrap(), items: 1, body, claim: None }
+        Batch {
+            signal: Signal::Traces,
+            lane: Lane::new(0).unwrap(),
+            items: 1,
+            body,
+            origin: None,
+            claim: None,
+        }
     }
 
     fn append(segment: &Segment, first: u64, batches: &[Batch]) -> Vec<Head> {

@@ -192,7 +192,7 @@ impl Intake {
             return Verdict::Nothing { partial };
         }
         let receiver = Arc::clone(&self.settings.id);
-        let arrival = Arrival { signal, body, items, receiver, node, claim: Some(claim) };
+        let arrival = Arrival { signal, body, items, receiver, node, bundle: None, claim: Some(claim) };
         match consumer.consume(arrival).await {
             Ok(proof) => {
                 counts.accepted.of(signal).add(u64::from(items));

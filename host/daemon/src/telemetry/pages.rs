@@ -337,7 +337,14 @@ mod tests {
 
     fn batch(bytes: usize) -> Vec<Batch> {
         let body = vec![0; bytes].into();
-        vec![Batch { signal: Signal::Traces, lane: Lane::default(), items: 1, body, claim: None }]
+        vec![Batch {
+            signal: Signal::Traces,
+            lane: Lane::default(),
+            items: 1,
+            body,
+            origin: None,
+            claim: None,
+        }]
     }
 
     struct Watched {

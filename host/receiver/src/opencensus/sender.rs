@@ -91,6 +91,7 @@ impl Sender {
             items: tally.items,
             receiver: Arc::clone(&door.settings.id),
             node: self.speaker.node().map(|node| node.id),
+            bundle: None,
             claim: Some(Arc::new(claim)),
         };
         Ok(Told::Items(Items { arrival, left_out: tally.left_out() }))

@@ -1,0 +1,1 @@
+//! States: the newest value of each resource.
