@@ -39,12 +39,19 @@ pub fn weir(profile: Profile) -> PathBuf {
     built.clone().unwrap_or_else(|why| panic!("{why}"))
 }
 
+/// Whether the cargo that runs this test has set the variable for the package of the test.
+///
+/// Build scripts that ask for them (ring's does) would run again in each of the two cargos, and with them the compiler for
+/// all that stands on them.
+fn is_of_package(variable: &str) -> bool {
+    variable == "OUT_DIR" || ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|head| variable.starts_with(head))
+}
+
 fn build(release: bool) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // The cargo that runs this test leaves its own settings of one package in the environment.
-    let of_package = std::env::vars_os().map(|(name, _)| name);
-    for name in of_package.filter(|name| name.to_string_lossy().starts_with("CARGO_PKG_")) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| is_of_package(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));

@@ -8,6 +8,7 @@
 //! | `shutdown.rs` | the order of death |
 //! | `admin.rs` | what `weir queue` asks a running daemon |
 //! | `allocator.rs` | the heap, and how it shrinks after a burst |
+//! | `program.rs` | the pages of the program, and how those of a start go back |
 //! | `telemetry.rs` | our own log, metrics and health |
 //! | `bundled.rs` | plugins that are part of the program |
 //!
@@ -19,6 +20,7 @@ pub mod assembly;
 pub mod bundled;
 pub mod command;
 pub mod config;
+mod program;
 pub mod shutdown;
 pub mod telemetry;
 pub mod validate;

@@ -1,10 +1,11 @@
 //! What can be checked of a configuration once plugins can be asked: that they are there, their settings, what they
 //! listen on, what flows through them; and that no two parts want the same port.
 //!
-//! What only pages may have is in `validate/pages.rs`.
+//! What only pages may have is in `validate/pages.rs`, what plugins together may hold in `validate/guests.rs`.
 //!
 //! Invariant: starts nothing and binds nothing. It looks at files, and at plugins through [`PluginCheck`].
 
+mod guests;
 mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,6 +182,7 @@ pub(crate) fn check_beside(
     loops(&config, &facts, &bindings, &problems);
     files(&config, &problems);
     requests(&mut config, running, &problems);
+    guests::memory(&config, running, &problems);
     budget(&config, running, &problems);
     let warnings = Report::conclude(&config.source, problems)?;
     Ok(Checked { config, warnings, plugins: facts })

@@ -17,6 +17,11 @@ pub const LEDGER_BYTES_DEFAULT: u64 = 192 * 1024 * 1024;
 /// last for small ones and for leases (`host/net/src/budget.rs`).
 const GUESTS_EIGHTHS: u64 = 4;
 
+/// The most that guests may use together of a budget of so many bytes.
+pub fn guests_bytes_max(limit: u64) -> u64 {
+    limit / 8 * GUESTS_EIGHTHS
+}
+
 /// The budget, or the guests' part of it, is used up.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the memory budget of {limit} bytes has no room for {asked} more ({used} in use)")]
@@ -82,7 +87,7 @@ impl Ledger {
 
     /// The most that guests may use together.
     pub fn guests_limit(&self) -> u64 {
-        self.limit / 8 * GUESTS_EIGHTHS
+        guests_bytes_max(self.limit)
     }
 
     /// The most bytes ever in use at once.

@@ -1,7 +1,7 @@
 //! What the host offers to a plugin.
 //!
 //! Off WebAssembly, where an author's tests run, there is no host: the log goes to standard error, the clock
-//! is the system's, counters go nowhere, and nothing can be reached.
+//! is the system's, counters are the thread's ([`counted`]), and nothing can be reached.
 
 pub use crate::bindings::imports::weir::plugin::log::Level;
 use crate::{HttpError, Request, Response};
@@ -36,7 +36,43 @@ pub fn count(counter: &str, value: u64, labels: &[(&str, &str)]) {
         crate::bindings::imports::weir::plugin::meter::add(counter, value, &labels);
     }
     #[cfg(not(target_family = "wasm"))]
-    let _ = (counter, value, labels);
+    COUNTED.with_borrow_mut(|counted| {
+        let key = key(counter, labels);
+        if counted.len() < COUNTED_MAX || counted.contains_key(&key) {
+            let sum = counted.entry(key).or_default();
+            *sum = sum.saturating_add(value);
+        }
+    });
+}
+
+/// Counters with their labels that a thread of a test keeps; a plugin has some dozens.
+#[cfg(not(target_family = "wasm"))]
+const COUNTED_MAX: usize = 1_024;
+
+/// A counter with its labels, in the order of their names.
+#[cfg(not(target_family = "wasm"))]
+type Counter = (String, Vec<(String, String)>);
+
+#[cfg(not(target_family = "wasm"))]
+std::thread_local! {
+    static COUNTED: std::cell::RefCell<std::collections::BTreeMap<Counter, u64>> =
+        const { std::cell::RefCell::new(std::collections::BTreeMap::new()) };
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn key(counter: &str, labels: &[(&str, &str)]) -> Counter {
+    let mut labels: Vec<_> =
+        labels.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    labels.sort_unstable();
+    (counter.to_owned(), labels)
+}
+
+/// What this thread has added to a counter with these labels: for an author's tests, off WebAssembly only. Tests may share a thread,
+/// so that a test looks before and after.
+#[cfg(not(target_family = "wasm"))]
+#[must_use]
+pub fn counted(counter: &str, labels: &[(&str, &str)]) -> u64 {
+    COUNTED.with_borrow(|counted| counted.get(&key(counter, labels)).copied().unwrap_or(0))
 }
 
 /// Sends a request through the host's client. TLS, proxy and credentials are the host's; `timeout_ms` is in

@@ -4,7 +4,7 @@
 //! [`DatagramReceiver`], [`GrpcReceiver`], [`Scraper`], or several of them), and one line that makes a
 //! component of it: `weir_guest::export!(Mine: exporter);`. `plugins/template` is the smallest one.
 //!
-//! Invariant: nothing here keeps anything between two calls but the one configured plugin.
+//! Invariant: nothing here keeps anything between two calls but the one configured plugin; off WebAssembly also what a test counted.
 //!
 //! | file | what it is |
 //! |---|---|

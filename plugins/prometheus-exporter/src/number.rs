@@ -10,8 +10,9 @@ const SECOND: u64 = 1_000_000_000;
 
 /// A value: `5`, `0.25`, `1e+21`, `NaN`, `+Inf`.
 pub(crate) fn value(out: &mut String, value: f64) {
-    if value.fract() == 0.0 && value.abs() < WHOLE_MAX {
-        // Minus zero is zero.
+    // An integer has no minus zero.
+    let is_minus_zero = value == 0.0 && value.is_sign_negative();
+    if value.fract() == 0.0 && value.abs() < WHOLE_MAX && !is_minus_zero {
         put(out, format_args!("{}", value as i64));
     } else {
         float(out, value, false);
@@ -90,6 +91,7 @@ mod tests {
     fn a_value_is_short_and_exact() {
         for (number, written) in [
             (0.0, "0"),
+            (-0.0, "-0"),
             (-3.0, "-3"),
             (1_048_576.0, "1048576"),
             (0.25, "0.25"),
@@ -103,7 +105,7 @@ mod tests {
         ] {
             let is = text(|out| value(out, number));
             assert_eq!(is, written);
-            assert_eq!(is.parse(), Ok(number));
+            assert_eq!(is.parse().map(f64::to_bits), Ok(number.to_bits()));
         }
         assert_eq!(text(|out| value(out, f64::NAN)), "NaN");
         assert_eq!(text(|out| count(out, u64::MAX)), "18446744073709551615");

@@ -9,6 +9,10 @@ use crate::native::Native;
 /// Points of one family. They are held until it is complete; targets with more than this are refused.
 const POINTS_MAX: usize = 1 << 20;
 
+/// Families that are announced in one text. They are known until its end, as their samples may come late: some 150 bytes each beside
+/// their texts. Targets have some thousand.
+const FAMILIES_MAX: usize = 1 << 16;
+
 /// Labels in the order of their names, none empty.
 pub type Labels = Vec<(String, String)>;
 
@@ -102,15 +106,17 @@ pub fn read(text: &[u8], dialect: Dialect, take: impl FnMut(Family)) -> Result<u
     let mut reader = Reader::new(text, dialect)?;
     let mut collector = Collector { take, known: HashMap::new(), open: None, samples: 0 };
     while let Some(record) = reader.next()? {
-        match record {
-            Record::Help { family, text } => collector.known(&family).help = text.into_owned(),
-            Record::Type { family, kind } => collector.known(&family).kind = kind,
-            Record::Unit { family, unit } => collector.known(&family).unit = unit.into_owned(),
-            Record::Sample(sample) => {
-                let what = collector.sample(&sample, reader.labels(), reader.exemplar_labels());
-                what.map_err(|what| Fault { line: reader.line(), what: what.into() })?;
+        let taken = match record {
+            Record::Help { family, text } => {
+                collector.known(&family).map(|known| known.help = text.into_owned())
             }
-        }
+            Record::Type { family, kind } => collector.known(&family).map(|known| known.kind = kind),
+            Record::Unit { family, unit } => {
+                collector.known(&family).map(|known| known.unit = unit.into_owned())
+            }
+            Record::Sample(sample) => collector.sample(&sample, reader.labels(), reader.exemplar_labels()),
+        };
+        taken.map_err(|what| Fault { line: reader.line(), what: what.into() })?;
     }
     collector.close();
     Ok(collector.samples)
@@ -141,11 +147,14 @@ struct Open {
 }
 
 impl<F: FnMut(Family)> Collector<F> {
-    fn known(&mut self, family: &str) -> &mut Known {
+    fn known(&mut self, family: &str) -> Result<&mut Known, &'static str> {
         if !self.known.contains_key(family) {
+            if self.known.len() == FAMILIES_MAX {
+                return Err("more families in one text than are taken");
+            }
             self.known.insert(family.to_owned(), Known::default());
         }
-        self.known.get_mut(family).expect("it was just put there")
+        Ok(self.known.get_mut(family).expect("it was just put there"))
     }
 
     fn close(&mut self) {
@@ -341,6 +350,23 @@ mod tests {
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// Scenario: a text that announces as many families as are taken, each twice, and has a sample; one with one family more.
+    /// Guarantees: the first is read; the other is refused at the line of that family.
+    #[test]
+    fn announcements_are_bounded() {
+        let text = |count: usize| {
+            let lines = (0..count).map(|family| format!("# HELP f{family} x\n# TYPE f{family} gauge\n"));
+            lines.collect::<String>() + "f0 1\n"
+        };
+        assert_eq!(families(&text(FAMILIES_MAX), Dialect::Plain).len(), 1);
+        let fault =
+            read(text(FAMILIES_MAX + 1).as_bytes(), Dialect::Plain, |_| {}).expect_err("one too many");
+        assert_eq!(
+            (fault.line, &*fault.what),
+            (2 * FAMILIES_MAX + 1, "more families in one text than are taken")
+        );
     }
 
     /// Scenario: a text with a family of each kind, one that nobody announced, an empty label.

@@ -101,6 +101,17 @@ impl Native {
         }
     }
 
+    /// Whether OTLP can have it as an exponential histogram: whole counts, a schema whose bounds are powers, and on neither side more
+    /// than 16,384 buckets from the first to the last.
+    #[must_use]
+    pub fn is_exponential(&self) -> bool {
+        let is_near = |buckets: &[(i32, u64)]| match finite(buckets, self.schema) {
+            [(first, _), .., (last, _)] => i64::from(*last) - i64::from(*first) < DENSE_MAX,
+            [] | [_] => true,
+        };
+        !self.is_float && SCHEMAS.contains(&self.schema) && is_near(&self.negative) && is_near(&self.positive)
+    }
+
     /// Writes the fields of an `ExponentialHistogramDataPoint` that hold values.
     pub(crate) fn write(&self, out: &mut Encoder) -> Result<(), &'static str> {
         if self.is_float {
@@ -148,6 +159,12 @@ fn halved(buckets: &[(i32, u64)]) -> Vec<(i32, u64)> {
     halved
 }
 
+/// The buckets of finite values: the last of them ends at 2^1024, and the one behind it has what is infinite.
+fn finite(buckets: &[(i32, u64)], schema: i32) -> &[(i32, u64)] {
+    let end = if schema >= 0 { 1024_i32 << schema.min(8) } else { 1024 >> schema.saturating_neg().min(4) };
+    &buckets[..buckets.partition_point(|(index, _)| *index <= end)]
+}
+
 /// One side as OTLP has it.
 #[derive(Default)]
 struct Dense {
@@ -158,10 +175,7 @@ struct Dense {
 
 impl Dense {
     fn of(buckets: &[(i32, u64)], schema: i32) -> Result<Self, &'static str> {
-        // The last bucket of finite values ends at 2^1024; the one behind it has what is infinite.
-        let end = if schema >= 0 { 1024_i32 << schema.min(8) } else { 1024 >> (-schema).min(4) };
-        let finite = buckets.partition_point(|(index, _)| *index <= end);
-        let buckets = &buckets[..finite];
+        let buckets = finite(buckets, schema);
         let (Some((first, _)), Some((last, _))) = (buckets.first(), buckets.last()) else {
             return Ok(Self::default());
         };

@@ -12,7 +12,8 @@
 //! BucketSpan    1 offset  2 length            Exemplar  1 label  2 value  3 timestamp
 //! ```
 //!
-//! A histogram is native where its schema, its zero bucket or a span is said.
+//! A histogram is native where its schema, its zero bucket or a span is said. Where OTLP cannot have it so, it is its classic buckets,
+//! if it has some. Bounds of custom buckets (schema -53) have no field.
 //!
 //! What is held is bounded by bytes of the body, of which each becomes some dozens at most: a point of nothing is two bytes in the
 //! body and a hundred here.
@@ -24,7 +25,7 @@ use weir_guest::wire::reader::{Malformed, unzigzag, varint};
 use weir_guest::wire::{Reader, Value as Field};
 
 use crate::family::{Exemplar, Family, Histogram, Labels, Point, Summary, Value};
-use crate::native::{Native, POPULATED_MAX, buckets};
+use crate::native::{CUSTOM_BUCKETS, Native, POPULATED_MAX, buckets};
 
 /// Labels of one point or exemplar; as many as of a line.
 const LABELS_MAX: usize = 1_000;
@@ -281,6 +282,8 @@ type Classic = (Histogram, Vec<Exemplar>);
 /// Sets a point's value; returns the classic buckets where they are wanted beside it.
 fn read_histogram(message: &[u8], wanted: Wanted, point: &mut Point) -> Result<Option<Classic>, Broken> {
     let mut parts = Parts::default();
+    // What is 0 need not be written, and the sum always is one.
+    parts.classic.sum = Some(0.0);
     let mut fields = Reader::new(message);
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
@@ -294,15 +297,18 @@ fn read_histogram(message: &[u8], wanted: Wanted, point: &mut Point) -> Result<O
     let classic = Histogram { count: Some(count), ..parts.classic };
     let mut native = Native { count: parts.count, is_float, sum: classic.sum, ..parts.native };
     let [(negative_spans, negative), (positive_spans, positive)] = parts.sides;
-    let is_usable = parts.is_native && wanted.native && !(native.is_float && has_classic);
-    if !is_usable {
-        point.value = Value::Histogram(classic);
-        point.exemplars = parts.exemplars;
-        return Ok(None);
-    }
-    if !native.is_float {
+    let is_wanted = parts.is_native && wanted.native;
+    if is_wanted && !native.is_float {
         native.negative = buckets(negative_spans, negative)?;
         native.positive = buckets(positive_spans, positive)?;
+    }
+    // The message has no field for bounds, so that of custom buckets only count and sum are known.
+    let is_known = native.schema != CUSTOM_BUCKETS && (native.is_exponential() || !has_classic);
+    if !is_wanted || !is_known {
+        point.value = Value::Histogram(classic);
+        let is_own = !has_classic && !parts.own_exemplars.is_empty();
+        point.exemplars = if is_own { parts.own_exemplars } else { parts.exemplars };
+        return Ok(None);
     }
     point.value = Value::Native(Box::new(native));
     let mut exemplars = parts.own_exemplars;

@@ -71,9 +71,6 @@ pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: 
         Ok(done) => done.tell(daemon, began.elapsed()),
         Err(Refused::Stopped) => info!("the reload ends with the process"),
         Err(Refused::Wrong(lines)) => {
-            for line in &lines {
-                error!(error = line, "reload refused, the running configuration goes on");
-            }
             let more = match lines.len() {
                 0 | 1 => String::new(),
                 errors => format!(" (and {} more, see the log)", errors - 1),
@@ -82,6 +79,10 @@ pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: 
             let health = &daemon.views.health;
             health.settle(CONFIGURATION);
             health.note(CONFIGURATION.to_owned(), format!("the file is not what runs: {first}{more}"));
+            // Who has read the log finds it on the page too.
+            for line in &lines {
+                error!(error = line, "reload refused, the running configuration goes on");
+            }
         }
     }
 }
@@ -119,8 +120,8 @@ impl Done {
         health.settle(CONFIGURATION);
         if !later.is_empty() {
             let keys = later.join(", ");
-            warn!(keys, "changed in the file, takes effect at the next start");
             health.note(CONFIGURATION.to_owned(), format!("takes effect at the next start: {keys}"));
+            warn!(keys, "changed in the file, takes effect at the next start");
         }
         let told = plan.told();
         let names = |names: std::collections::BTreeSet<String>| match names.is_empty() {
@@ -495,7 +496,7 @@ fn not_started(
     error: &str,
     failed: &mut Vec<String>,
 ) {
-    error!(part = name, error, "a part was not started, the next reload tries again");
     health.note(name.clone(), format!("not started: {error}"));
+    error!(part = name, error, "a part was not started, the next reload tries again");
     failed.push(name);
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::supervisor::{READY, STOPPING, Supervisor};
 use super::{Failure, complain, open_files};
@@ -15,6 +15,7 @@ use crate::allocator::{give_back, keep_pages_small};
 use crate::assembly::{CompiledCode, Daemon, Foundation, Triggers};
 use crate::bundled::BUNDLED;
 use crate::config::{self, Config, Draft, LogFormat, Report};
+use crate::program;
 use crate::shutdown::{Ended, Signals, Stop};
 use crate::telemetry::logs;
 use crate::validate;
@@ -99,6 +100,10 @@ async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failu
     let mut signals = Signals::listen().context("listen for signals")?;
     let mut running = tokio::spawn(daemon.run(stop.clone(), triggers));
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
+    match program::give_back() {
+        Ok(bytes) => debug!(bytes, "pages of the program that the start has read are given back"),
+        Err(error) => debug!(%error, "pages of the program stay in memory"),
+    }
     keep_pages_small(false);
     supervisor.tell(READY);
     let ended = loop {

@@ -54,10 +54,10 @@ impl PluginConfig {
 }
 
 /// What one instance of a plugin may use up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestLimits {
     /// `memory_mib`: memory of one instance. 64 MiB.
-    pub memory_bytes: u64,
+    pub memory_bytes: Located<u64>,
     /// `cpu_deadline`: time that one call may compute. 5 s.
     pub cpu_deadline: Duration,
     /// `call_deadline`: time that one call may take, waiting included. 60 s.
@@ -71,7 +71,7 @@ pub struct GuestLimits {
 impl Default for GuestLimits {
     fn default() -> Self {
         Self {
-            memory_bytes: 64 * MIB,
+            memory_bytes: Located::default_of(64 * MIB),
             cpu_deadline: Duration::from_secs(5),
             call_deadline: Duration::from_secs(60),
             response_bytes: 4 * MIB,
@@ -83,14 +83,14 @@ impl Default for GuestLimits {
 impl GuestLimits {
     /// For the plugin host.
     pub fn guest(&self) -> Limits {
-        let Self { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = *self;
+        let Self { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = self;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Limits {
-            memory_bytes: bytes(memory_bytes),
-            cpu_deadline,
-            call_deadline,
-            response_bytes: bytes(response_bytes),
-            host_calls,
+            memory_bytes: bytes(memory_bytes.value),
+            cpu_deadline: *cpu_deadline,
+            call_deadline: *call_deadline,
+            response_bytes: bytes(*response_bytes),
+            host_calls: *host_calls,
         }
     }
 }
@@ -509,8 +509,10 @@ fn origins(field: &Field<'_>) -> Vec<Located<String>> {
 
 fn guest_limits(section: &mut Section<'_>) -> GuestLimits {
     let mut limits = GuestLimits::default();
-    if let Some(size) = section.field("memory_mib").and_then(|field| field.mib(1..=4096)) {
-        limits.memory_bytes = size;
+    if let Some(field) = section.field("memory_mib")
+        && let Some(size) = field.mib(1..=4096)
+    {
+        limits.memory_bytes = Located::new(size, field.at());
     }
     let times = Duration::from_millis(10)..=Duration::from_secs(600);
     if let Some(time) = section.field("cpu_deadline").and_then(|field| field.duration(times.clone())) {

@@ -453,8 +453,9 @@ fn what_is_written_of_plugins_is_what_is_read() {
     let acme = exporter("acme");
     let plugin = acme.plugin().expect("a plugin");
     let second = Duration::from_secs;
-    let GuestLimits { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } = plugin.limits;
-    assert_eq!((memory_bytes, response_bytes, host_calls), (128 << 20, 8 << 20, 200_000));
+    let GuestLimits { memory_bytes, cpu_deadline, call_deadline, response_bytes, host_calls } =
+        plugin.limits.clone();
+    assert_eq!((memory_bytes.value, response_bytes, host_calls), (128 << 20, 8 << 20, 200_000));
     assert_eq!((cpu_deadline, call_deadline), (second(2), second(30)));
     let pool = PoolConfig { instances: Some(4), calls: Some(50_000), age: Some(second(7200)) };
     assert_eq!(acme.delivery.pool, pool);
@@ -511,7 +512,7 @@ fn what_is_written_of_receivers_is_what_is_read() {
         (PoolConfig { instances: Some(4), ..PoolConfig::default() }, 5 << 20, &ServerTls::Insecure)
     );
     assert_eq!(
-        (zipkin.plugin.limits.memory_bytes, zipkin.plugin.limits.cpu_deadline.as_secs()),
+        (zipkin.plugin.limits.memory_bytes.value, zipkin.plugin.limits.cpu_deadline.as_secs()),
         (32 << 20, 1)
     );
     assert_eq!(zipkin.plugin.settings.value, json!({"endpoint": "0.0.0.0:9411"}));

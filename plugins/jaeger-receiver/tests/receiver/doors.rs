@@ -4,7 +4,7 @@ use jaeger_receiver::JaegerReceiver;
 use jaeger_receiver::doors::Settings;
 use serde_json::{Value, json};
 use weir_guest::{
-    Answer, DatagramReceiver, GrpcReceiver, HttpReceiver, Plugin, Request, Response, Signal, settings,
+    Answer, DatagramReceiver, GrpcReceiver, HttpReceiver, Plugin, Request, Response, Signal, host, settings,
 };
 use weir_thrift::Protocol;
 
@@ -109,6 +109,25 @@ fn a_datagram_is_read_in_the_protocol_of_its_door() {
         assert_eq!(taken.map(|batches| batches.len()), Ok(1));
         let refused = DatagramReceiver::receive(&mut receiver, listener, datagram(bad)).expect_err("refused");
         assert!(refused.starts_with("malformed thrift at byte 0: "), "{refused}");
+    }
+}
+
+/// Scenario: datagrams in both protocols whose spans all have ids; then with two spans of three that have none; then one that is refused.
+/// Guarantees: nobody can be told, so spans without ids are counted as dropped with their reason, and only they.
+#[test]
+fn spans_of_a_datagram_without_ids_are_counted() {
+    let mut receiver = receiver(&json!({}));
+    let counted = || host::counted("dropped_spans", &[("reason", "no_ids")]);
+    for (listener, protocol) in [("thrift_compact", Protocol::Compact), ("thrift_binary", Protocol::Binary)] {
+        let mut receive = |datagram| {
+            let before = counted();
+            let taken = DatagramReceiver::receive(&mut receiver, listener, datagram);
+            (taken.map(|batches| batches.len()).ok(), counted() - before)
+        };
+        assert_eq!(receive(encode::message(&some_batch(&[1, 2]), protocol)), (Some(1), 0));
+        assert_eq!(receive(encode::message(&some_batch(&[0, 2, 0]), protocol)), (Some(1), 2));
+        assert_eq!(receive(encode::message(&some_batch(&[0]), protocol)), (Some(0), 1));
+        assert_eq!(receive(b"noise".to_vec()), (None, 0));
     }
 }
 

@@ -135,6 +135,54 @@ fn a_histogram_is_read_as_what_is_wanted() {
     assert_eq!(two[0].kind, Kind::Histogram);
 }
 
+/// Scenario: native histograms that OTLP cannot have (of floats, of schema 9, of custom buckets, with buckets far from each other), each
+/// with classic buckets and without; one whose sum is 0 and not written.
+/// Guarantees: they are their classic buckets; without any, custom buckets are count and sum, the others are dropped and counted; the
+/// sum that is not written is 0.
+#[test]
+fn what_otlp_cannot_have_as_native_is_classic() {
+    let body = |schema: i64, far: i64, count_float: f64, has_classic: bool| {
+        family("h", 4, |metric| {
+            metric.message(7, |out| {
+                out.varint(1, 3);
+                if count_float > 0.0 {
+                    out.double(4, count_float);
+                }
+                if has_classic {
+                    out.message(3, |out| {
+                        out.varint(1, 1);
+                        out.double(2, 0.5);
+                    });
+                }
+                out.sint(5, schema);
+                span(out, 12, 0, 1);
+                span(out, 12, far, 1);
+                out.packed_varint(13, [2, 2]);
+            });
+        })
+    };
+    for (schema, far, count_float, reason) in [
+        (0, 20_000, 0.0, Some("a native histogram with too many buckets from the first to the last")),
+        (9, 1, 0.0, Some("a native histogram of an unknown schema")),
+        (0, 1, 3.0, Some("a native histogram of floats, which OTLP has not")),
+        (-53, 1, 0.0, None),
+    ] {
+        // Beyond schema 4 there is no room for such a gap among finite values.
+        let schema = if far > 1 { 8 } else { schema };
+        let classic = "{} time 7 count 3 sum 0.0 buckets [1, 2] bounds [0.5]".to_owned();
+        assert_eq!(lines(&body(schema, far, count_float, true))[1..], [classic]);
+        let (alone, dropped) = to_otlp(&body(schema, far, count_float, false), Format::Protobuf, &[], TIME)
+            .expect("a good body");
+        match reason {
+            Some(reason) => assert_eq!((alone, dropped), (None, vec![(reason, 1)])),
+            None => assert_eq!(
+                lines(&body(schema, far, count_float, false))[1..],
+                ["{} time 7 count 3 sum 0.0 buckets [3] bounds []"]
+            ),
+        }
+    }
+}
+
 /// Scenario: spans that claim four thousand million buckets, that overlap, that have fewer deltas; deltas below nothing; a length
 /// beyond the body; a name that is not UTF-8; a label twice; a type that is none; no name.
 /// Guarantees: the body is refused with the family's number, and a claim costs nothing.
