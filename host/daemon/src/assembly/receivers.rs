@@ -19,6 +19,7 @@ use weir_receiver::intake::CountLimits;
 use weir_receiver::opencensus::TranslationCounts;
 use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp, scrape};
 
+use super::collector::Fed;
 use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
@@ -78,6 +79,8 @@ impl Entrance {
 pub(crate) struct Standing {
     /// Whom it feeds.
     pub(crate) behind: Behind,
+    /// The logs of these; of collectors alone.
+    pub(crate) logs: Fed,
     /// What it counts.
     pub(crate) counts: ReceiverCounts,
     /// What translation has cost; of `opencensus` alone.
@@ -86,6 +89,14 @@ pub(crate) struct Standing {
     pub(crate) scraping: scraping::Standing,
     /// What a page counts; of exporters alone.
     pub(crate) page: PageCounts,
+}
+
+impl Standing {
+    /// From now on it feeds the pipelines that name this receiver.
+    pub(crate) fn feeds(&self, config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) {
+        self.behind.exchange(fed(config, lines, id));
+        self.logs.exchange(config, lines, id);
+    }
 }
 
 /// A receiver with its addresses, or an exporter's page with its.
@@ -148,7 +159,10 @@ impl Door {
             ReceiverConfig::Plugin(PluginReceiver { scrape: Some(config), .. }) => {
                 self.files != scraping::prints(config)
             }
-            ReceiverConfig::Otlp(_) | ReceiverConfig::OpenCensus(_) | ReceiverConfig::Plugin(_) => false,
+            ReceiverConfig::Otlp(_)
+            | ReceiverConfig::OpenCensus(_)
+            | ReceiverConfig::Link(_)
+            | ReceiverConfig::Plugin(_) => false,
         }
     }
 
@@ -184,6 +198,7 @@ pub(crate) async fn open(
             let (config, nodes) = (opencensus_config(opencensus), Arc::clone(&bench.nodes));
             config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
         }
+        ReceiverConfig::Link(_) => return Err(Failure::Other(anyhow::anyhow!("start receiver {id}: not in this version"))),
         ReceiverConfig::Plugin(plugin @ PluginReceiver { scrape: Some(config), .. }) => {
             let opened = scraping::open(bench, id, plugin, config, &standing.scraping, settings).await?;
             figures = Some(opened.kept.shown.clone());
@@ -203,7 +218,7 @@ pub(crate) async fn open(
 }
 
 /// Who takes what a receiver hands on.
-pub(crate) fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) -> Pipelines {
+fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) -> Pipelines {
     let consumer = |signal: Signal| -> Option<Arc<dyn Consumer>> {
         let fed = pipelines::fed_by(config, lines, id, signal);
         (!fed.is_empty()).then(|| Arc::new(Fanout::new(fed)) as Arc<dyn Consumer>)

@@ -1,4 +1,4 @@
-//! The pages for machines: `/metrics` on 8888, `/health` on 13133.
+//! The pages for machines: `/metrics` and `/fleet` on 8888, `/health` on 13133.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,11 +17,26 @@ use weir_queue::{Queue, Status};
 use weir_receiver::scrape::counts::ScrapeCounts;
 
 use crate::assembly::NamedQueue;
+use crate::fleet::{self, AgentView, Fleet};
 use crate::telemetry::metrics::{CONTENT_TYPE, ExporterSource, Metrics};
 
-/// Serves `/metrics`.
-#[derive(Debug)]
-pub struct MetricsPage(pub Arc<Metrics>);
+/// Serves `/metrics`, and who sends to a collector.
+pub struct MetricsPage {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Receivers that agents come to.
+    pub fleet: Fleet,
+}
+
+impl MetricsPage {
+    /// The agents, as `show` writes them; nothing is there where nobody could come.
+    fn agents(&self, media: &'static str, show: impl Fn(&[AgentView]) -> Vec<u8>) -> Response<ReplyBody> {
+        match &self.fleet.now()[..] {
+            [] => text(StatusCode::NOT_FOUND, "no pipeline here has a receiver of type weir, which agents come to\n"),
+            rosters => typed(StatusCode::OK, media, show(&fleet::agents(rosters))),
+        }
+    }
+}
 
 impl Handler for MetricsPage {
     fn handle(
@@ -30,10 +45,16 @@ impl Handler for MetricsPage {
         _: Arc<Peer>,
     ) -> BoxFuture<'static, Response<ReplyBody>> {
         let response = match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/metrics") => match self.0.render() {
+            (&Method::GET | &Method::HEAD, "/metrics") => match self.metrics.render() {
                 Ok(page) => typed(StatusCode::OK, CONTENT_TYPE, page),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
+            (&Method::GET, "/fleet") => {
+                self.agents("application/json", |agents| serde_json::to_vec_pretty(agents).unwrap_or_default())
+            }
+            (&Method::GET, "/debug/fleet") => {
+                self.agents("text/plain; charset=utf-8", |agents| fleet::table(agents).into_bytes())
+            }
             (_, "/metrics") => text(StatusCode::METHOD_NOT_ALLOWED, "expected GET /metrics\n"),
             _ => text(StatusCode::NOT_FOUND, "expected GET /metrics\n"),
         };
