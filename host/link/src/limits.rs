@@ -44,3 +44,27 @@ pub const STATES_IN_FLIGHT_MAX: usize = 256;
 pub const INVENTORY_KEYS_MAX: usize = 1_000;
 /// Agents that a collector remembers; beyond that the one that was silent longest is forgotten, and counted.
 pub const AGENTS_MAX: usize = 10_000;
+/// Bytes of all states of one agent, names and values: at the agent they are in memory and in its outbox's file.
+pub const STATES_BYTES_MAX: usize = 8 << 20;
+/// Reports that may wait for one commit of the outbox: of the largest, 4 MiB.
+pub const REPORTS_WAITING_MAX: usize = 64;
+/// Callers that wait until the collector has persisted what they reported.
+pub const REPORT_WAITERS_MAX: usize = 4_096;
+/// How long a state that was sent and not answered is left alone. The stream loses nothing, so this is for a collector that
+/// could not write: it answers nothing then.
+pub const STATE_RESEND_AFTER: Duration = Duration::from_secs(60);
+/// The interval at which an agent says which states there are, so that what went wrong unseen is mended
+/// (`facts/reliability.md` 1.4, 19).
+pub const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
+/// The part of that interval by which inventories are spread.
+pub const INVENTORY_JITTER: f64 = 0.2;
+/// States that a collector keeps of all agents. Its file holds 131,072 rows, and all of them in memory: ten states for each
+/// of ten thousand agents, or a hundred for each of a thousand.
+pub const STORE_STATES_MAX: usize = 100_000;
+/// Bytes of them: the file holds 64 MiB, of which tombstones need some.
+pub const STORE_BYTES_MAX: usize = 48 << 20;
+/// States that are gone and of which a collector remembers that: so that what comes late does not bring them back, and a
+/// program that watches can go on where it was.
+pub const STORE_TOMBSTONES_MAX: usize = 10_000;
+/// Messages about states that wait for one commit of the collector's store; each is at most [`MESSAGE_BYTES_MAX`].
+pub const STORE_WAITING_MAX: usize = 64;
