@@ -59,6 +59,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::pages::{Health, MetricsPage};
 
 pub use current::Current;
+pub(crate) use link::Link;
 pub(crate) use owed::emptied;
 pub(crate) use parts::{Parts, Views};
 pub(crate) use pipelines::queue_folders;

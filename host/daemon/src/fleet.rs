@@ -4,57 +4,18 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use weir_link::collector::{FleetRow, FleetState, LinkCounts};
 
 use crate::assembly::Current;
 
-/// One agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One agent, as a receiver of type `weir` knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
     /// The receiver that it comes to.
     pub receiver: String,
-    /// Its name: what its certificate says, else what it says.
-    pub identity: String,
-    /// The name of its machine, as it says.
-    pub host: String,
-    /// Its program, as it says.
-    pub program: String,
-    /// `live`, `idle`, `gone` or `fenced`.
-    pub state: String,
-    /// Milliseconds since anything was heard of it; none where that was before this start of the collector.
-    pub heard_ms: Option<u64>,
-    /// The life of its folder.
-    pub incarnation: String,
-    /// Its start in that life.
-    pub epoch: u64,
-    /// Its stream; none where it has none.
-    pub session: Option<u64>,
-    /// Records that wait at it, as it said last.
-    pub waiting_records: u64,
-    /// Bytes of them.
-    pub waiting_bytes: u64,
-    /// Milliseconds that the oldest of them had waited.
-    pub oldest_ms: u64,
-    /// Records that were acknowledged, since the start of the collector.
-    pub acknowledged_records: u64,
-    /// Records of it that were there already, since the start of the collector.
-    pub duplicate_records: u64,
-    /// What happened last: it came, it left, it was refused.
-    pub last_event: String,
-}
-
-/// What a collector counts over all its agents.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FleetCounts {
-    /// Agents that are connected.
-    pub connected: u64,
-    /// Acknowledgements sent.
-    pub acknowledgements: u64,
-    /// Records that were acknowledged.
-    pub acknowledged_records: u64,
-    /// Records that were there already, and were not kept again.
-    pub duplicate_records: u64,
-    /// Times that an agent was not given its credit back at once.
-    pub credit_waits: u64,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub row: FleetRow,
 }
 
 /// Who knows agents: a receiver of type `weir`.
@@ -63,10 +24,10 @@ pub trait Roster: Send + Sync {
     fn receiver(&self) -> &str;
 
     /// The agents, in the order of their names.
-    fn agents(&self) -> Vec<AgentView>;
+    fn agents(&self) -> Vec<FleetRow>;
 
     /// What it counts.
-    fn counts(&self) -> FleetCounts;
+    fn counts(&self) -> LinkCounts;
 }
 
 /// All of them. Clones are one.
@@ -74,13 +35,21 @@ pub type Fleet = Current<Vec<Arc<dyn Roster>>>;
 
 /// The agents of all receivers.
 pub fn agents(fleet: &[Arc<dyn Roster>]) -> Vec<AgentView> {
-    let mut agents: Vec<AgentView> = fleet.iter().flat_map(|roster| roster.agents()).collect();
-    agents.sort_by(|a, b| (&a.identity, &a.receiver).cmp(&(&b.identity, &b.receiver)));
+    let of = |roster: &Arc<dyn Roster>| {
+        let receiver = roster.receiver().to_owned();
+        let view = move |row| AgentView { receiver: receiver.clone(), row };
+        roster.agents().into_iter().map(view).collect::<Vec<_>>()
+    };
+    let mut agents: Vec<AgentView> = fleet.iter().flat_map(of).collect();
+    agents.sort_by(|a, b| (&a.row.identity, &a.receiver).cmp(&(&b.row.identity, &b.receiver)));
     agents
 }
 
 /// Characters of a cell: an agent chooses its names, and the table stays one.
 const CELL_CHARS_MAX: usize = 40;
+
+/// Characters of an incarnation that a person sees.
+const LIFE_CHARS: usize = 8;
 
 /// The agents as a table for a person.
 pub fn table(agents: &[AgentView]) -> String {
@@ -107,25 +76,31 @@ pub fn table(agents: &[AgentView]) -> String {
     text
 }
 
-fn row(agent: &AgentView) -> [String; 9] {
-    let AgentView { identity, host, state, heard_ms, incarnation, epoch, .. } = agent;
-    let waiting = match agent.waiting_records {
+fn row(AgentView { row, .. }: &AgentView) -> [String; 9] {
+    let waiting = match row.waiting.records {
         0 => "0".to_owned(),
-        records => format!("{records} ({} KiB, {} s)", agent.waiting_bytes >> 10, agent.oldest_ms / 1000),
+        records => format!("{records} ({} KiB, {} s)", row.waiting.bytes >> 10, row.waiting.oldest_ms / 1000),
     };
-    let heard = heard_ms.map_or_else(|| "-".to_owned(), |ms| format!("{}.{} s ago", ms / 1000, ms % 1000 / 100));
-    // The first letters of a UUIDv7 are its time, the last its own.
-    let life = incarnation.get(incarnation.len().saturating_sub(8)..).unwrap_or(incarnation);
+    let ago = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s ago"));
+    let state = match row.state {
+        FleetState::Live => "live",
+        FleetState::Idle => "idle",
+        FleetState::Dead => "dead",
+        FleetState::Fenced => "fenced",
+    };
+    let life = row.incarnation.as_deref().unwrap_or_default();
+    // A UUIDv7 begins with its time, and ends with what is its own.
+    let life = life.get(life.len().saturating_sub(LIFE_CHARS)..).unwrap_or(life);
     [
-        cell(identity, CELL_CHARS_MAX),
-        cell(host, CELL_CHARS_MAX),
-        cell(state, CELL_CHARS_MAX),
-        heard,
+        cell(&row.identity, CELL_CHARS_MAX),
+        cell(&row.host, CELL_CHARS_MAX),
+        state.to_owned(),
+        ago(row.heard_seconds),
         cell(life, CELL_CHARS_MAX),
-        epoch.to_string(),
+        row.epoch.map_or_else(|| "-".to_owned(), |epoch| epoch.to_string()),
         waiting,
-        agent.acknowledged_records.to_string(),
-        cell(&agent.last_event, CELL_CHARS_MAX * 3),
+        row.records.to_string(),
+        cell(&row.event, CELL_CHARS_MAX * 3),
     ]
 }
 
@@ -141,20 +116,40 @@ fn cell(text: &str, chars_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weir_link::collector::Waiting;
+
     use super::*;
 
     /// Scenario: an agent whose host name has an escape sequence and a thousand letters, beside an ordinary one.
     /// Guarantees: a line each, columns under their heads, no control character, nothing endless.
     #[test]
     fn an_agent_does_not_choose_what_a_terminal_does() {
-        let plain = AgentView { identity: "edge-1".into(), state: "live".into(), ..AgentView::default() };
-        let hostile = AgentView {
-            identity: "edge-2".into(),
-            host: format!("\u{1b}[2J\n{}", "x".repeat(1000)),
-            state: "gone".into(),
-            heard_ms: Some(1250),
-            ..AgentView::default()
+        let agent = |identity: &str, host: String, state, heard_seconds| AgentView {
+            receiver: "weir".to_owned(),
+            row: FleetRow {
+                identity: identity.to_owned(),
+                host,
+                program: String::new(),
+                state,
+                connected_seconds: None,
+                heard_seconds,
+                incarnation: Some("01a0c450-6c00-7fff-bfff-ffffffffffff".to_owned()),
+                epoch: Some(1),
+                session: None,
+                waiting: Waiting::default(),
+                bundles: 0,
+                records: 0,
+                bytes: 0,
+                duplicates: None,
+                rejected: Vec::new(),
+                turned_away: 0,
+                event: String::new(),
+                event_seconds: None,
+            },
         };
+        let plain = agent("edge-1", String::new(), FleetState::Live, None);
+        let hostile =
+            agent("edge-2", format!("\u{1b}[2J\n{}", "x".repeat(1000)), FleetState::Dead, Some(1.25));
         let table = table(&[plain, hostile]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 3, "{table}");
@@ -162,6 +157,6 @@ mod tests {
         assert!(lines[2].chars().count() < 300 && lines[2].contains("1.2 s ago"), "{}", lines[2]);
         let state = |line: &str, word: &str| line.find(word).map(|at| line[..at].chars().count());
         assert_eq!(state(lines[0], "STATE"), state(lines[1], "live"));
-        assert_eq!(state(lines[0], "STATE"), state(lines[2], "gone"));
+        assert_eq!(state(lines[0], "STATE"), state(lines[2], "dead"));
     }
 }

@@ -1,6 +1,7 @@
 //! What the process says about itself: its log, its metrics, its health.
 
 mod flood;
+mod linked;
 pub mod logs;
 pub mod metrics;
 pub mod pages;

@@ -36,11 +36,13 @@ pub(crate) struct LinkLog {
 pub(crate) struct CarrierStatus {
     /// Since when it has a stream; none where it has none.
     pub(crate) connected: Option<Instant>,
+    /// Since when it has none; none where it never had one.
+    pub(crate) away_since: Option<Instant>,
     /// Why it has none.
     pub(crate) why_not: String,
     /// What a person must know beside that: the collector lost records, the folder is an old copy.
     pub(crate) complaint: Option<String>,
-    /// Bundles that are sent and not acknowledged.
+    /// Records that it holds and that are not acknowledged.
     pub(crate) unacknowledged: u64,
 }
 

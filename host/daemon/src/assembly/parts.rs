@@ -261,6 +261,8 @@ impl Parts {
             scrapes: fetching.map(|(id, door)| (name(id), door.standing.scraping.counts.clone())).collect(),
             pages: self.pages.counts(),
             plugins: of_exporters.chain(of_doors).cloned().collect(),
+            collectors: self.doors.values().filter_map(|door| door.roster.clone()).collect(),
+            links: self.exporters.values().filter_map(Built::link).map(Arc::clone).collect(),
         }
     }
 }
@@ -307,6 +309,8 @@ impl Views {
         let (sources, queues) = (parts.sources(), parts.queues());
         self.health.follow(&queues, &sources.exporters);
         self.health.follow_scrapes(&sources.scrapes);
+        self.health.follow_links(&sources.links);
+        self.fleet.exchange(sources.collectors.clone());
         self.sources.exchange(sources);
         self.queues.exchange(queues);
     }

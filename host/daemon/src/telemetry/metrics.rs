@@ -26,7 +26,8 @@ use weir_queue::{Queue, QueueCounts, Status};
 use weir_receiver::opencensus::TranslationCounts;
 use weir_receiver::scrape::counts::ScrapeCounts;
 
-use crate::assembly::Current;
+use crate::assembly::{Current, Link};
+use crate::fleet::Roster;
 
 /// Nodes that `/metrics` shows: the ones heard most recently. All of them are counted in `weir_nodes`.
 pub const NODES_SHOWN_MAX: usize = 100;
@@ -113,6 +114,10 @@ pub struct Sources {
     pub pages: Vec<(String, PageCounts)>,
     /// Plugins.
     pub plugins: Vec<PluginSource>,
+    /// Receivers that agents come to.
+    pub collectors: Vec<Arc<dyn Roster>>,
+    /// Exporters that are links.
+    pub(crate) links: Vec<Arc<Link>>,
 }
 
 /// The metrics page.
@@ -184,6 +189,8 @@ impl Page {
         self.pages(&mut encoder)?;
         self.queues(&mut encoder)?;
         super::scraped::encode(&mut encoder, &self.sources.scrapes)?;
+        super::linked::of_collectors(&mut encoder, &self.sources.collectors)?;
+        super::linked::of_agents(&mut encoder, &self.sources.links)?;
         self.plugins(&mut encoder)?;
         self.memory(&mut encoder)?;
         self.node_rows(&mut encoder)?;

@@ -16,7 +16,7 @@ use weir_plugin::{Host, SlotState, SlotView};
 use weir_queue::{Queue, Status};
 use weir_receiver::scrape::counts::ScrapeCounts;
 
-use crate::assembly::NamedQueue;
+use crate::assembly::{Link, NamedQueue};
 use crate::fleet::{self, AgentView, Fleet};
 use crate::telemetry::metrics::{CONTENT_TYPE, ExporterSource, Metrics};
 
@@ -91,6 +91,7 @@ struct Seen {
     exporters: Vec<WatchedExporter>,
     /// Receivers that fetch.
     scrapes: Vec<(String, ScrapeCounts)>,
+    links: Vec<Arc<Link>>,
     lasting: Vec<Lasting>,
 }
 
@@ -162,6 +163,11 @@ impl Health {
     /// Looks at these receivers that fetch from now on.
     pub(crate) fn follow_scrapes(&self, scrapes: &[(String, ScrapeCounts)]) {
         self.seen().scrapes = scrapes.to_vec();
+    }
+
+    /// Looks at these links from now on.
+    pub(crate) fn follow_links(&self, links: &[Arc<Link>]) {
+        self.seen().links = links.to_vec();
     }
 
     /// Looks at the plugins of this host from now on.
@@ -241,6 +247,7 @@ impl Health {
         problems.extend(
             complaining.map(|(id, what)| Problem { part: format!("receiver {id}"), what: shortened(&what) }),
         );
+        problems.extend(seen.links.iter().filter_map(|link| of_link(link, now)));
         problems.extend(self.plugins.get().into_iter().flat_map(Host::slots).filter_map(of_plugin));
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });
@@ -251,6 +258,20 @@ impl Health {
         let status = if problems.is_empty() { "ok" } else { "degraded" };
         (StatusCode::OK, Report { status, problems })
     }
+}
+
+/// What is wrong with a link: its collector is away, or has lost something.
+fn of_link(link: &Link, now: Instant) -> Option<Problem> {
+    let (status, begun) = link.status()?;
+    let away = now.saturating_duration_since(status.away_since.unwrap_or(begun));
+    let what = match (status.complaint, status.connected) {
+        (Some(complaint), _) => complaint,
+        (None, None) if away >= NO_SUCCESS_FOR => {
+            format!("no stream to the collector for {} s: {}", away.as_secs(), status.why_not)
+        }
+        (None, Some(_) | None) => return None,
+    };
+    Some(Problem { part: format!("link {}", link.id), what: shortened(&what) })
 }
 
 /// What is wrong with the plugin of an id. A restart would not mend it: it might not even start.
