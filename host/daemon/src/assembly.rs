@@ -31,6 +31,7 @@ mod receivers;
 mod reload;
 mod scrape;
 mod staging;
+mod states;
 mod tasks;
 mod triggers;
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use weir_link::agent::AgentCounts;
 use weir_model::{BoxFuture, Exporter, LANES, Outcome, Push};
 use weir_queue::Queue;
 
@@ -40,10 +41,12 @@ pub(crate) struct CarrierStatus {
     pub(crate) away_since: Option<Instant>,
     /// Why it has none.
     pub(crate) why_not: String,
-    /// What a person must know beside that: the collector lost records, the folder is an old copy.
-    pub(crate) complaint: Option<String>,
     /// Records that it holds and that are not acknowledged.
     pub(crate) unacknowledged: u64,
+    /// Bundles that were begun on more than one stream.
+    pub(crate) resent: u64,
+    /// What it counts.
+    pub(crate) counts: AgentCounts,
 }
 
 /// What carries bundles: an agent.

@@ -104,7 +104,7 @@ impl Parts {
             parts.join(config, &route, Default::default())?;
         }
         config.pipelines.keys().for_each(|id| parts.configured(config, id));
-        if let Some((_, failure)) = parts.begin_links(&bench).await.pop() {
+        if let Some((_, failure)) = parts.begin_links(&bench).pop() {
             return Err(failure);
         }
         for id in used(config, Kind::Receiver) {
@@ -135,7 +135,7 @@ impl Parts {
     ///
     /// # Errors
     /// Of each that could not begin, its name and why.
-    pub(crate) async fn begin_links(&self, bench: &Bench<'_>) -> Vec<(String, Failure)> {
+    pub(crate) fn begin_links(&self, bench: &Bench<'_>) -> Vec<(String, Failure)> {
         let mut failures = Vec::new();
         for (id, link) in self.exporters.iter().filter_map(|(id, built)| Some((id, built.link()?))) {
             if !link.is_idle() || !bench.config.exporters.contains_key(id) {
@@ -146,7 +146,7 @@ impl Parts {
                 Some(LinkLog { name: pipeline, queue })
             };
             let logs = diff::carried(bench.config, id).iter().filter_map(log).collect();
-            match agent::start(bench, id, logs).await {
+            match agent::start(bench, id, logs) {
                 Ok(carrier) => link.begin(carrier),
                 Err(failure) => failures.push((name_of_link(id), failure)),
             }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use weir_link::collector::Collector;
 use weir_model::count::{PageCounts, ReceiverCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
@@ -19,7 +20,7 @@ use weir_receiver::intake::CountLimits;
 use weir_receiver::opencensus::TranslationCounts;
 use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp, scrape};
 
-use super::collector::Fed;
+use super::collector::{self, Shown};
 use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
@@ -30,6 +31,7 @@ use crate::config::{
     Config, Cors, Id, Listen, ListenLimits, OpenCensusReceiver, OtlpReceiver, PipelineId, PluginReceiver,
     ReceiverConfig, ServerTls,
 };
+use crate::fleet::Roster;
 use crate::telemetry::metrics::PluginSource;
 use crate::validate::Transport;
 
@@ -41,6 +43,8 @@ pub(crate) enum Entrance {
     OpenCensus(opencensus::Bound),
     /// Nobody comes: it fetches.
     Fetching(scrape::Ready),
+    /// Streams of agents.
+    Link(collector::Ready),
 }
 
 impl Entrance {
@@ -50,6 +54,7 @@ impl Entrance {
             Self::Requests(bound) => bound.local_addrs(),
             Self::OpenCensus(bound) => bound.local_addrs(),
             Self::Fetching(_) => Vec::new(),
+            Self::Link(ready) => vec![("grpc", ready.local_addr())],
         }
     }
 
@@ -58,6 +63,7 @@ impl Entrance {
             Self::Requests(bound) => bound.tls(),
             Self::OpenCensus(bound) => bound.tls(),
             Self::Fetching(_) => Vec::new(),
+            Self::Link(ready) => ready.certificates().into_iter().collect(),
         }
     }
 
@@ -70,6 +76,7 @@ impl Entrance {
             Self::Requests(bound) => bound.serve(drain).await,
             Self::OpenCensus(bound) => bound.serve(drain).await,
             Self::Fetching(ready) => ready.serve(drain).await,
+            Self::Link(ready) => ready.serve(drain).await,
         }
     }
 }
@@ -79,14 +86,14 @@ impl Entrance {
 pub(crate) struct Standing {
     /// Whom it feeds.
     pub(crate) behind: Behind,
-    /// The logs of these; of collectors alone.
-    pub(crate) logs: Fed,
     /// What it counts.
     pub(crate) counts: ReceiverCounts,
     /// What translation has cost; of `opencensus` alone.
     pub(crate) losses: TranslationCounts,
     /// What fetching goes on with; of receivers that fetch alone.
     pub(crate) scraping: scraping::Standing,
+    /// What a collector goes on with; of receivers that agents come to.
+    pub(crate) collector: collector::Standing,
     /// What a page counts; of exporters alone.
     pub(crate) page: PageCounts,
 }
@@ -95,7 +102,7 @@ impl Standing {
     /// From now on it feeds the pipelines that name this receiver.
     pub(crate) fn feeds(&self, config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) {
         self.behind.exchange(fed(config, lines, id));
-        self.logs.exchange(config, lines, id);
+        self.collector.fed.exchange(config, lines, id);
     }
 }
 
@@ -114,6 +121,10 @@ pub(crate) struct Door {
     /// Ends it alone, or with all others.
     pub(crate) drain: Drain,
     certificates: Vec<Arc<Certificates>>,
+    /// Who shows its agents; of receivers that agents come to.
+    pub(crate) roster: Option<Arc<dyn Roster>>,
+    /// What is kept from its start on; likewise.
+    collector: Option<Arc<Collector>>,
     /// What it reads with until it starts, and keeps from then on; of receivers that fetch alone.
     reader: Option<scraping::Kept>,
     /// The TLS files of what it fetches as they were before they were read.
@@ -134,6 +145,8 @@ impl Door {
             addresses: entrance.local_addrs(),
             drain,
             certificates: entrance.certificates(),
+            roster: None,
+            collector: None,
             reader: None,
             files: Vec::new(),
             idle: Some(entrance),
@@ -149,6 +162,7 @@ impl Door {
     pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
         if let Some(entrance) = self.idle.take() {
             self.standing.scraping.keep(self.reader.take());
+            self.standing.collector.keep(self.collector.take());
             self.running = Some(tasks.spawn(name, entrance.serve(self.drain.clone())));
         }
     }
@@ -198,7 +212,12 @@ pub(crate) async fn open(
             let (config, nodes) = (opencensus_config(opencensus), Arc::clone(&bench.nodes));
             config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
         }
-        ReceiverConfig::Link(_) => return Err(Failure::Other(anyhow::anyhow!("start receiver {id}: not in this version"))),
+        ReceiverConfig::Link(link) => {
+            let ready = collector::open(bench, id, link, &standing.collector, settings)?;
+            let roster = Some(Shown::of(id, &ready.collector, &standing.collector));
+            let collector = Some(Arc::clone(&ready.collector));
+            return Ok(Door { roster, collector, ..Door::new(Entrance::Link(ready), standing, drain) });
+        }
         ReceiverConfig::Plugin(plugin @ PluginReceiver { scrape: Some(config), .. }) => {
             let opened = scraping::open(bench, id, plugin, config, &standing.scraping, settings).await?;
             figures = Some(opened.kept.shown.clone());

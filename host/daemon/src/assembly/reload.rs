@@ -365,7 +365,7 @@ impl Daemon {
         }
         let Self { config, foundation, parts, views, .. } = self;
         let bench = foundation.bench(config);
-        for (name, failure) in parts.begin_links(&bench).await {
+        for (name, failure) in parts.begin_links(&bench) {
             views.health.settle(&name);
             not_started(&views.health, name, &text_of(failure), failed);
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::encoding::DescriptorEncoder;
+use weir_link::agent::AgentCounts;
 use weir_link::collector::LinkCounts;
 use weir_model::Counter;
 
@@ -31,6 +32,17 @@ const COUNTERS: [LinkCounter; 9] = [
         |counts| &counts.refused_for_now,
     ),
     ("weir_link_forgotten", "Agents that were forgotten, for room or for their age", |counts| &counts.forgotten),
+];
+
+/// The same of agents.
+type AgentCounter = (&'static str, &'static str, fn(&AgentCounts) -> &Counter);
+
+/// Each line makes a family.
+const AGENT_COUNTERS: [AgentCounter; 4] = [
+    ("weir_link_connects", "Streams that the collector welcomed", |counts| &counts.welcomes),
+    ("weir_link_failures", "Tries to connect that failed, and streams that broke", |counts| &counts.failures),
+    ("weir_link_acknowledged_bundles", "Bundles that the collector has persisted", |counts| &counts.acknowledged),
+    ("weir_link_rejected_bundles", "Bundles that the collector will not take", |counts| &counts.rejected),
 ];
 
 /// Writes the families of collectors, by the receivers' ids.
@@ -76,5 +88,12 @@ pub(super) fn of_agents(encoder: &mut DescriptorEncoder<'_>, all: &[Arc<Link>]) 
     let rows = known.iter().map(|(link, status)| (label(link), u64::from(status.connected.is_some())));
     gauge(encoder, "weir_link_connected", "1 while the agent has a stream to its collector", rows)?;
     let rows = known.iter().map(|(link, status)| (label(link), status.unacknowledged));
-    gauge(encoder, "weir_link_unacknowledged", "Records that are handed to the link and not acknowledged", rows)
+    gauge(encoder, "weir_link_unacknowledged", "Records that are handed to the link and not acknowledged", rows)?;
+    let rows = known.iter().map(|(link, status)| (label(link), status.resent));
+    counter(encoder, "weir_link_resent_bundles", "Bundles that were begun on more than one stream", rows)?;
+    for (name, help, pick) in AGENT_COUNTERS {
+        let rows = known.iter().map(|(link, status)| (label(link), pick(&status.counts).get()));
+        counter(encoder, name, help, rows)?;
+    }
+    Ok(())
 }

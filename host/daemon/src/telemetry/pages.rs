@@ -260,17 +260,14 @@ impl Health {
     }
 }
 
-/// What is wrong with a link: its collector is away, or has lost something.
+/// What is wrong with a link: its collector is away.
 fn of_link(link: &Link, now: Instant) -> Option<Problem> {
     let (status, begun) = link.status()?;
     let away = now.saturating_duration_since(status.away_since.unwrap_or(begun));
-    let what = match (status.complaint, status.connected) {
-        (Some(complaint), _) => complaint,
-        (None, None) if away >= NO_SUCCESS_FOR => {
-            format!("no stream to the collector for {} s: {}", away.as_secs(), status.why_not)
-        }
-        (None, Some(_) | None) => return None,
-    };
+    if status.connected.is_some() || away < NO_SUCCESS_FOR {
+        return None;
+    }
+    let what = format!("no stream to the collector for {} s: {}", away.as_secs(), status.why_not);
     Some(Problem { part: format!("link {}", link.id), what: shortened(&what) })
 }
 
@@ -313,6 +310,8 @@ impl Seen {
                 *progress = Progress { settled, failed: sum(&counts.send_failed), at: now };
             }
         }
+        // Asked often, a link knows since when it has none.
+        self.links.iter().for_each(|link| drop(link.status()));
         stati
     }
 }
