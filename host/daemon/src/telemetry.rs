@@ -5,3 +5,4 @@ pub mod logs;
 pub mod metrics;
 pub mod pages;
 mod scraped;
+mod secured;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use weir_model::count::{PageCounts, ReceiverCounts};
+use weir_model::count::{PageCounts, ReceiverCounts, TlsCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
 use weir_net::limits::{GRPC_MESSAGE_BYTES_MAX, ListenLimits as NetLimits};
@@ -86,6 +86,8 @@ pub(crate) struct Standing {
     pub(crate) scraping: scraping::Standing,
     /// What a page counts; of exporters alone.
     pub(crate) page: PageCounts,
+    /// What its TLS counts, where it has some.
+    pub(crate) tls: TlsCounts,
 }
 
 /// A receiver with its addresses, or an exporter's page with its.
@@ -115,6 +117,8 @@ pub(crate) struct Door {
 impl Door {
     /// The door of this entrance; nobody is served yet.
     pub(crate) fn new(entrance: Entrance, standing: Standing, drain: Drain) -> Self {
+        let certificates = entrance.certificates();
+        certificates.iter().for_each(|certificates| certificates.count_into(&standing.tls));
         Self {
             standing,
             fetches: false,
@@ -122,12 +126,17 @@ impl Door {
             figures: None,
             addresses: entrance.local_addrs(),
             drain,
-            certificates: entrance.certificates(),
+            certificates,
             reader: None,
             files: Vec::new(),
             idle: Some(entrance),
             running: None,
         }
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        !self.certificates.is_empty()
     }
 
     /// Whether it serves.
@@ -337,6 +346,7 @@ pub(crate) fn tls(tls: &ServerTls) -> Option<TlsConfig> {
             cert_file: files.cert_file.value.clone(),
             key_file: files.key_file.value.clone(),
             client_ca_file: files.client_ca_file.as_ref().map(|file| file.value.clone()),
+            crl_file: files.crl_file.as_ref().map(|file| file.value.clone()),
             min_version: MinVersion::default(),
         }),
     }
