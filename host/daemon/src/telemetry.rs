@@ -6,3 +6,4 @@ pub mod logs;
 pub mod metrics;
 pub mod pages;
 mod scraped;
+mod secured;

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use tracing::warn;
 use weir_link::agent::{Agent, AgentSettings, Encoding, LogHandle, TlsProvider};
 use weir_model::{BoxFuture, Exporter};
+use weir_net::client_tls::ClientTls;
 
 use super::collector::link_folder;
 use super::exporters::trust;
@@ -76,13 +77,9 @@ fn tls(link: &LinkExporter) -> anyhow::Result<Option<TlsProvider>> {
     if link.endpoint.value.scheme_str() != Some("https") {
         return Ok(None);
     }
-    let trust = trust(&link.tls);
-    let read = move || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Arc::new(weir_net::roots::client_config_of(&trust)?))
-    };
-    // A file that is wrong now is told now.
-    read().map_err(|error| anyhow::anyhow!(error))?;
-    Ok(Some(Arc::new(read)))
+    // A file that is wrong now is told now; one that is wrong later leaves what was read before.
+    let files = ClientTls::load(trust(&link.tls)).context("set up tls")?;
+    Ok(Some(Arc::new(move || Ok(files.current()))))
 }
 
 /// A running agent.

@@ -179,7 +179,7 @@ pub(super) fn open(
         walk: WALK,
         limits: receivers::listen_limits(limits),
         states: states::of_collector(bench).with_context(doing)?,
-        peer_name: Arc::new(|_| None),
+        peer_name: Arc::new(|peer| peer.identity.as_ref()?.name.clone()),
         ledger: settings.ledger,
         counts: settings.counts,
         link_counts: standing.counts.clone(),
@@ -188,7 +188,7 @@ pub(super) fn open(
         Some(kept) => kept.renewed(settings),
         None => Collector::open(settings).with_context(doing)?,
     };
-    let tls = receivers::tls(&listen.tls).map(ServerTls::new).transpose().with_context(doing)?;
+    let tls = receivers::tls(&listen.tls).map(ServerTls::load).transpose().with_context(doing)?;
     let bound = collector.bind(&listen.endpoint.value.to_string(), tls).with_context(doing)?;
     Ok(Ready { collector, bound })
 }

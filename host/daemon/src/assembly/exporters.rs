@@ -223,7 +223,11 @@ fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> an
 pub(crate) fn trust(tls: &ClientTls) -> Trust {
     let path =
         |file: &Option<config::Located<std::path::PathBuf>>| file.as_ref().map(|file| file.value.clone());
-    Trust { ca_file: path(&tls.ca_file), identity: path(&tls.cert_file).zip(path(&tls.key_file)) }
+    Trust {
+        ca_file: path(&tls.ca_file),
+        identity: path(&tls.cert_file).zip(path(&tls.key_file)),
+        crl_file: path(&tls.crl_file),
+    }
 }
 
 /// The `authorization` header of an exporter's requests (`auth:`).

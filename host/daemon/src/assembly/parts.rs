@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tracing::warn;
+use weir_model::count::TlsCounts;
 use weir_net::Drain;
 
 use super::exporters::{self, Built, Post};
@@ -235,6 +236,16 @@ impl Parts {
         self.pipelines.values().map(|line| line.named.clone()).collect()
     }
 
+    /// What the TLS of each door counts that has some, with the kind and the id of whose door it is.
+    fn tls_counts(&self) -> Vec<(&'static str, String, TlsCounts)> {
+        let of = |kind: &'static str| {
+            move |(id, door): (&Id, &Door)| (kind, id.to_string(), door.standing.tls.clone())
+        };
+        let doors = self.doors.iter().filter(|(_, door)| door.has_tls()).map(of("receiver"));
+        let pages = self.pages.doors.iter().filter(|(_, door)| door.has_tls()).map(of("exporter"));
+        doors.chain(pages).collect()
+    }
+
     fn sources(&self) -> Sources {
         let name = |id: &Id| id.to_string();
         let translating = self.doors.iter().filter(|(_, door)| door.translates);
@@ -260,6 +271,7 @@ impl Parts {
             exporters: self.deliveries.iter().map(exporter).collect(),
             scrapes: fetching.map(|(id, door)| (name(id), door.standing.scraping.counts.clone())).collect(),
             pages: self.pages.counts(),
+            tls: self.tls_counts(),
             plugins: of_exporters.chain(of_doors).cloned().collect(),
             collectors: self.doors.values().filter_map(|door| door.roster.clone()).collect(),
             links: self.exporters.values().filter_map(Built::link).map(Arc::clone).collect(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use weir_link::collector::Collector;
-use weir_model::count::{PageCounts, ReceiverCounts};
+use weir_model::count::{PageCounts, ReceiverCounts, TlsCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
 use weir_net::limits::{GRPC_MESSAGE_BYTES_MAX, ListenLimits as NetLimits};
@@ -96,6 +96,8 @@ pub(crate) struct Standing {
     pub(crate) collector: collector::Standing,
     /// What a page counts; of exporters alone.
     pub(crate) page: PageCounts,
+    /// What its TLS counts, where it has some.
+    pub(crate) tls: TlsCounts,
 }
 
 impl Standing {
@@ -137,6 +139,8 @@ pub(crate) struct Door {
 impl Door {
     /// The door of this entrance; nobody is served yet.
     pub(crate) fn new(entrance: Entrance, standing: Standing, drain: Drain) -> Self {
+        let certificates = entrance.certificates();
+        certificates.iter().for_each(|certificates| certificates.count_into(&standing.tls));
         Self {
             standing,
             fetches: false,
@@ -144,7 +148,7 @@ impl Door {
             figures: None,
             addresses: entrance.local_addrs(),
             drain,
-            certificates: entrance.certificates(),
+            certificates,
             roster: None,
             collector: None,
             reader: None,
@@ -152,6 +156,11 @@ impl Door {
             idle: Some(entrance),
             running: None,
         }
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        !self.certificates.is_empty()
     }
 
     /// Whether it serves.
@@ -371,6 +380,7 @@ pub(crate) fn tls(tls: &ServerTls) -> Option<TlsConfig> {
             cert_file: files.cert_file.value.clone(),
             key_file: files.key_file.value.clone(),
             client_ca_file: files.client_ca_file.as_ref().map(|file| file.value.clone()),
+            crl_file: files.crl_file.as_ref().map(|file| file.value.clone()),
             min_version: MinVersion::default(),
         }),
     }

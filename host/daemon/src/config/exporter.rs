@@ -175,12 +175,13 @@ pub struct PageListen {
 impl PluginExporter {
     /// `tls` as it is meant where the plugin is fetched from: what it shows, and whom it asks for.
     pub fn server_tls(&self) -> ServerTls {
-        let ClientTls { insecure, ca_file: _, cert_file, key_file } = &self.tls;
+        let ClientTls { insecure, ca_file: _, cert_file, key_file, crl_file } = &self.tls;
         match (cert_file, key_file) {
             (Some(cert_file), Some(key_file)) => ServerTls::Files(ServerTlsFiles {
                 cert_file: cert_file.clone(),
                 key_file: key_file.clone(),
                 client_ca_file: self.page.client_ca_file.clone(),
+                crl_file: crl_file.clone(),
             }),
             _ if insecure.as_ref().is_some_and(|insecure| insecure.value) => ServerTls::Insecure,
             _ => ServerTls::Absent,

@@ -17,7 +17,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_exporter::ExporterCounts;
-use weir_model::count::{BySignal, PageCounts, ReceiverCounts};
+use weir_model::count::{BySignal, PageCounts, ReceiverCounts, TlsCounts};
 use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
 use weir_pipeline::PipelineCounts;
 use weir_plugin::counts::Retirement;
@@ -112,6 +112,8 @@ pub struct Sources {
     pub scrapes: Vec<(String, ScrapeCounts)>,
     /// Pages of exporters that are fetched from.
     pub pages: Vec<(String, PageCounts)>,
+    /// Doors with TLS: `receiver` or `exporter`, and the configured id.
+    pub tls: Vec<(&'static str, String, TlsCounts)>,
     /// Plugins.
     pub plugins: Vec<PluginSource>,
     /// Receivers that agents come to.
@@ -187,6 +189,7 @@ impl Page {
         self.pipelines(&mut encoder)?;
         self.exporters(&mut encoder)?;
         self.pages(&mut encoder)?;
+        super::secured::encode(&mut encoder, &self.sources.tls)?;
         self.queues(&mut encoder)?;
         super::scraped::encode(&mut encoder, &self.sources.scrapes)?;
         super::linked::of_collectors(&mut encoder, &self.sources.collectors)?;
