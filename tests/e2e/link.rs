@@ -113,7 +113,8 @@ async fn fleet(collector: &Weir, arguments: &[&str]) -> Said {
 async fn what_an_agent_takes_arrives_behind_its_collector() {
     let mut pair = Pair::begin().await;
     let book = Book::default();
-    let load = Load::start(crew(&pair.agent, &[Protocol::OtlpGrpc, Protocol::OtlpHttp], 2), SHAPE, None, &book);
+    let load =
+        Load::start(crew(&pair.agent, &[Protocol::OtlpGrpc, Protocol::OtlpHttp], 2), SHAPE, None, &book);
     book.reaches(200).await;
     load.stop().await;
     pair.settle().await;
@@ -216,9 +217,10 @@ async fn a_reload_cuts_only_a_link_that_changed() {
     let load = Load::start(crew(&pair.agent, &[Protocol::OtlpGrpc], 2), SHAPE, None, &book);
     book.reaches(50).await;
 
-    let beside = AGENT
-        .replace("exporters:\n  weir:", "exporters:\n  debug:\n  weir:")
-        .replace("logs: {receivers: [otlp], exporters: [weir]}", "logs: {receivers: [otlp], exporters: [weir, debug]}");
+    let beside = AGENT.replace("exporters:\n  weir:", "exporters:\n  debug:\n  weir:").replace(
+        "logs: {receivers: [otlp], exporters: [weir]}",
+        "logs: {receivers: [otlp], exporters: [weir, debug]}",
+    );
     reload(&mut pair.agent, &beside, 1).await;
     book.reaches(100).await;
     assert_eq!(session(&pair.state_becomes(&["live"]).await), first, "an unchanged link was cut");
@@ -259,7 +261,12 @@ impl Bare {
         let data = data.to_str().expect("a path of ours");
         let mut command = Command::new(binary);
         command.arg("run").args(arguments).args(["--data-dir", data]);
-        command.env("NO_COLOR", "1").env_remove("WEIR_LOG").stdin(Stdio::null()).stderr(file).kill_on_drop(true);
+        command
+            .env("NO_COLOR", "1")
+            .env_remove("WEIR_LOG")
+            .stdin(Stdio::null())
+            .stderr(file)
+            .kill_on_drop(true);
         let child = command.spawn().expect("the binary starts");
         let bare = Self { child, log };
         wait_until(LIFE, &format!("{name} is ready"), || bare.said("weir runs")).await;
@@ -275,7 +282,8 @@ impl Bare {
     async fn stop(mut self) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         kill_process(pid.expect("it runs"), Signal::TERM).expect("our own process may be told");
-        let status = timeout(LIFE, self.child.wait()).await.expect("it ends").expect("a child can be waited for");
+        let status =
+            timeout(LIFE, self.child.wait()).await.expect("it ends").expect("a child can be waited for");
         assert!(status.success(), "{status}: {}", std::fs::read_to_string(&self.log).expect("our folder"));
     }
 }
@@ -305,8 +313,10 @@ async fn two_commands_make_an_agent_and_a_collector() {
 
     let mut sender = Sender::new(Protocol::OtlpGrpc, SocketAddr::from((here, 4317)));
     assert_eq!(sender.send(BatchId { sender: 1, number: 1 }, SHAPE).await, Verdict::Taken);
-    wait_until(deadline(SHOWN), "the collector has it", || collector.said("exporter=debug").or(collector.said("spans")))
-        .await;
+    wait_until(deadline(SHOWN), "the collector has it", || {
+        collector.said("exporter=debug").or(collector.said("spans"))
+    })
+    .await;
     let page = format!("{there}:55681");
     let rows = command(&binary, &["fleet", "--admin", &page, "--json"]).await.well().json();
     assert_eq!(rows[0]["state"], "live", "{rows}");
@@ -348,7 +358,8 @@ async fn a_shorthand_that_cannot_be_meant_is_refused() {
         let text = run(&[shorthand, &["--data-dir", data, "--print-config"]].concat()).await.well().text();
         let file = folder.path().join("weir.yaml");
         std::fs::write(&file, &text).expect("our folder");
-        let said = command(&binary, &["validate", file.to_str().expect("a path of ours")]).await.well().text();
+        let said =
+            command(&binary, &["validate", file.to_str().expect("a path of ours")]).await.well().text();
         assert!(said.contains("weir"), "{said}");
     }
 

@@ -303,6 +303,8 @@ pub(crate) fn routes(config: &Config) -> Vec<Route> {
 pub(crate) struct Views {
     /// For `/metrics`.
     pub(crate) sources: Current<Sources>,
+    /// The hash of the configuration that runs.
+    pub(crate) config: Current<String>,
     /// For `/fleet`.
     pub(crate) fleet: Fleet,
     /// For whoever asks over the socket, and for the clock.
