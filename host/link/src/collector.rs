@@ -58,7 +58,7 @@ pub use counts::{ByGoodbye, LinkCounts};
 pub use door::Bound;
 pub use fleet::{FleetRow, FleetState, Waiting};
 pub use hello::{Facts, LogSaid, Who};
-pub use registry::{Admitted, End, Note, Registry, RejectedBundle, Weight};
+pub use registry::{Admitted, Change, End, Note, Registry, RejectedBundle, Weight};
 pub use session::{Heard, Part, Session, Terms};
 pub use store::{OpenError, Table};
 
@@ -78,8 +78,7 @@ impl<F: Fn(Signal) -> Option<Arc<dyn Consumer>> + Send + Sync> Pipelines for F {
 
 /// What the logs that a collector feeds have of an agent.
 pub trait Marks: Send + Sync {
-    /// The newest record of each of its logs, over all logs that the collector feeds: of one source the lowest, where several
-    /// logs have it.
+    /// The newest record of each of its logs: of one source as many as there are logs that have it.
     fn marks(&self, identity: &str) -> Vec<Mark>;
 
     /// Records of it that came again and were there already; none where the logs do not tell.
@@ -126,7 +125,10 @@ pub struct CollectorSettings {
 
 impl fmt::Debug for CollectorSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CollectorSettings").field("id", &self.id).field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("CollectorSettings")
+            .field("id", &self.id)
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 

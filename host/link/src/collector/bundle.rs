@@ -65,7 +65,9 @@ impl Head {
         let sum: u64 = head.lengths.iter().copied().map(u64::from).sum();
         if sum != head.bytes || sum > bytes_max {
             let said = head.bytes;
-            return Err(wrong(format!("records of {sum} bytes in a body of {said}; expected the same, at most {bytes_max}")));
+            return Err(wrong(format!(
+                "records of {sum} bytes in a body of {said}; expected the same, at most {bytes_max}"
+            )));
         }
         let most = if is_packed { sum + sum / 128 + PACKED_SURPLUS } else { sum };
         let sent = head.sent_bytes;
@@ -79,7 +81,8 @@ impl Head {
         let items: u64 = head.items.iter().copied().map(u64::from).sum();
         let items = u32::try_from(items).map_err(|_| wrong(format!("{items} items")))?;
         let places = head.seqs.iter().zip(&head.items).zip(&head.lengths);
-        let records = places.map(|((seq, items), bytes)| Place { seq: Seq(*seq), items: *items, bytes: *bytes });
+        let records =
+            places.map(|((seq, items), bytes)| Place { seq: Seq(*seq), items: *items, bytes: *bytes });
         let records = records.collect();
         let (sent_bytes, bytes, crc) = (sent, sum, head.crc);
         Ok(Self { ordinal, log, lane, signal, records, items, sent_bytes, bytes, crc })
@@ -110,12 +113,15 @@ impl Head {
 ///
 /// # Errors
 /// Why it is not taken, for a person at the agent.
-pub fn check(signal: Signal, place: Place, record: &[u8], limits: &WalkLimits) -> Result<(), String> {
+pub(super) fn check(signal: Signal, place: Place, record: &[u8], limits: &WalkLimits) -> Result<(), String> {
     let Place { seq, items, .. } = place;
     let walked = walk(signal, record, limits).map_err(|error| format!("record {seq}: {error}"))?;
     if let Some(invalid) = walked.invalid.first() {
         let (count, item) = (walked.invalid.len(), signal.item_name());
-        return Err(format!("record {seq}: {count} {item}s are not valid, the first with {}", invalid.reason));
+        return Err(format!(
+            "record {seq}: {count} {item}s are not valid, the first with {}",
+            invalid.reason
+        ));
     }
     if walked.items != items as usize {
         return Err(format!("record {seq}: {} items; its head says {items}", walked.items));
