@@ -132,13 +132,16 @@ impl fmt::Debug for CollectorSettings {
     }
 }
 
+/// By session who tells the live stream that its place is another's.
+type Hands = HashMap<u64, oneshot::Sender<Goodbye>>;
+
 /// One configured collector.
 #[derive(Debug)]
 pub struct Collector {
     settings: CollectorSettings,
     store: Arc<Store>,
     /// How to tell a live stream that it is over.
-    live: Mutex<HashMap<u64, oneshot::Sender<Goodbye>>>,
+    live: Arc<Mutex<Hands>>,
     /// Streams that are open, welcomed or not.
     tasks: TaskTracker,
     cut: CancellationToken,
@@ -154,8 +157,15 @@ impl Collector {
         Ok(Self::over(settings, store))
     }
 
+    /// The same collector under other settings, after a reload: it has the same file and knows the same agents, and may serve
+    /// while this one still drains. The folder of `settings` is not looked at.
+    pub fn renewed(&self, settings: CollectorSettings) -> Arc<Self> {
+        let (store, live) = (Arc::clone(&self.store), Arc::clone(&self.live));
+        Arc::new(Self { settings, store, live, tasks: TaskTracker::new(), cut: CancellationToken::new() })
+    }
+
     fn over(settings: CollectorSettings, store: Store) -> Arc<Self> {
-        let (live, tasks, cut) = (Mutex::default(), TaskTracker::new(), CancellationToken::new());
+        let (live, tasks, cut) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
         Arc::new(Self { settings, store: Arc::new(store), live, tasks, cut })
     }
 
@@ -192,7 +202,7 @@ impl Collector {
         self.settings.link_counts.forgotten.set(forgotten);
     }
 
-    fn hands(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Goodbye>>> {
+    fn hands(&self) -> MutexGuard<'_, Hands> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

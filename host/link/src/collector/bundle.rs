@@ -71,7 +71,7 @@ impl Head {
         }
         let most = if is_packed { sum + sum / 128 + PACKED_SURPLUS } else { sum };
         let sent = head.sent_bytes;
-        if sent > most || (sent < sum && !is_packed) || (sent == 0) != (sum == 0) {
+        if sent > most || (sent < sum && !is_packed) || (sent == 0 && sum > 0) {
             return Err(wrong(format!("{sent} bytes are sent for a body of {sum}; expected at most {most}")));
         }
         let rises = head.seqs[0] > 0 && head.seqs.is_sorted_by(|a, b| a < b);
@@ -86,11 +86,6 @@ impl Head {
         let records = records.collect();
         let (sent_bytes, bytes, crc) = (sent, sum, head.crc);
         Ok(Self { ordinal, log, lane, signal, records, items, sent_bytes, bytes, crc })
-    }
-
-    /// The place of its first record.
-    pub fn first(&self) -> u64 {
-        self.records.first().map_or(0, |record| record.seq.0)
     }
 
     /// The place of its last record.

@@ -98,14 +98,8 @@ pub struct Session {
 #[derive(Debug)]
 struct LogOut {
     source: Arc<Source>,
-    lanes: [LaneOut; LANES],
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct LaneOut {
-    is_out: bool,
-    /// The highest place that was acknowledged on this stream.
-    acked: u64,
+    /// Whether a bundle of the lane is not in an Ack yet.
+    is_out: [bool; LANES],
 }
 
 #[derive(Debug)]
@@ -120,7 +114,6 @@ struct Coming {
 struct Out {
     log: usize,
     lane: usize,
-    last: u64,
     sent_bytes: u64,
     done: Option<Result<(), String>>,
 }
@@ -128,8 +121,7 @@ struct Out {
 impl Session {
     /// A stream that is welcomed under `terms`.
     pub fn new(facts: &Facts, terms: Terms, now: Instant) -> Self {
-        let log =
-            |source: &Arc<Source>| LogOut { source: Arc::clone(source), lanes: [LaneOut::default(); LANES] };
+        let log = |source: &Arc<Source>| LogOut { source: Arc::clone(source), is_out: [false; LANES] };
         Self {
             terms,
             logs: facts.logs.iter().map(|said| log(&said.source)).collect(),
@@ -226,25 +218,18 @@ impl Session {
             return Err(Violation(format!("bundle {} came; expected {next}", head.ordinal)));
         }
         let head = Head::read(head, self.logs.len(), self.terms.bundle_bytes_max, self.terms.is_packed)?;
-        let log = &mut self.logs[head.log];
-        let lane = &mut log.lanes[head.lane.index()];
-        let (name, number) = (&log.source.log, head.lane.index());
-        if lane.is_out {
+        let (log, lane) = (&mut self.logs[head.log], head.lane.index());
+        if std::mem::replace(&mut log.is_out[lane], true) {
+            let name = &log.source.log;
             return Err(Violation(format!(
-                "bundle {next}: another one of the log {name:?}, lane {number}, is not acknowledged yet"
+                "bundle {next}: another one of the log {name:?}, lane {lane}, is not acknowledged yet"
             )));
         }
-        if head.first() <= lane.acked {
-            let (first, acked) = (head.first(), lane.acked);
-            return Err(Violation(format!(
-                "bundle {next}: place {first} of the log {name:?}, lane {number}; {acked} was acknowledged on this stream"
-            )));
-        }
-        lane.is_out = true;
+        // Places that were acknowledged on this very stream may come again: whoever leases them anew at the agent does not
+        // know of it. The log that has them tells.
         self.begun = next;
         self.coming = Some(Coming { ordinal: next, left: head.sent_bytes, since: now, came: 0 });
-        let (log, lane, last, sent_bytes) = (head.log, head.lane.index(), head.last(), head.sent_bytes);
-        self.out.push_back(Out { log, lane, last, sent_bytes, done: None });
+        self.out.push_back(Out { log: head.log, lane, sent_bytes: head.sent_bytes, done: None });
         Ok(head)
     }
 
@@ -279,13 +264,9 @@ impl Session {
         while let Some(out) = self.out.pop_front_if(|out| out.done.is_some()) {
             self.acked += 1;
             self.owes_ack = true;
-            let lane = &mut self.logs[out.log].lanes[out.lane];
-            lane.is_out = false;
-            match out.done {
-                Some(Err(reason)) => {
-                    self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
-                }
-                Some(Ok(())) | None => lane.acked = lane.acked.max(out.last),
+            self.logs[out.log].is_out[out.lane] = false;
+            if let Some(Err(reason)) = out.done {
+                self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
             }
         }
     }
