@@ -81,7 +81,7 @@ pub(super) async fn run(
 
 /// The messages of a request, which may be waited for beside other things.
 fn messages(reader: MessageReader) -> impl Messages<Item = Read> {
-    stream::unfold(Some(reader), async |reader| {
+    let messages = stream::unfold(Some(reader), async |reader| {
         let mut reader = reader?;
         match reader.next().await {
             Ok(Some(read)) => Some((Ok(read), Some(reader))),
@@ -89,7 +89,9 @@ fn messages(reader: MessageReader) -> impl Messages<Item = Read> {
             // Nothing can be read after an error.
             Err(status) => Some((Err(status), None)),
         }
-    })
+    });
+    // It may be asked again after its end.
+    messages.fuse()
 }
 
 /// Reads and drops for a while what comes after a Goodbye: a stream that ends under an agent that still sends may cost it the
@@ -238,7 +240,9 @@ impl Stream {
 
     /// The agent is gone without a word.
     fn broke_off(&mut self) {
-        self.collector.settings.link_counts.broken_off.add(1);
+        if self.place.end != End::Orderly {
+            self.collector.settings.link_counts.broken_off.add(1);
+        }
         self.under_way.clear();
         self.session.abandon();
     }
