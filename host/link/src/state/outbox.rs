@@ -8,7 +8,7 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -168,7 +168,10 @@ impl Outbox {
         let fresh = fresh_incarnation(None);
         let (desk, unread) = Desk::load(&*keep, fresh, is_whole, fastrand::u64(..), clock());
         if unread > 0 {
-            warn!(rows = unread, "rows of the outbox of states could not be read, programs must report again");
+            warn!(
+                rows = unread,
+                "rows of the outbox of states could not be read, programs must report again"
+            );
         }
         let state = State { desk, waiters: HashMap::new(), incarnation: None, has_warned: false };
         let counts = OutboxCounts::default();
@@ -307,10 +310,7 @@ impl OutboxHandle {
     pub async fn replace(&self, kind: &str, states: Vec<(String, Vec<u8>)>) -> Result<(), ReportError> {
         let (answer, answered) = oneshot::channel();
         let replacement = Box::new(Replacement { kind: kind.to_owned(), states });
-        self.requests
-            .send(Request::Replace(replacement, answer))
-            .await
-            .map_err(|_| ReportError::Closed)?;
+        self.requests.send(Request::Replace(replacement, answer)).await.map_err(|_| ReportError::Closed)?;
         answered.await.unwrap_or(Err(ReportError::Closed))
     }
 
@@ -468,7 +468,9 @@ async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
             state.desk.abandon(staged);
             shared.counts.refused_disk.add(names.len() as u64);
             error!(%error, reports = names.len(), "the outbox of states was not written");
-            let why = format!("the agent's outbox of states was not written ({error}): free its disk, then report again");
+            let why = format!(
+                "the agent's outbox of states was not written ({error}): free its disk, then report again"
+            );
             names.iter().map(|_| Err(ReportError::Disk(why.clone()))).collect()
         }
     };
@@ -491,7 +493,7 @@ impl Answer {
             Self::One(answer) => drop(results.next().map(|result| answer.send(result))),
             Self::All(count, answer) => {
                 let all: Vec<_> = results.by_ref().take(count).collect();
-                drop(answer.send(all.into_iter().map(|result| result.map(drop)).collect()));
+                drop(answer.send(all.into_iter().try_for_each(|result| result.map(drop))));
             }
         }
     }
@@ -520,16 +522,15 @@ fn unpack(desk: &Desk, requests: Vec<Request>) -> (Vec<Report>, Vec<Answer>) {
 fn replace(desk: &Desk, replacement: Replacement) -> Vec<Report> {
     let Replacement { kind, states } = replacement;
     let name = |key| Name { kind: kind.clone(), key };
-    let gone = desk.live_keys(&kind).into_iter().filter(|key| !states.iter().any(|(kept, _)| kept == key));
+    let kept: HashSet<&String> = states.iter().map(|(key, _)| key).collect();
+    let gone = desk.live_keys(&kind).into_iter().filter(|key| !kept.contains(key));
     let mut reports: Vec<Report> =
         gone.map(|key| Report { name: name(key), value: None, ttl: Duration::ZERO }).collect();
-    reports.extend(
-        states.into_iter().map(|(key, value)| Report {
-            name: name(key),
-            value: Some(value),
-            ttl: Duration::ZERO,
-        }),
-    );
+    reports.extend(states.into_iter().map(|(key, value)| Report {
+        name: name(key),
+        value: Some(value),
+        ttl: Duration::ZERO,
+    }));
     reports
 }
 
