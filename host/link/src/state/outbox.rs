@@ -453,16 +453,11 @@ async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
     let outcomes = std::mem::take(&mut staged.answers);
     let written = durable(keep, changes).await;
     let mut state = shared.lock();
-    let results: Vec<Result<Reported, ReportError>> = match written {
+    let results: Vec<Result<u64, ReportError>> = match written {
         Ok(()) => {
             state.desk.apply(staged, clock());
             state.bury(&shared.counts);
-            let taken = names.into_iter().zip(outcomes).map(|(name, outcome)| {
-                let revision = outcome.map_err(|refused| shared.refuse(refused))?;
-                shared.counts.reported.add(1);
-                Ok(Reported { revision, fate: state.wait(name, revision) })
-            });
-            taken.collect()
+            outcomes.into_iter().map(|outcome| outcome.map_err(|refused| shared.refuse(refused))).collect()
         }
         Err(error) => {
             state.desk.abandon(staged);
@@ -474,9 +469,11 @@ async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
             names.iter().map(|_| Err(ReportError::Disk(why.clone()))).collect()
         }
     };
-    drop(state);
-    let mut results = results.into_iter();
-    answers.into_iter().for_each(|answer| answer.send(&mut results));
+    shared.counts.reported.add(results.iter().filter(|result| result.is_ok()).count() as u64);
+    let mut results = names.into_iter().zip(results);
+    for answer in answers {
+        answer.send(&mut state, &mut results);
+    }
 }
 
 /// Whom to answer, in the order of reports.
@@ -487,13 +484,20 @@ enum Answer {
 }
 
 impl Answer {
-    fn send(self, results: &mut impl Iterator<Item = Result<Reported, ReportError>>) {
+    fn send(self, state: &mut State, results: &mut impl Iterator<Item = (Name, Result<u64, ReportError>)>) {
         // Who asked may be gone.
         match self {
-            Self::One(answer) => drop(results.next().map(|result| answer.send(result))),
+            Self::One(answer) => {
+                let Some((name, result)) = results.next() else { return };
+                drop(answer.send(result.map(|revision| {
+                    let fate = state.wait(name, revision);
+                    Reported { revision, fate }
+                })));
+            }
             Self::All(count, answer) => {
-                let all: Vec<_> = results.by_ref().take(count).collect();
-                drop(answer.send(all.into_iter().try_for_each(|result| result.map(drop))));
+                // All of them, for what follows is another's.
+                let all: Vec<_> = results.by_ref().take(count).map(|(_, result)| result.map(drop)).collect();
+                drop(answer.send(all.into_iter().find(Result::is_err).unwrap_or(Ok(()))));
             }
         }
     }

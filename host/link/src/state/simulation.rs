@@ -91,7 +91,7 @@ impl World {
     fn report(&mut self) {
         let count = self.random.usize(1..5);
         let reports: Vec<Report> = (0..count).map(|_| self.one()).collect();
-        let names: Vec<_> = reports.iter().map(|report| report.clone()).collect();
+        let names = reports.clone();
         let mut staged = self.desk.stage(reports);
         if self.chance(4) {
             return self.crash_agent();

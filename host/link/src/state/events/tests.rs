@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 use weir_proto::weir::events::v1 as wire;
-use weir_queue::{DurableMap, SystemDisk};
+use weir_queue::{DurableMap, QueueError, SystemDisk};
 use wire::report_request::Wait;
 use wire::report_service_client::ReportServiceClient;
 use wire::watch_response::Event;
@@ -90,7 +90,17 @@ struct Collector {
 impl Collector {
     async fn start(folder: &Path) -> Self {
         let path = folder.join("states.redb");
-        let (map, _) = DurableMap::open(Arc::new(SystemDisk), &path).unwrap();
+        let opening = async {
+            loop {
+                match DurableMap::open(Arc::new(SystemDisk), &path) {
+                    Ok((map, _)) => break map,
+                    // The last connection of the one before is about to let go of it.
+                    Err(QueueError::Locked { .. }) => tokio::task::yield_now().await,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        };
+        let map = timeout(DEADLINE, opening).await.unwrap();
         let keep: Arc<dyn Keep> = Arc::new(map);
         let (store, task) = Store::open(keep).unwrap();
         let (listener, channel) = listener().await;
@@ -202,7 +212,7 @@ async fn without_a_collector_states_are_kept() {
         1
     );
     let mut waiting = Request::new(report("app", "b", "1", Wait::Collector));
-    waiting.set_timeout(Duration::from_secs(2));
+    waiting.set_timeout(Duration::from_secs(5));
     let refused = agent.client.report(waiting).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("revision 2 and will be sent"), "{refused}");

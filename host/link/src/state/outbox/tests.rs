@@ -347,7 +347,7 @@ async fn a_folder_that_was_overtaken_goes_on_above() {
     let (said, _) = drain(&mut outbox);
     let before = u128::from_be_bytes(said[0].incarnation[..].try_into().unwrap());
     let mut highest = before;
-    for ahead in [(before, first + 7), (before + (5_u128 << 80), 1)] {
+    for ahead in [(before, first + 7), (before + (1_000_000_u128 << 80), 1)] {
         answer_as(&mut outbox, "a", to_wire(ahead.0), ahead.1, "");
         say(&handle, "b", &format!("{ahead:?}")).await;
         let (said, inventories) = drain(&mut outbox);
