@@ -237,7 +237,7 @@ impl Parts {
     }
 
     /// What the TLS of each door counts that has some, with the kind and the id of whose door it is.
-    fn tls_counts(&self) -> Vec<(&'static str, String, TlsCounts)> {
+    pub(crate) fn tls_counts(&self) -> Vec<(&'static str, String, TlsCounts)> {
         let of = |kind: &'static str| {
             move |(id, door): (&Id, &Door)| (kind, id.to_string(), door.standing.tls.clone())
         };
