@@ -10,6 +10,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use weir_proto::weir::events::v1::report_service_client::ReportServiceClient;
+use weir_proto::weir::events::v1::watch_service_client::WatchServiceClient;
+use weir_proto::weir::events::v1::{ListRequest, ReportRequest};
+use weir_tests::wait::until;
 use weir_tests::{BatchId, Harvest, OtlpSink, Profile, Protocol, Sender, Shape, Verdict, Weir, wait_until};
 
 use crate::load::{Book, Load, crew};
@@ -46,7 +50,7 @@ service:
 ";
 
 /// What a broken connection is told by.
-const BROKEN: &str = "link";
+const BROKEN: &str = "to the collector";
 
 /// An agent, a collector, and the backend behind it.
 struct Pair {
@@ -232,6 +236,56 @@ async fn a_reload_cuts_only_a_link_that_changed() {
     pair.settle().await;
     assert_ne!(session(&pair.state_becomes(&["live"]).await), first, "the link does not know the new log");
     pair.harvest.assert_keeps(&book.ledger);
+}
+
+/// Scenario: the collector has a service of events; so has the agent, where a program reports a state.
+/// Guarantees: the collector tells programs that state, and what the agent says of itself: its program, its configuration's hash, its
+/// parts and whether they are well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn states_of_an_agent_are_told_behind_its_collector() {
+    let events = "service:\n  events: {endpoint: <events>}\n";
+    let sink = OtlpSink::start().await;
+    let collector = Weir::start(&COLLECTOR.replace("service:\n", events), &[("sink", sink.address())]).await;
+    let agent =
+        Weir::start(&AGENT.replace("service:\n", events), &[("link", collector.address("link"))]).await;
+    [&agent, &collector].iter().for_each(|weir| weir.log().announce(BROKEN));
+
+    let mut programs = ReportServiceClient::connect(format!("http://{}", agent.address("events")))
+        .await
+        .expect("the agent serves programs");
+    let report = ReportRequest {
+        kind: "app.lamp".to_owned(),
+        key: "kitchen".to_owned(),
+        value: b"on".to_vec(),
+        ..ReportRequest::default()
+    };
+    programs.report(report).await.expect("a state is taken");
+
+    let mut watchers = WatchServiceClient::connect(format!("http://{}", collector.address("events")))
+        .await
+        .expect("the collector serves programs");
+    let wanted = [
+        ("app.lamp", "kitchen"),
+        ("weir.agent", "agent"),
+        ("weir.component", "exporters/weir"),
+        ("weir.component", "receivers/otlp"),
+        ("weir.config", "config"),
+    ];
+    let known = until(deadline(SHOWN), async || {
+        let states = watchers.list(ListRequest::default()).await.ok()?.into_inner().states;
+        let has =
+            |(kind, key): &(&str, &str)| states.iter().any(|state| state.kind == *kind && state.key == *key);
+        wanted.iter().all(has).then_some(states)
+    });
+    let known = known.await.expect("the collector tells what it was told");
+    assert!(known.iter().all(|state| state.agent == "edge-1"), "{known:?}");
+    let value = |kind: &str| known.iter().find(|state| state.kind == kind).map(|state| state.value.clone());
+    assert_eq!(value("app.lamp").as_deref(), Some(&b"on"[..]));
+    let component: Value =
+        serde_json::from_slice(&value("weir.component").expect("it is there")).expect("JSON");
+    assert_eq!(component["healthy"], true, "{component}");
+    agent.stop().await;
+    collector.stop().await;
 }
 
 async fn reload(agent: &mut Weir, config: &str, reloads: usize) {

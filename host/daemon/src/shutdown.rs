@@ -184,6 +184,7 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
     close(&queues, deadline, &mut cut).await;
     // The doors hold the states of agents.
     drop(parts);
+    views.forget_agents();
     if timeout_at(stop.last(deadline + CLOSE_RESERVE), foundation.states.close()).await.is_err() {
         cut.push("the states of agents were not closed in time".to_owned());
     }

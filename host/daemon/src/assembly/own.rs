@@ -63,7 +63,7 @@ impl Facts {
         let uname = rustix::system::uname();
         let os = format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy());
         let agent = AgentFacts { host: host(), version: env!("CARGO_PKG_VERSION").to_owned(), os };
-        let config = views.config.now().as_ref().clone();
+        let config = String::clone(&views.config.now());
         let node = |row: weir_model::registry::Row| NodeFacts {
             id: row.node.id.to_string(),
             host: row.node.host,

@@ -329,6 +329,14 @@ impl Views {
         self.queues.exchange(queues);
     }
 
+    /// Lets go of receivers that agents come to, so that what these keep can be closed.
+    pub(crate) fn forget_agents(&self) {
+        self.fleet.exchange(Vec::new());
+        let mut sources = Sources::clone(&self.sources.now());
+        sources.collectors.clear();
+        self.sources.exchange(sources);
+    }
+
     /// Shows logs that nobody reads, instead of those that were shown before.
     pub(crate) fn show_waiting(&self, waiting: Vec<super::pipelines::Waiting>) {
         self.strays.now().iter().for_each(|name| self.health.settle(name));
