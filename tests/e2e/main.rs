@@ -16,6 +16,7 @@
 //! | `scraping.rs` | targets that are fetched from, and go |
 //! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `page.rs` | an exporter that is fetched from: readers fast and slow, reloads, an instance that ends |
+//! | `link.rs` | an agent and a collector: deaths on either side, who lives, both without a file |
 //! | `metrics.rs` | metrics of OTLP and OpenCensus on a page, and by remote write out and in |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
@@ -50,6 +51,7 @@ mod guests;
 mod hostile;
 mod jaeger;
 mod kill;
+mod link;
 mod load;
 mod memory;
 mod metrics;
