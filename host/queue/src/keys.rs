@@ -33,6 +33,7 @@
 //! Invariant: a mark that is read was written with the records that it covers, or after them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -245,12 +246,15 @@ pub(crate) fn origins<'a>(
     let Some(table) = if_there(txn.open_table(MARKS))? else { return Ok(origins) };
     let mut sources: BTreeMap<u64, Option<Arc<Source>>> = BTreeMap::new();
     for (seq, stamp) in stamps {
-        if !sources.contains_key(&stamp.source) {
-            let row = table.get(stamp.source).map_err(fault)?;
-            let source = row.and_then(|value| read_row(stamp.source, value.value()));
-            sources.insert(stamp.source, source.map(|(source, _, _)| Arc::new(source)));
-        }
-        if let Some(Some(source)) = sources.get(&stamp.source) {
+        let source = match sources.entry(stamp.source) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let row = table.get(stamp.source).map_err(fault)?;
+                let source = row.and_then(|value| read_row(stamp.source, value.value()));
+                new.insert(source.map(|(source, _, _)| Arc::new(source)))
+            }
+        };
+        if let Some(source) = source {
             let origin = Origin { source: Arc::clone(source), epoch: stamp.epoch, seq: Seq(stamp.place) };
             origins.insert(seq, origin);
         }

@@ -497,7 +497,6 @@ impl Segment {
     }
 
     /// Reads records back. The inner error names what is wrong with that one record.
-    #[expect(clippy::type_complexity, reason = "two levels of failure: the segment, one record")]
     pub(crate) fn read(&self, seqs: &[u64]) -> Result<Vec<Result<Stored, String>>, Fault> {
         let (heads, mut origins) = self.find(seqs)?;
         let mut records = Vec::with_capacity(seqs.len());
