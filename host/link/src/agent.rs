@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `agent/session.rs` | the agent's half of the protocol: no I/O, no clock |
+//! | `agent/session.rs`, `agent/words.rs` | the agent's half of the protocol: no I/O, no clock |
 //! | `agent/parcel.rs`, `agent/pace.rs` | a bundle on its way, and how large its parts are |
 //! | `agent/folder.rs` | what the agent remembers of itself over a restart |
 //! | `agent/gauge.rs` | what waits in its logs |
@@ -28,9 +28,12 @@ mod parcel;
 pub mod session;
 mod shared;
 mod wire;
+mod words;
 
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+mod session_model;
 #[cfg(test)]
 mod session_tests;
 

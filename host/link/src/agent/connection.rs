@@ -30,9 +30,10 @@ use weir_proto::weir::link::v1::{CollectorMessage, Heartbeat};
 use crate::agent::dial::{Target, Tasks, TlsProvider};
 use crate::agent::folder::{Folder, FolderError};
 use crate::agent::seeds;
-use crate::agent::session::{Effect, Ended, Farewell, Outgoing, Verdict, cut};
+use crate::agent::session::{Effect, Ended, Farewell, Outgoing, Verdict};
 use crate::agent::shared::{Shared, now};
 use crate::agent::wire::{Unframed, framed, framed_part};
+use crate::agent::words::cut;
 use crate::limits::{LEAVE_GRACE, RECONNECT_INTERVAL, RECONNECT_JITTER};
 use crate::names::StoreId;
 
