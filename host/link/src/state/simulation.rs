@@ -326,8 +326,8 @@ fn a_day_without_a_collector_costs_one_message_for_each_key() {
     assert_eq!(world.desk.unacknowledged(), 0);
 }
 
-/// Scenario: the simulation runs against a store that takes whatever comes, older states too.
-/// Guarantees: it notices.
+/// Scenario: a resource was seen with an order above the one that the collector shows.
+/// Guarantees: the simulation notices that it went back: its check can fail.
 #[test]
 fn a_state_that_goes_back_is_noticed() {
     let went_back = std::panic::catch_unwind(|| {
