@@ -367,10 +367,8 @@ async fn two_commands_make_an_agent_and_a_collector() {
 
     let mut sender = Sender::new(Protocol::OtlpGrpc, SocketAddr::from((here, 4317)));
     assert_eq!(sender.send(BatchId { sender: 1, number: 1 }, SHAPE).await, Verdict::Taken);
-    wait_until(deadline(SHOWN), "the collector has it", || {
-        collector.said("exporter=debug").or(collector.said("spans"))
-    })
-    .await;
+    wait_until(deadline(SHOWN), "the collector has it", || collector.said("INFO batch exporter=\"debug\""))
+        .await;
     let page = format!("{there}:55681");
     let rows = command(&binary, &["fleet", "--admin", &page, "--json"]).await.well().json();
     assert_eq!(rows[0]["state"], "live", "{rows}");

@@ -67,7 +67,7 @@ pub fn table(agents: &[AgentView]) -> String {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
             // A string takes all that is written to it.
-            let _ = write!(line, "{cell:width$}  ");
+            write!(line, "{cell:width$}  ").ok();
         }
         text.push_str(line.trim_end());
         text.push('\n');

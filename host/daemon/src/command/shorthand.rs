@@ -155,13 +155,13 @@ fn agent(collector: &str, listen: IpAddr, data_dir: &Path, tls: Option<&Tls>) ->
         http = at(OTLP_HTTP_PORT),
     );
     // A string takes all that is written to it.
-    let _ = write!(text, "{}", zipkin(&format!("  zipkin: {{endpoint: {}}}\n", at(ZIPKIN_PORT))));
-    let _ = write!(text, "exporters:\n  weir:\n    endpoint: {}\n", quoted(collector));
+    write!(text, "{}", zipkin(&format!("  zipkin: {{endpoint: {}}}\n", at(ZIPKIN_PORT)))).ok();
+    write!(text, "exporters:\n  weir:\n    endpoint: {}\n", quoted(collector)).ok();
     if let Some(Tls { ca, cert, key }) = tls {
         let (ca, cert, key) = (path(ca), path(cert), path(key));
-        let _ = writeln!(text, "    tls: {{ca_file: {ca}, cert_file: {cert}, key_file: {key}}}");
+        writeln!(text, "    tls: {{ca_file: {ca}, cert_file: {cert}, key_file: {key}}}").ok();
     }
-    let _ = write!(
+    write!(
         text,
         "service:
   data_dir: {data_dir}
@@ -176,7 +176,8 @@ fn agent(collector: &str, listen: IpAddr, data_dir: &Path, tls: Option<&Tls>) ->
         metrics = at(AGENT_PAGE_PORT),
         health = at(AGENT_HEALTH_PORT),
         zipkin = zipkin(", zipkin"),
-    );
+    )
+    .ok();
     text
 }
 
@@ -190,9 +191,9 @@ fn collector(address: &str, data_dir: &Path, tls: Option<&Tls>) -> String {
     let mut text = format!("receivers:\n  weir:\n    endpoint: {}\n", quoted(address));
     if let Some(Tls { ca, cert, key }) = tls {
         let (ca, cert, key) = (path(ca), path(cert), path(key));
-        let _ = writeln!(text, "    tls: {{client_ca_file: {ca}, cert_file: {cert}, key_file: {key}}}");
+        writeln!(text, "    tls: {{client_ca_file: {ca}, cert_file: {cert}, key_file: {key}}}").ok();
     }
-    let _ = write!(
+    write!(
         text,
         "exporters:
   debug:
@@ -208,7 +209,8 @@ service:
         data_dir = path(data_dir),
         metrics = page(COLLECTOR_PAGE_PORT),
         health = page(COLLECTOR_HEALTH_PORT),
-    );
+    )
+    .ok();
     text
 }
 
