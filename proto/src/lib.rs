@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`opencensus`] | port 55678: nodes, spans, metrics, configurations |
 //! | [`opentelemetry`] | OTLP: spans, metrics, log records and their three services |
-//! | [`weir`] | our own: the link between an agent and a collector |
+//! | [`weir`] | our own: the link between an agent and a collector, and states for programs |
 //! | [`zipkin`] | Zipkin v2 as protobuf |
 //! | [`google`] | statuses, and the well-known types as they stand in the others |
 //!

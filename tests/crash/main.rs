@@ -11,6 +11,7 @@
 )]
 
 mod damage;
+mod durable;
 mod full;
 mod lanes;
 mod model;

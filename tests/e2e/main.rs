@@ -16,9 +16,10 @@
 //! | `scraping.rs` | targets that are fetched from, and go |
 //! | `hostile.rs` | plugins that do harm: what the operator reads, what others feel |
 //! | `page.rs` | an exporter that is fetched from: readers fast and slow, reloads, an instance that ends |
+//! | `link.rs` | an agent and a collector: deaths on either side, who lives, both without a file |
 //! | `metrics.rs` | metrics of OTLP and OpenCensus on a page, and by remote write out and in |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
-//! | `link.rs` | an agent and a collector: killed, cut off, copied, wiped |
+//! | `handover.rs` | an agent and a collector over a bad wire: killed, cut off, copied, wiped; what each has in the end |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
 //! | tool | what it is |
@@ -52,6 +53,7 @@ mod disk;
 mod drain;
 #[path = "../../host/plugin/build/guests.rs"]
 mod guests;
+mod handover;
 mod hostile;
 mod jaeger;
 mod kill;

@@ -16,7 +16,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 13] = [
     ("receiver", &["model", "net", "proto", "wire"]),
     ("exporter", &["model", "net", "proto", "queue", "wire"]),
     ("plugin", &["model", "net", "wire"]),
-    ("link", &["model", "net", "proto", "queue"]),
+    ("link", &["model", "net", "proto", "queue", "wire"]),
     ("opamp", &["model", "net", "proto", "queue", "wire"]),
     (
         "daemon",

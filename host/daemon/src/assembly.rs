@@ -9,16 +9,19 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `parts.rs` | the living parts: started together, ended together or one by one |
-//! | `pipelines.rs`, `exporters.rs`, `pages.rs`, `receivers.rs`, `scrape.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `pipelines.rs`, `exporters.rs`, `link.rs`, `pages.rs`, `receivers.rs`, `scrape.rs`, `plugins.rs` | how each kind is made from the configuration |
 //! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
 //! | `triggers.rs`, `diff.rs`, `staging.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is ready before anything is touched, what is done |
 //! | `current.rs` | lists that follow the parts |
 //!
 //! Everything that can fail at a start happens here, before the first sender is let in.
 
+mod agent;
+mod collector;
 mod current;
 mod diff;
 mod exporters;
+mod link;
 mod owed;
 mod pages;
 mod parts;
@@ -28,6 +31,7 @@ mod receivers;
 mod reload;
 mod scrape;
 mod staging;
+mod states;
 mod tasks;
 mod triggers;
 
@@ -50,11 +54,13 @@ use weir_queue::{Disk, FolderLock, Queue, SystemDisk};
 use crate::admin::Admin;
 use crate::command::Failure;
 use crate::config::{Config, Id, Storage};
+use crate::fleet::Fleet;
 use crate::shutdown::{self, Ended, Stop};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::pages::{Health, MetricsPage};
 
 pub use current::Current;
+pub(crate) use link::Link;
 pub(crate) use owed::emptied;
 pub(crate) use parts::{Parts, Views};
 pub(crate) use pipelines::queue_folders;
@@ -156,7 +162,7 @@ impl Daemon {
         views.show_waiting(pipelines::waiting(&config).await);
         let (ledger, nodes) = (Arc::clone(&foundation.ledger), Arc::clone(&foundation.nodes));
         let metrics = Metrics::new(views.sources.clone(), ledger, nodes);
-        let pages = own_pages(&config, metrics, Arc::clone(&views.health))?;
+        let pages = own_pages(&config, metrics, views.fleet.clone(), Arc::clone(&views.health))?;
         let admin = match in_memory {
             true => None,
             false => {
@@ -199,7 +205,12 @@ fn addresses(doors: &BTreeMap<Id, receivers::Door>) -> Vec<(String, &'static str
     doors.iter().flat_map(of).collect()
 }
 
-fn own_pages(config: &Config, metrics: Metrics, health: Arc<Health>) -> Result<Vec<Page>, Failure> {
+fn own_pages(
+    config: &Config,
+    metrics: Metrics,
+    fleet: Fleet,
+    health: Arc<Health>,
+) -> Result<Vec<Page>, Failure> {
     let mut pages = Vec::new();
     let mut add = |listen: &crate::config::Listen, what, handler| -> Result<(), Failure> {
         let endpoint = listen.endpoint.value.to_string();
@@ -210,7 +221,8 @@ fn own_pages(config: &Config, metrics: Metrics, health: Arc<Health>) -> Result<V
         Ok(())
     };
     if let Some(listen) = &config.service.telemetry.metrics {
-        add(listen, "metrics", Arc::new(MetricsPage(Arc::new(metrics))) as Arc<dyn listen::Handler>)?;
+        let page = MetricsPage { metrics: Arc::new(metrics), fleet };
+        add(listen, "metrics", Arc::new(page) as Arc<dyn listen::Handler>)?;
     }
     if let Some(listen) = &config.service.health {
         add(listen, "health", health as Arc<dyn listen::Handler>)?;

@@ -1,10 +1,12 @@
 //! The command line: what a person types, and how the process says how it went.
 
 mod demo;
+mod fleet;
 mod open_files;
 mod plugin;
 mod queue;
 mod run;
+mod shorthand;
 mod supervisor;
 mod validate;
 
@@ -35,7 +37,8 @@ struct Arguments {
 enum Command {
     /// Receives, keeps and exports telemetry until SIGTERM or Ctrl-C.
     ///
-    /// Without a configuration: the standard ports on localhost, a queue in memory, and the `debug` exporter.
+    /// Without a configuration: the standard ports on localhost, a queue in memory, and the `debug` exporter. With --send-to or
+    /// --collect: one end of a link between an agent and a collector, with a queue on disk.
     Run {
         /// The configuration, YAML in the shape of the OpenTelemetry Collector's.
         #[arg(value_name = "FILE")]
@@ -43,7 +46,11 @@ enum Command {
         /// The same.
         #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
         config: Option<PathBuf>,
+        #[command(flatten)]
+        shorthand: shorthand::Shorthand,
     },
+    /// Lists the agents of a running collector.
+    Fleet(fleet::Fleet),
     /// Says everything that is wrong with a configuration, or what it would do.
     Validate {
         /// The configuration.
@@ -90,9 +97,11 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let done = match arguments.command {
-        Command::Run { file, config } => {
-            run::run(file.or(config).as_deref(), hangup.unwrap_or_else(run::listen_for_hangup))
+        Command::Run { file, config, shorthand } => {
+            let hangup = hangup.unwrap_or_else(run::listen_for_hangup);
+            run::run(file.or(config).as_deref(), shorthand, hangup)
         }
+        Command::Fleet(command) => fleet::fleet(command),
         Command::Validate { file, config } => validate::validate(file.or(config).as_deref()),
         Command::Demo { once } => demo::demo(once),
         Command::Plugin(command) => plugin::plugin(command),

@@ -6,6 +6,7 @@
 //! | `section.rs`, `scalar.rs` | reads a mapping key by key; times, sizes, addresses |
 //! | `receiver.rs`, `processor.rs`, `exporter.rs`, `plugin.rs`, `service.rs` | one part of the file each |
 //! | `scrape.rs` | what a receiver fetches: Prometheus' scrape configurations |
+//! | `link.rs` | the two ends of the link between an agent and a collector |
 //! | `listener.rs`, `tls.rs`, `secret.rs`, `id.rs` | what these have in common |
 //! | `pipelines.rs` | who is connected to whom |
 //! | `report.rs`, `nearest.rs`, `location.rs` | what is wrong, all of it at once, each with its place |
@@ -26,6 +27,7 @@ pub use exporter::{
     OtlpProtocol, PageListen, PluginExporter, Retry, Verbosity, WhenFull,
 };
 pub use id::{Id, Kind};
+pub use link::{LinkEncoding, LinkExporter, LinkReceiver};
 pub use listener::{Cors, Listen, ListenLimits};
 pub use location::{Located, Location, Source};
 pub use pipelines::{PipelineConfig, PipelineId};
@@ -48,6 +50,7 @@ use weir_model::Signal;
 
 pub(crate) mod exporter;
 mod id;
+pub(crate) mod link;
 pub(crate) mod listener;
 mod location;
 pub(crate) mod nearest;

@@ -162,12 +162,18 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
     stop.gives(work_deadline.min(Deadline::now() + PAGES_RESERVE), parts.pages.serving.join()).await;
     parts.pages.serving.shutdown().await;
     parts.exports.drain.cancel();
+    let links = parts.links();
+    links.iter().for_each(|link| link.leave());
     if !stop.gives(work_deadline, parts.exporting.join()).await {
         // The leases are deferred and delivered again after the next start.
         parts.exports.cut.cancel();
         if timeout_at(stop.last(deadline), parts.exporting.join()).await.is_err() {
             cut.push("a push to a backend did not end".to_owned());
         }
+    }
+    let taken = futures_util::future::join_all(links.iter().map(|link| link.end()));
+    if timeout_at(stop.last(deadline), taken).await.is_err() {
+        cut.push("a collector was not taken leave of".to_owned());
     }
     if timeout_at(stop.last(deadline), foundation.plugins.host().drain()).await.is_err() {
         cut.push("a plugin's call did not end".to_owned());

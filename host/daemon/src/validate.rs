@@ -1,10 +1,11 @@
 //! What can be checked of a configuration once plugins can be asked: that they are there, their settings, what they
 //! listen on, what flows through them; and that no two parts want the same port.
 //!
-//! What only pages may have is in `validate/pages.rs`.
+//! What only pages may have is in `validate/pages.rs`, what goes for links in `validate/links.rs`.
 //!
 //! Invariant: starts nothing and binds nothing. It looks at files, and at plugins through [`PluginCheck`].
 
+mod links;
 mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -179,6 +180,7 @@ pub(crate) fn check_beside(
     pages::keys(&config, &facts, &problems);
     ports(&bindings, &problems);
     loops(&config, &facts, &bindings, &problems);
+    links::check(&config, &problems);
     files(&config, &problems);
     requests(&mut config, running, &problems);
     budget(&config, running, &problems);
@@ -408,11 +410,11 @@ fn able<'f>(
     match kind {
         Kind::Receiver => match config.receivers.get(id)?.value {
             ReceiverConfig::OpenCensus(_) => Some(&[Signal::Traces, Signal::Metrics]),
-            ReceiverConfig::Otlp(_) => Some(&Signal::ALL),
+            ReceiverConfig::Otlp(_) | ReceiverConfig::Link(_) => Some(&Signal::ALL),
             ReceiverConfig::Plugin(_) => of_plugin(),
         },
         Kind::Exporter => match config.exporters.get(id)?.value.kind {
-            ExporterKind::Otlp(_) | ExporterKind::Debug(_) => Some(&Signal::ALL),
+            ExporterKind::Otlp(_) | ExporterKind::Debug(_) | ExporterKind::Link(_) => Some(&Signal::ALL),
             ExporterKind::Plugin(_) => of_plugin(),
         },
         Kind::Processor => None,
@@ -502,8 +504,10 @@ fn bindings(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, problems
         ("service.telemetry.metrics", config.service.telemetry.metrics.as_ref()),
         ("service.health", config.service.health.as_ref()),
     ];
-    bindings.extend(pages.into_iter().filter_map(|(path, listen)| {
-        let endpoint = listen?.endpoint.clone();
+    let events = ("service.events", config.service.events.as_ref());
+    let pages = pages.map(|(path, listen)| (path, listen.map(|listen| &listen.endpoint)));
+    bindings.extend(pages.into_iter().chain([events]).filter_map(|(path, endpoint)| {
+        let endpoint = endpoint?.clone();
         let (what, path) = (format!("`{path}`"), format!("{path}.endpoint"));
         Some(Binding { what, transport: Transport::Tcp, receiver: None, path, endpoint })
     }));
@@ -649,6 +653,10 @@ fn destinations(config: &Config, facts: &BTreeMap<(Kind, Id), PluginFacts>, id: 
             let (uri, at) = (otlp.endpoint.value.clone(), otlp.endpoint.at);
             vec![Destination { uri, at, path: format!("exporters.{id}.endpoint") }]
         }
+        ExporterKind::Link(link) => {
+            let (uri, at) = (link.endpoint.value.clone(), link.endpoint.at);
+            vec![Destination { uri, at, path: format!("exporters.{id}.endpoint") }]
+        }
         ExporterKind::Debug(_) => Vec::new(),
         ExporterKind::Plugin(plugin) => {
             let settings = &plugin.plugin.settings;
@@ -786,7 +794,8 @@ impl fmt::Display for Checked {
             None => "off".to_owned(),
         };
         let (metrics, health) = (page(&service.telemetry.metrics), page(&service.health));
-        writeln!(f, "metrics {metrics}, health {health}")?;
+        let events = service.events.as_ref().map(|endpoint| format!(", events {}", endpoint.value));
+        writeln!(f, "metrics {metrics}, health {health}{}", events.unwrap_or_default())?;
         let (limit, budget) =
             (ShownBytes(service.memory.limit_bytes), ShownBytes(service.queue.budget_bytes));
         write!(f, "memory at most {limit}, queues at most {budget}")
@@ -864,6 +873,11 @@ impl Checked {
         };
         let words = match &exporter.value.kind {
             ExporterKind::Otlp(otlp) => format!("{id} {}", otlp.endpoint.value),
+            ExporterKind::Link(link) => {
+                let authority = link.endpoint.value.authority().map(ToString::to_string).unwrap_or_default();
+                let plain = if link.endpoint.value.scheme_str() == Some("http") { ", in plaintext" } else { "" };
+                format!("{id} the collector {authority}{plain}")
+            }
             ExporterKind::Debug(_) => format!("{id} to the log"),
             ExporterKind::Plugin(_) => {
                 let facts = self.plugins.get(&(Kind::Exporter, id.clone()));

@@ -1,7 +1,9 @@
 //! The seam between a session and the lane of states, which have rules and a store of their own.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use weir_model::BoxFuture;
 use weir_proto::weir::link::v1::{KindDigest, StateDown, StateUp};
 
@@ -21,6 +23,15 @@ pub trait AgentStates: Send {
 
     /// The stream is gone: what was in flight is sent again on the next.
     fn broken(&mut self);
+
+    /// Notified when there may be a message although nothing was received and no time has passed: somebody has reported
+    /// something. Whoever drives the stream asks [`AgentStates::next`] then. None where that never happens.
+    fn reported(&self) -> Option<Arc<Notify>> {
+        None
+    }
+
+    /// The incarnation of the agent's folder: said before the first stream, and whenever a new one was taken.
+    fn numbered(&mut self, _incarnation: u128) {}
 }
 
 /// The collector's side, for all agents.

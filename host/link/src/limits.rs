@@ -44,3 +44,69 @@ pub const STATES_IN_FLIGHT_MAX: usize = 256;
 pub const INVENTORY_KEYS_MAX: usize = 1_000;
 /// Agents that a collector remembers; beyond that the one that was silent longest is forgotten, and counted.
 pub const AGENTS_MAX: usize = 10_000;
+/// Bytes of all states of one agent, names and values: at the agent they are in memory and in its outbox's file.
+pub const STATES_BYTES_MAX: usize = 8 << 20;
+/// Reports that may wait for one commit of the outbox: of the largest, 4 MiB.
+pub const REPORTS_WAITING_MAX: usize = 64;
+/// Callers that wait until the collector has persisted what they reported.
+pub const REPORT_WAITERS_MAX: usize = 4_096;
+/// How long a state that was sent and not answered is left alone. The stream loses nothing, so this is for a collector that
+/// could not write: it answers nothing then.
+pub const STATE_RESEND_AFTER: Duration = Duration::from_secs(60);
+/// The interval at which an agent says which states there are, so that what went wrong unseen is mended
+/// (`facts/reliability.md` 1.4, 19).
+pub const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
+/// The part of that interval by which inventories are spread.
+pub const INVENTORY_JITTER: f64 = 0.2;
+/// States that a collector keeps of all agents. Its file holds 131,072 rows, and all of them in memory: ten states for each
+/// of ten thousand agents, or a hundred for each of a thousand.
+pub const STORE_STATES_MAX: usize = 100_000;
+/// Bytes of them: the file holds 64 MiB, of which tombstones need some.
+pub const STORE_BYTES_MAX: usize = 48 << 20;
+/// States that are gone and of which a collector remembers that: so that what comes late does not bring them back, and a
+/// program that watches can go on where it was.
+pub const STORE_TOMBSTONES_MAX: usize = 10_000;
+/// Messages about states that wait for one commit of the collector's store; each is at most [`MESSAGE_BYTES_MAX`].
+pub const STORE_WAITING_MAX: usize = 64;
+/// Bytes of a message with a part of a bundle: the part, and the head of a bundle with the most records.
+pub const DATA_MESSAGE_BYTES_MAX: usize = PART_BYTES_MAX + MESSAGE_BYTES_MAX;
+/// Bytes of a bundle's head: three numbers for each record, of at most ten, five and five bytes, and a few more.
+pub const HEAD_BYTES_MAX: usize = BUNDLE_RECORDS_MAX * 20 + 256;
+/// Encodings in a Hello.
+pub const ENCODINGS_MAX: usize = 16;
+/// Counters in a heartbeat.
+pub const COUNTERS_MAX: usize = 64;
+/// Bytes of the texts for people in a Hello: as long as a host's name may be.
+pub const TEXT_BYTES_MAX: usize = 255;
+/// Bytes of the reason for which a bundle is rejected: with one for each bundle that may be under way, an `Ack` is a message
+/// like any other.
+pub const REASON_BYTES_MAX: usize = 512;
+/// Incarnations of an agent that a collector remembers, the highest: an unknown one below the highest is never taken anyway.
+pub const INCARNATIONS_MAX: usize = 16;
+/// How long an agent stays away after somebody newer has its name: rare enough to cost nothing, soon enough to come back when
+/// the other is gone.
+pub const FENCED_WAIT: Duration = Duration::from_secs(10);
+/// How long an agent stays away where there is no room for it.
+pub const TOO_MANY_WAIT: Duration = Duration::from_secs(5);
+/// How long a collector that ends waits for what is under way before it says so.
+pub const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long the rest of a stream is read after a goodbye, so that the goodbye is read before the stream is gone.
+pub const GOODBYE_GRACE: Duration = Duration::from_secs(1);
+/// How long a bundle waits for memory before its stream is given up: what its parts hold may be what others wait for.
+pub const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes a second that a bundle must bring on average once [`BUNDLE_GRACE`] has passed: as any request (`weir_net`).
+pub const BUNDLE_RATE_BYTES_MIN: u64 = weir_net::limits::RATE_BYTES_MIN;
+/// How long a bundle may take before its rate matters.
+pub const BUNDLE_GRACE: Duration = weir_net::limits::RATE_GRACE;
+/// States of one agent that wait for the store beyond those that it has; nothing is read from the agent then.
+pub const STATES_WAITING_MAX: usize = 64;
+/// States of one agent that are with the store at once: so many share one sync.
+pub const STATES_UNDER_WAY_MAX: usize = 64;
+/// The first pause before a bundle that was refused for now is tried again; each further one is twice as long.
+pub const CONSUME_PAUSE_MIN: Duration = Duration::from_millis(25);
+/// The longest pause between two tries.
+pub const CONSUME_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long an agent that is gone is shown: whoever looks in the morning sees who died at night.
+pub const SHOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Days of the collector's running after which an agent that never came is forgotten.
+pub const AWAY_DAYS_MAX: u32 = 90;

@@ -103,6 +103,15 @@ pub struct ReceiverCounts {
     pub streams: Counter,
 }
 
+/// What the TLS of one door counts.
+#[derive(Debug, Clone, Default)]
+pub struct TlsCounts {
+    /// Handshakes that failed: no certificate or one that is not taken, no TLS at all, too slow.
+    pub handshakes_failed: Counter,
+    /// Connections that were cut because the certificate of their client had expired or was revoked, or its authority is trusted no more.
+    pub connections_cut: Counter,
+}
+
 /// What one page counts.
 #[derive(Debug, Clone, Default)]
 pub struct PageCounts {

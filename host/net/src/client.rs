@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -32,7 +32,9 @@ use tower_service::Service;
 use weir_model::{Exhausted, Ledger};
 
 use crate::address::{Denied, Egress, Host, Origin};
-use crate::roots::{RootsError, client_config};
+use crate::client_tls::ClientTls;
+use crate::roots::{RootsError, Trust};
+use crate::secured::{BOTH, Judged, Secured};
 
 pub use targets::{FETCHES_MAX, Keeping, Paid};
 
@@ -150,7 +152,7 @@ struct Shared {
     /// Lookups for all outlets for targets together: there may be hundreds of these.
     target_lookups: Arc<Semaphore>,
     /// Read when the first outlet opens: a process without one need not collect 150 roots.
-    tls: OnceLock<rustls::ClientConfig>,
+    tls: OnceLock<ClientTls>,
 }
 
 impl Client {
@@ -169,8 +171,9 @@ impl Client {
         Ok(self.outlet_with(egress, self.shared.tls()?.clone()))
     }
 
-    /// The same with an id's own trust or client certificate. The protocols to offer (ALPN) are set here.
-    pub fn outlet_with(&self, egress: Egress, tls: rustls::ClientConfig) -> Outlet {
+    /// The same with an id's own trust or client certificate, which is asked for anew for each connection. The protocols to offer
+    /// (ALPN) are set here.
+    pub fn outlet_with(&self, egress: Egress, tls: impl Into<ClientTls>) -> Outlet {
         let origins = egress.origins().len().max(1);
         let connections_max = CONNECTIONS_MAX.max(2 * origins);
         let room = Room {
@@ -179,24 +182,18 @@ impl Client {
             idle_timeout: IDLE_TIMEOUT,
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         };
-        self.outlet_of(egress, tls, room)
+        self.outlet_of(egress, tls.into(), room)
     }
 
-    fn outlet_of(&self, egress: Egress, mut tls: rustls::ClientConfig, room: Room) -> Outlet {
+    fn outlet_of(&self, egress: Egress, tls: ClientTls, room: Room) -> Outlet {
         let egress = Arc::new(egress);
-        // The connector's builder insists on choosing the protocols itself.
-        tls.alpn_protocols.clear();
         let dialer = Dialer {
             egress: Arc::clone(&egress),
             resolver: Arc::clone(&self.shared.resolver),
             lookups: room.lookups,
             permits: Arc::new(Semaphore::new(room.connections_max)),
         };
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(dialer);
+        let connector = Secured::new(dialer, tls, BOTH);
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -220,11 +217,11 @@ struct Room {
 }
 
 impl Shared {
-    fn tls(&self) -> Result<&rustls::ClientConfig, RootsError> {
+    fn tls(&self) -> Result<&ClientTls, RootsError> {
         if let Some(config) = self.tls.get() {
             return Ok(config);
         }
-        let config = client_config(self.ca_file.as_deref())?;
+        let config = ClientTls::load(Trust { ca_file: self.ca_file.clone(), ..Trust::default() })?;
         Ok(self.tls.get_or_init(|| config))
     }
 }
@@ -420,10 +417,10 @@ impl Service<http::Uri> for Dialer {
 /// The connector with a limit on name, TCP and TLS together: the pool finishes connects in the background, where no
 /// request's timeout reaches them.
 #[derive(Clone)]
-struct Bounded(HttpsConnector<Dialer>);
+struct Bounded(Secured<Dialer>);
 
 impl Service<http::Uri> for Bounded {
-    type Response = MaybeHttpsStream<Wire>;
+    type Response = Judged<MaybeHttpsStream<Wire>>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 

@@ -18,13 +18,14 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, TE};
 use http::{HeaderName, Method, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tonic::{Code, Status};
 
+use crate::client_tls::ClientTls;
 use crate::credential::Credential;
+use crate::secured::{HTTP2, Secured};
 
 /// Bytes of a response message at most: an answer to an export is a few words (CVE-2026-39882: a client that read
 /// whatever came).
@@ -48,7 +49,7 @@ const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 /// A client of one gRPC server.
 #[derive(Debug, Clone)]
 pub struct GrpcClient {
-    client: Client<HttpsConnector<HttpConnector>, Message>,
+    client: Client<Secured<HttpConnector>, Message>,
     origin: Uri,
     headers: HeaderMap,
     credential: Option<Credential>,
@@ -57,17 +58,13 @@ pub struct GrpcClient {
 impl GrpcClient {
     /// A client of the server at `origin` (`http://host:port` or `https://host:port`); it dials at the first call.
     ///
-    /// `tls` serves `https`, and `headers` go with every call.
-    pub fn new(origin: Uri, tls: rustls::ClientConfig, headers: HeaderMap) -> Self {
+    /// `tls` serves `https` and is asked anew for each connection; `headers` go with every call.
+    pub fn new(origin: Uri, tls: impl Into<ClientTls>, headers: HeaderMap) -> Self {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http2()
-            .wrap_connector(http);
+        let connector = Secured::new(http, tls.into(), HTTP2);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

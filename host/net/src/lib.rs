@@ -6,7 +6,8 @@
 //! | `listen.rs`, `stream.rs` | addresses bound at once and served later, HTTP/1.1 and HTTP/2 on each |
 //! | `datagrams.rs` | addresses of datagrams, bound at once and read later |
 //! | `windows.rs` | what the peers of HTTP/2 connections may send unread |
-//! | `tls.rs` | TLS of listeners |
+//! | `tls.rs`, `tls/live.rs` | TLS of listeners: files that are read again, live connections that are cut |
+//! | `certificate.rs`, `material.rs` | what a certificate says, and the files of all of them |
 //! | `drain.rs` | the word that it is time to stop |
 //! | `budget.rs` | claims on the ledger, with a reserve for small senders |
 //! | `body.rs`, `pace.rs` | an HTTP body as one piece: paid, limited, in time |
@@ -15,6 +16,7 @@
 //! | `reply.rs` | the body of every reply |
 //! | `pieces.rs` | one that is there in several pieces, packed by gzip where the peer takes it |
 //! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
+//! | `client_tls.rs`, `secured.rs` | the same while files change: connections made and judged by what they hold now |
 //! | `listed.rs`, `client/targets.rs` | the same for targets that are fetched from: many, and listed |
 //! | `credential.rs` | what it says of itself, read again when it changes |
 //! | `grpc_client.rs` | unary gRPC calls that send bytes untouched |
@@ -24,7 +26,9 @@
 pub mod address;
 pub mod body;
 pub mod budget;
+pub mod certificate;
 pub mod client;
+pub mod client_tls;
 pub mod credential;
 pub mod datagrams;
 pub mod decompress;
@@ -35,11 +39,13 @@ pub mod grpc_client;
 pub mod limits;
 pub mod listed;
 pub mod listen;
+mod material;
 mod pace;
 pub mod pieces;
 pub mod reply;
 pub mod roots;
 pub mod rpc_status;
+mod secured;
 mod stream;
 pub mod tls;
 mod windows;

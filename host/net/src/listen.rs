@@ -19,7 +19,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
-use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -30,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use weir_model::{BoxFuture, Counter};
 
+use crate::certificate::Identity;
 use crate::drain::Drain;
 use crate::limits::{
     FRAME_BYTES_MAX, HANDSHAKE_TIME_MAX, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
@@ -37,7 +37,7 @@ use crate::limits::{
 };
 use crate::reply::ReplyBody;
 use crate::stream::{Activity, InFlight, Stream, Transport, Version};
-use crate::tls::ServerTls;
+use crate::tls::{Seated, ServerTls};
 use crate::windows::Windows;
 
 /// Connections that wait in the kernel until we take them.
@@ -72,8 +72,8 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// Signaled when the process drains or the connection has become too old: end streams that are still open.
     pub drain: Drain,
-    /// The certificate that it showed and we verified.
-    pub certificate: Option<CertificateDer<'static>>,
+    /// Whom the certificate names that it showed and we verified; none where it need not show one.
+    pub identity: Option<Arc<Identity>>,
     cut: CancellationToken,
 }
 
@@ -81,6 +81,15 @@ impl Peer {
     /// Ends its connection at once, with all that is under way on it: for a peer that does not take what it asked for.
     pub fn cut(&self) {
         self.cut.cancel();
+    }
+
+    /// Returns when its connection is cut, by [`Peer::cut`] or because its certificate does not hold any more: for what a handler has
+    /// begun and does not await. Handlers, and bodies of answers, are dropped then anyway.
+    ///
+    /// # Cancel safety
+    /// Safe to drop and to call again.
+    pub async fn is_cut(&self) {
+        self.cut.cancelled().await;
     }
 }
 
@@ -155,12 +164,23 @@ impl Bound {
         let listener = TcpListener::from_std(socket)?;
         let cut = CancellationToken::new();
         let (windows, tasks) = (Windows::default(), TaskTracker::new());
+        let tls = settings.tls.clone();
         let server = Arc::new(Server { handler, settings, drain, windows, tasks, cut: cut.clone() });
         let _cut_when_dropped = cut.drop_guard();
-        server.accept_all(&listener, local_addr).await;
-        drop(listener);
-        server.tasks.close();
-        server.tasks.wait().await;
+        let serving = async {
+            server.accept_all(&listener, local_addr).await;
+            drop(listener);
+            server.tasks.close();
+            server.tasks.wait().await;
+        };
+        match tls {
+            None => serving.await,
+            // Also while connections finish: nobody whose certificate is revoked stays for that.
+            Some(tls) => tokio::select! {
+                () = serving => (),
+                () = tls.look_on() => (),
+            },
+        }
         Ok(())
     }
 }
@@ -254,9 +274,11 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, peer.addr = %addr, "connection keeps its delay");
         }
-        let Some((stream, certificate)) = self.secured(stream, addr).await else {
+        let cut = CancellationToken::new();
+        let Some((stream, known)) = self.secured(stream, addr, &cut).await else {
             return;
         };
+        let (identity, _seated) = known.unzip();
         let mut stream = Stream::new(stream);
         let limits = &self.settings.limits;
         let version = tokio::select! {
@@ -267,8 +289,7 @@ impl Server {
             debug!(peer.addr = %addr, "connection closed before it said what it speaks");
             return;
         };
-        let cut = CancellationToken::new();
-        let peer = Arc::new(Peer { addr, drain: self.drain.child(), certificate, cut: cut.clone() });
+        let peer = Arc::new(Peer { addr, drain: self.drain.child(), identity, cut: cut.clone() });
         let serving = async {
             match version {
                 Version::One => self.serve_one(stream, peer).await,
@@ -278,30 +299,36 @@ impl Server {
         cut.run_until_cancelled(serving).await;
     }
 
-    /// The TLS handshake, where the listener has TLS.
+    /// The TLS handshake, where the listener has TLS, and whom it has made known: its connection is `cut` when that holds no more.
     async fn secured(
         &self,
         stream: TcpStream,
         addr: SocketAddr,
-    ) -> Option<(Transport, Option<CertificateDer<'static>>)> {
+        cut: &CancellationToken,
+    ) -> Option<(Transport, Option<(Arc<Identity>, Seated)>)> {
         let Some(tls) = &self.settings.tls else {
             return Some((Transport::Plain(stream), None));
         };
-        match timeout(HANDSHAKE_TIME_MAX, TlsAcceptor::from(tls.current()).accept(stream)).await {
+        let current = tls.current();
+        let acceptor = TlsAcceptor::from(Arc::clone(&current.config));
+        match timeout(HANDSHAKE_TIME_MAX, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
-                let shown = stream.get_ref().1.peer_certificates();
-                let certificate = shown.and_then(<[_]>::first).map(|shown| shown.clone().into_owned());
-                Some((Transport::Tls(Box::new(stream)), certificate))
+                let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                match tls.seat(&current, addr, shown, cut) {
+                    Ok(known) => return Some((Transport::Tls(Box::new(stream)), known)),
+                    Err(error) => {
+                        warn!(%error, peer.addr = %addr, "connection closed: its client cannot be known")
+                    }
+                }
             }
-            Ok(Err(error)) => {
-                debug!(%error, peer.addr = %addr, "tls handshake failed");
-                None
+            Ok(Err(error)) if is_of_client_certificate(&error) => {
+                warn!(%error, peer.addr = %addr, "connection refused for its client's certificate");
             }
-            Err(_) => {
-                debug!(peer.addr = %addr, "tls handshake takes too long");
-                None
-            }
+            Ok(Err(error)) => debug!(%error, peer.addr = %addr, "tls handshake failed"),
+            Err(_) => debug!(peer.addr = %addr, "tls handshake takes too long"),
         }
+        tls.counts().handshakes_failed.add(1);
+        None
     }
 
     async fn serve_one(&self, stream: Stream, peer: Arc<Peer>) {
@@ -400,6 +427,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+/// Whether a handshake failed because the client showed no certificate, or one that is not taken: an operator wants to know.
+fn is_of_client_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 /// Counts a connection while it is open.

@@ -58,7 +58,7 @@ impl Handler for Echo {
                 }
                 _ => (),
             }
-            let shown = if peer.certificate.is_some() { " known" } else { "" };
+            let shown = if peer.identity.is_some() { " known" } else { "" };
             text(StatusCode::OK, format!("{:?}{shown}", request.version()))
         })
     }
@@ -345,7 +345,8 @@ fn data(name: &str) -> PathBuf {
 
 fn server_tls(client_ca_file: Option<PathBuf>) -> TlsConfig {
     let min_version = MinVersion::Tls13;
-    TlsConfig { cert_file: data("server.pem"), key_file: data("server.key"), client_ca_file, min_version }
+    let (cert_file, key_file) = (data("server.pem"), data("server.key"));
+    TlsConfig { cert_file, key_file, client_ca_file, crl_file: None, min_version }
 }
 
 async fn get_tls(addr: SocketAddr, alpn: &[&[u8]], with_certificate: bool) -> Result<String, String> {

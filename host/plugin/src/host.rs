@@ -9,8 +9,9 @@ use wasmtime::component::Linker;
 use weir_model::Ledger;
 use weir_net::address::Egress;
 use weir_net::client::{Client, Outlet};
+use weir_net::client_tls::ClientTls;
 use weir_net::credential::Credential;
-use weir_net::roots::{RootsError, Trust, client_config_of};
+use weir_net::roots::{RootsError, Trust};
 
 use crate::as_exporter::PluginExporter;
 use crate::as_page::PluginPage;
@@ -629,7 +630,7 @@ impl Loaded {
             return Ok(None);
         }
         Ok(Some(match &part.trust {
-            Some(trust) => self.shared.client.outlet_with(egress, client_config_of(trust)?),
+            Some(trust) => self.shared.client.outlet_with(egress, ClientTls::load(trust.clone())?),
             None => self.shared.client.outlet(egress)?,
         }))
     }

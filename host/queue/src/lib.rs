@@ -19,6 +19,7 @@
 //! | `recovery.rs` | what a start does with what it finds |
 //! | `inspect.rs` | what `weir queue` does, with the daemon running or not |
 //! | `checked.rs` | small values with a checksum |
+//! | `durable.rs` | [`DurableMap`]: a small map in a file of its own, for other parts of Weir |
 //! | `backend.rs`, `disk.rs` | files that are synced until the first failure, on a disk that tests replace |
 //!
 //! Invariant: knows no network, no plugin and no clock; time and bytes come in as arguments.
@@ -30,6 +31,7 @@ mod committer;
 mod dead;
 mod digest;
 mod disk;
+mod durable;
 mod faults;
 mod hot;
 mod inspect;
@@ -48,6 +50,7 @@ mod status;
 mod store;
 
 pub use disk::{Disk, DiskFile, FolderLock, SystemDisk};
+pub use durable::{DurableMap, MAP_BYTES_MAX, MAP_KEY_BYTES_MAX, MAP_ROWS_MAX, MAP_VALUE_BYTES_MAX, Opened};
 pub use faults::{Faults, Switch, SyncFault};
 pub use inspect::Listed;
 pub use journal::DiskQueue;

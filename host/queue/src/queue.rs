@@ -216,6 +216,18 @@ pub enum QueueError {
         /// The bound.
         max: usize,
     },
+    /// A map would grow over a bound.
+    #[error("{path} may have {max} {what}, not {size}")]
+    Bound {
+        /// The file.
+        path: PathBuf,
+        /// What is too many, or too long.
+        what: &'static str,
+        /// How much it is.
+        size: usize,
+        /// The bound.
+        max: usize,
+    },
     /// A name that cannot be one.
     #[error("an exporter's name has 1 to 255 bytes, not {bytes}")]
     Name {

@@ -453,7 +453,8 @@ pub(crate) fn unix_seconds(wall: SystemTime) -> u64 {
     wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn into_io(fault: Fault) -> io::Error {
+/// As the operating system would say it.
+pub(crate) fn into_io(fault: Fault) -> io::Error {
     match fault {
         Fault::Io(error) | Fault::Full(error) => error,
         fault @ (Fault::Damaged(_) | Fault::Newer(_)) => io::Error::other(fault),

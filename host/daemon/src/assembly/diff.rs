@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::{self, Route};
 use crate::config::{
-    BatchConfig, Config, ExporterConfig, Id, Kind, LogsConfig, PipelineId, QueueConfig, ReceiverConfig,
+    BatchConfig, Config, ExporterConfig, ExporterKind, Id, Kind, LogsConfig, PipelineId, QueueConfig, ReceiverConfig,
     ResourceConfig, ServiceConfig, TelemetryConfig,
 };
 
@@ -146,16 +146,23 @@ fn pipelines(config: &Config) -> BTreeMap<PipelineId, Vec<ResourceConfig>> {
     config.pipelines.keys().map(|id| (id.clone(), resources(id))).collect()
 }
 
-fn exporters(config: &Config) -> BTreeMap<Id, ExporterConfig> {
-    let of = |id: &Id| (id.clone(), config.exporters[id].value.clone());
+fn exporters(config: &Config) -> BTreeMap<Id, (ExporterConfig, Vec<PipelineId>)> {
+    let of = |id: &Id| (id.clone(), (config.exporters[id].value.clone(), carried(config, id)));
     parts::used(config, Kind::Exporter).into_iter().map(of).collect()
 }
 
-fn deliveries(config: &Config) -> BTreeMap<Route, (BatchConfig, ExporterConfig)> {
+/// The pipelines whose logs go over a link: it names them when it begins, so another one makes another link of it.
+pub(crate) fn carried(config: &Config, id: &Id) -> Vec<PipelineId> {
+    let ExporterKind::Link(_) = config.exporters[id].value.kind else { return Vec::new() };
+    parts::routes(config).into_iter().filter(|(_, used)| used == id).map(|(pipeline, _)| pipeline).collect()
+}
+
+fn deliveries(config: &Config) -> BTreeMap<Route, (BatchConfig, ExporterConfig, Vec<PipelineId>)> {
     let of = |route: Route| {
         let batch = config.batch(&route.0, &route.1);
         let exporter = config.exporters[&route.1].value.clone();
-        (route, (batch, exporter))
+        let carried = carried(config, &route.1);
+        (route, (batch, exporter, carried))
     };
     parts::routes(config).into_iter().map(of).collect()
 }
@@ -163,7 +170,7 @@ fn deliveries(config: &Config) -> BTreeMap<Route, (BatchConfig, ExporterConfig)>
 /// The configuration that can run now, and the keys of `wanted` that hold only from the next start.
 pub(crate) fn applicable(running: &Config, mut wanted: Config) -> (Config, Vec<&'static str>) {
     let mut later = Vec::new();
-    let ServiceConfig { data_dir, plugin_dir, telemetry, health, memory, queue, drain_timeout: _ } =
+    let ServiceConfig { data_dir, plugin_dir, telemetry, health, events, memory, queue, drain_timeout: _ } =
         running.service.clone();
     let TelemetryConfig { logs: LogsConfig { level: _, format }, metrics } = telemetry;
     let QueueConfig { storage, budget_bytes, budget_at: _, segment_bytes, dead_letter_bytes } = queue;
@@ -178,6 +185,7 @@ pub(crate) fn applicable(running: &Config, mut wanted: Config) -> (Config, Vec<&
     hold("service.telemetry.logs.format", to.telemetry.logs.format == format);
     hold("service.telemetry.metrics", to.telemetry.metrics == metrics);
     hold("service.health", to.health == health);
+    hold("service.events", to.events == events);
     hold("service.memory", to.memory == memory);
     hold("service.queue.storage", to.queue.storage == storage);
     hold("service.queue.budget_mib", to.queue.budget_bytes == budget_bytes);
@@ -186,7 +194,7 @@ pub(crate) fn applicable(running: &Config, mut wanted: Config) -> (Config, Vec<&
     // These two hold at once.
     let (level, drain_timeout) = (to.telemetry.logs.level, to.drain_timeout);
     let telemetry = TelemetryConfig { logs: LogsConfig { level, format }, metrics };
-    *to = ServiceConfig { data_dir, plugin_dir, telemetry, health, memory, queue, drain_timeout };
+    *to = ServiceConfig { data_dir, plugin_dir, telemetry, health, events, memory, queue, drain_timeout };
     (wanted, later)
 }
 
@@ -278,6 +286,22 @@ service:
             &[],
             &["receiver otlp/b"],
         );
+    }
+
+    /// Scenario: a pipeline is added that sends over a link which two others use; one that does not use it.
+    /// Guarantees: the first restarts the link for both, for it says at its beginning whose records follow; the second touches
+    /// nothing of it.
+    #[test]
+    fn a_link_is_restarted_for_another_log_and_for_nothing_else() {
+        let link = FILE.replace("otlp/y: {endpoint: 'http://127.0.0.1:4'}", "weir: {endpoint: '127.0.0.1:4'}");
+        let link = link.replace("otlp/y", "weir");
+        let plan = |line: &str| Plan::between(&read(&link), &read(&format!("{link}    {line}\n"))).told();
+        let names = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>();
+        let told = plan("logs: {receivers: [otlp/a], exporters: [weir]}");
+        assert_eq!(names(told.changed), ["exporter weir of pipeline traces/a", "exporter weir of pipeline traces/b"]);
+        assert_eq!(names(told.added), ["exporter weir of pipeline logs", "pipeline logs"]);
+        let told = plan("logs: {receivers: [otlp/a], exporters: [otlp/x]}");
+        assert_eq!(names(told.changed), [""; 0]);
     }
 
     /// Scenario: a file changes what holds only from the next start, beside what holds at once.

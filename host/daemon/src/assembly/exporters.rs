@@ -12,6 +12,7 @@ use weir_net::credential::Credential;
 use weir_net::roots::Trust;
 use weir_queue::{WhenFull, Wish};
 
+use super::link::Link;
 use super::plugins::{self, BuiltPage};
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
@@ -26,7 +27,7 @@ use crate::telemetry::metrics::PluginSource;
 /// An exporter, built; the pipelines that name it share it.
 #[derive(Clone)]
 pub(crate) struct Built {
-    exporter: Arc<dyn Exporter>,
+    way: Way,
     /// What its plugin counts.
     pub(crate) figures: Option<PluginSource>,
     /// Where it is fetched from, if it is.
@@ -37,7 +38,24 @@ pub(crate) struct Built {
     made_of: Option<(PluginConfig, PoolConfig)>,
 }
 
+/// What its deliveries push to.
+#[derive(Clone)]
+enum Way {
+    /// The same for all pipelines.
+    One(Arc<dyn Exporter>),
+    /// One for each pipeline's log, over the same link.
+    Link(Arc<Link>),
+}
+
 impl Built {
+    /// The link, where it is one.
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        match &self.way {
+            Way::One(_) => None,
+            Way::Link(link) => Some(link),
+        }
+    }
+
     /// Where it is a page whose plugin has the same settings, limits and powers still: all of it, with what is on the page. Its
     /// door, its delivery and their TLS files are others' work.
     fn kept(&self, made_of: &(PluginConfig, PoolConfig)) -> Option<Self> {
@@ -51,8 +69,11 @@ impl Built {
     }
 
     /// Whether its TLS files are others than those that it was built with. Those of a page are its door's, which reads them
-    /// again: what is on the page stays.
+    /// again: what is on the page stays. A link that could not begin is tried again.
     pub(crate) fn is_outdated(&self, config: &ExporterConfig) -> bool {
+        if self.link().is_some_and(|link| link.is_idle()) {
+            return true;
+        }
         self.page.is_none() && self.files != prints(config)
     }
 }
@@ -122,7 +143,10 @@ pub(crate) fn delivery(
         record_ends_max: of.retry.record_ends,
         counts: counts.clone(),
     };
-    let exporter = Arc::clone(&built.exporter);
+    let exporter = match &built.way {
+        Way::One(exporter) => Arc::clone(exporter),
+        Way::Link(link) => link.lane(&named.pipeline),
+    };
     let exporter: Arc<dyn Exporter> = match of.pool.instances {
         Some(in_flight_max) => Arc::new(Pooled { exporter, in_flight_max }),
         None => exporter,
@@ -152,6 +176,11 @@ pub(crate) async fn build(bench: &Bench<'_>, id: &Id, before: Option<&Built>) ->
             };
             Arc::new(Debug { id: id.to_string(), verbosity })
         }
+        // It begins when it is joined to its logs, and the one before it has ended.
+        ExporterKind::Link(_) => {
+            let way = Way::Link(Link::new(id.to_string()));
+            return Ok(Built { way, figures, page, files, made_of });
+        }
         ExporterKind::Plugin(plugin) => {
             // The guest's requests end with its call, so one deadline is enough for both.
             let mut plugin = plugin.clone();
@@ -166,7 +195,7 @@ pub(crate) async fn build(bench: &Bench<'_>, id: &Id, before: Option<&Built>) ->
             built.exporter
         }
     };
-    Ok(Built { exporter, figures, page, files, made_of })
+    Ok(Built { way: Way::One(exporter), figures, page, files, made_of })
 }
 
 fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> anyhow::Result<OtlpConfig> {
@@ -194,7 +223,11 @@ fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> an
 pub(crate) fn trust(tls: &ClientTls) -> Trust {
     let path =
         |file: &Option<config::Located<std::path::PathBuf>>| file.as_ref().map(|file| file.value.clone());
-    Trust { ca_file: path(&tls.ca_file), identity: path(&tls.cert_file).zip(path(&tls.key_file)) }
+    Trust {
+        ca_file: path(&tls.ca_file),
+        identity: path(&tls.cert_file).zip(path(&tls.key_file)),
+        crl_file: path(&tls.crl_file),
+    }
 }
 
 /// The `authorization` header of an exporter's requests (`auth:`).

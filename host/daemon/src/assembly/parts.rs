@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tracing::warn;
+use weir_model::count::TlsCounts;
 use weir_net::Drain;
 
 use super::exporters::{self, Built, Post};
+use super::link::{Link, LinkLog};
 use super::owed::Owed;
 use super::pages::Pages;
 use super::pipelines::{Line, Site};
 use super::receivers::{self, Door, Standing};
 use super::tasks::Tasks;
-use super::{Bench, Current, Foundation, NamedQueue};
+use super::{Bench, Current, Foundation, NamedQueue, agent, diff};
 use crate::admin::QueueView;
 use crate::command::Failure;
 use crate::config::{Config, Id, Kind, PipelineId};
+use crate::fleet::Fleet;
 use crate::telemetry::metrics::{ExporterSource, PipelineSource, Sources};
 use crate::telemetry::pages::Health;
 
@@ -28,6 +31,8 @@ pub(crate) struct Parts {
     pub(crate) pipelines: BTreeMap<PipelineId, Line>,
     /// Exporters that some pipeline names.
     pub(crate) exporters: BTreeMap<Id, Built>,
+    /// Links whose place another has, or nobody.
+    pub(crate) retired: Vec<Arc<Link>>,
     /// Exporters on their cursors.
     pub(crate) deliveries: BTreeMap<Route, Post>,
     /// Receivers that some pipeline names.
@@ -56,6 +61,11 @@ pub(crate) fn name_of_route((pipeline, id): &Route) -> String {
     format!("exporter {id} of pipeline {pipeline}")
 }
 
+/// What the agent's end of a link is called there.
+pub(crate) fn name_of_link(id: &Id) -> String {
+    format!("link {id}")
+}
+
 /// What a pipeline is called there.
 pub(crate) fn name_of_pipeline(id: &PipelineId) -> String {
     format!("pipeline {id}")
@@ -70,6 +80,7 @@ impl Parts {
         let mut parts = Self {
             pipelines: BTreeMap::new(),
             exporters: BTreeMap::new(),
+            retired: Vec::new(),
             deliveries: BTreeMap::new(),
             doors: BTreeMap::new(),
             shut: BTreeMap::new(),
@@ -94,18 +105,60 @@ impl Parts {
             parts.join(config, &route, Default::default())?;
         }
         config.pipelines.keys().for_each(|id| parts.configured(config, id));
+        if let Some((_, failure)) = parts.begin_links(&bench).pop() {
+            return Err(failure);
+        }
         for id in used(config, Kind::Receiver) {
             parts.open(&bench, id).await?;
         }
         Ok(parts)
     }
 
-    /// Has an exporter take the place of the one before it, if there is one.
+    /// Has an exporter take the place of the one before it, if there is one. A link that was there is told to end, and is among
+    /// those that are not followed any more.
     pub(crate) fn exchange(&mut self, id: Id, built: Built) {
+        self.retire(&id);
         if self.exporters.get(&id).is_some_and(|before| built.starts_empty(before)) {
             warn!(exporter = %id, "page starts empty: what its plugin was built with has changed");
         }
         self.exporters.insert(id, built);
+    }
+
+    /// Tells the link of an exporter to end, if it is one.
+    pub(crate) fn retire(&mut self, id: &Id) {
+        if let Some(link) = self.exporters.get(id).and_then(Built::link) {
+            link.leave();
+            self.retired.push(Arc::clone(link));
+        }
+    }
+
+    /// Begins links that have not begun: each when its log's cursors are there, and the one before it has ended.
+    ///
+    /// # Errors
+    /// Of each that could not begin, its name and why.
+    pub(crate) fn begin_links(&self, bench: &Bench<'_>) -> Vec<(String, Failure)> {
+        let mut failures = Vec::new();
+        for (id, link) in self.exporters.iter().filter_map(|(id, built)| Some((id, built.link()?))) {
+            if !link.is_idle() || !bench.config.exporters.contains_key(id) {
+                continue;
+            }
+            let log = |pipeline: &PipelineId| {
+                let NamedQueue { pipeline, queue } = self.pipelines.get(pipeline)?.named.clone();
+                Some(LinkLog { name: pipeline, queue })
+            };
+            let logs = diff::carried(bench.config, id).iter().filter_map(log).collect();
+            match agent::start(bench, id, logs) {
+                Ok(carrier) => link.begin(carrier),
+                Err(failure) => failures.push((name_of_link(id), failure)),
+            }
+        }
+        failures
+    }
+
+    /// Links that run, and those that are on their way out.
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        let current = self.exporters.values().filter_map(Built::link);
+        current.chain(&self.retired).map(Arc::clone).collect()
     }
 
     /// Joins an exporter to its cursor; it starts with the others.
@@ -161,7 +214,7 @@ impl Parts {
 
     async fn open(&mut self, bench: &Bench<'_>, id: &Id) -> Result<(), Failure> {
         let standing = Standing::default();
-        standing.behind.exchange(receivers::fed(bench.config, &self.pipelines, id));
+        standing.feeds(bench.config, &self.pipelines, id);
         let door = receivers::open(bench, id, standing, self.doors_drain.child()).await?;
         self.doors.insert(id.clone(), door);
         Ok(())
@@ -181,6 +234,16 @@ impl Parts {
     /// The logs, by the order of their pipelines.
     pub(crate) fn queues(&self) -> Vec<NamedQueue> {
         self.pipelines.values().map(|line| line.named.clone()).collect()
+    }
+
+    /// What the TLS of each door counts that has some, with the kind and the id of whose door it is.
+    fn tls_counts(&self) -> Vec<(&'static str, String, TlsCounts)> {
+        let of = |kind: &'static str| {
+            move |(id, door): (&Id, &Door)| (kind, id.to_string(), door.standing.tls.clone())
+        };
+        let doors = self.doors.iter().filter(|(_, door)| door.has_tls()).map(of("receiver"));
+        let pages = self.pages.doors.iter().filter(|(_, door)| door.has_tls()).map(of("exporter"));
+        doors.chain(pages).collect()
     }
 
     fn sources(&self) -> Sources {
@@ -208,7 +271,10 @@ impl Parts {
             exporters: self.deliveries.iter().map(exporter).collect(),
             scrapes: fetching.map(|(id, door)| (name(id), door.standing.scraping.counts.clone())).collect(),
             pages: self.pages.counts(),
+            tls: self.tls_counts(),
             plugins: of_exporters.chain(of_doors).cloned().collect(),
+            collectors: self.doors.values().filter_map(|door| door.roster.clone()).collect(),
+            links: self.exporters.values().filter_map(Built::link).map(Arc::clone).collect(),
         }
     }
 }
@@ -237,6 +303,8 @@ pub(crate) fn routes(config: &Config) -> Vec<Route> {
 pub(crate) struct Views {
     /// For `/metrics`.
     pub(crate) sources: Current<Sources>,
+    /// For `/fleet`.
+    pub(crate) fleet: Fleet,
     /// For whoever asks over the socket, and for the clock.
     pub(crate) queues: Current<Vec<NamedQueue>>,
     /// Logs whose pipelines are not configured, as far as they can be looked into.
@@ -253,6 +321,8 @@ impl Views {
         let (sources, queues) = (parts.sources(), parts.queues());
         self.health.follow(&queues, &sources.exporters);
         self.health.follow_scrapes(&sources.scrapes);
+        self.health.follow_links(&sources.links);
+        self.fleet.exchange(sources.collectors.clone());
         self.sources.exchange(sources);
         self.queues.exchange(queues);
     }

@@ -27,7 +27,7 @@ fn queues_dir(data_dir: &Path) -> PathBuf {
 const FAULTS_VARIABLE: &str = "WEIR_TEST_FAULTS";
 
 /// The folder of a pipeline's log: its name, with the one character that no file name may have written otherwise.
-fn folder_name(pipeline: &str) -> String {
+pub(super) fn folder_name(pipeline: &str) -> String {
     pipeline.replace('%', "%25").replace('/', "%2F")
 }
 

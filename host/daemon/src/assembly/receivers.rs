@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use weir_model::count::{PageCounts, ReceiverCounts};
+use weir_link::collector::Collector;
+use weir_model::count::{PageCounts, ReceiverCounts, TlsCounts};
 use weir_model::{Consumer, Signal};
 use weir_net::Drain;
 use weir_net::limits::{GRPC_MESSAGE_BYTES_MAX, ListenLimits as NetLimits};
@@ -19,6 +20,7 @@ use weir_receiver::intake::CountLimits;
 use weir_receiver::opencensus::TranslationCounts;
 use weir_receiver::{opencensus, otlp, plugin_grpc, plugin_http, plugin_udp, scrape};
 
+use super::collector::{self, Shown};
 use super::pipelines::{self, Line};
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
@@ -29,6 +31,7 @@ use crate::config::{
     Config, Cors, Id, Listen, ListenLimits, OpenCensusReceiver, OtlpReceiver, PipelineId, PluginReceiver,
     ReceiverConfig, ServerTls,
 };
+use crate::fleet::Roster;
 use crate::telemetry::metrics::PluginSource;
 use crate::validate::Transport;
 
@@ -40,6 +43,8 @@ pub(crate) enum Entrance {
     OpenCensus(opencensus::Bound),
     /// Nobody comes: it fetches.
     Fetching(scrape::Ready),
+    /// Streams of agents.
+    Link(collector::Ready),
 }
 
 impl Entrance {
@@ -49,6 +54,7 @@ impl Entrance {
             Self::Requests(bound) => bound.local_addrs(),
             Self::OpenCensus(bound) => bound.local_addrs(),
             Self::Fetching(_) => Vec::new(),
+            Self::Link(ready) => vec![("grpc", ready.local_addr())],
         }
     }
 
@@ -57,6 +63,7 @@ impl Entrance {
             Self::Requests(bound) => bound.tls(),
             Self::OpenCensus(bound) => bound.tls(),
             Self::Fetching(_) => Vec::new(),
+            Self::Link(ready) => ready.certificates().into_iter().collect(),
         }
     }
 
@@ -69,6 +76,7 @@ impl Entrance {
             Self::Requests(bound) => bound.serve(drain).await,
             Self::OpenCensus(bound) => bound.serve(drain).await,
             Self::Fetching(ready) => ready.serve(drain).await,
+            Self::Link(ready) => ready.serve(drain).await,
         }
     }
 }
@@ -84,8 +92,20 @@ pub(crate) struct Standing {
     pub(crate) losses: TranslationCounts,
     /// What fetching goes on with; of receivers that fetch alone.
     pub(crate) scraping: scraping::Standing,
+    /// What a collector goes on with; of receivers that agents come to.
+    pub(crate) collector: collector::Standing,
     /// What a page counts; of exporters alone.
     pub(crate) page: PageCounts,
+    /// What its TLS counts, where it has some.
+    pub(crate) tls: TlsCounts,
+}
+
+impl Standing {
+    /// From now on it feeds the pipelines that name this receiver.
+    pub(crate) fn feeds(&self, config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) {
+        self.behind.exchange(fed(config, lines, id));
+        self.collector.fed.exchange(config, lines, id);
+    }
 }
 
 /// A receiver with its addresses, or an exporter's page with its.
@@ -103,6 +123,10 @@ pub(crate) struct Door {
     /// Ends it alone, or with all others.
     pub(crate) drain: Drain,
     certificates: Vec<Arc<Certificates>>,
+    /// Who shows its agents; of receivers that agents come to.
+    pub(crate) roster: Option<Arc<dyn Roster>>,
+    /// What is kept from its start on; likewise.
+    collector: Option<Arc<Collector>>,
     /// What it reads with until it starts, and keeps from then on; of receivers that fetch alone.
     reader: Option<scraping::Kept>,
     /// The TLS files of what it fetches as they were before they were read.
@@ -115,6 +139,8 @@ pub(crate) struct Door {
 impl Door {
     /// The door of this entrance; nobody is served yet.
     pub(crate) fn new(entrance: Entrance, standing: Standing, drain: Drain) -> Self {
+        let certificates = entrance.certificates();
+        certificates.iter().for_each(|certificates| certificates.count_into(&standing.tls));
         Self {
             standing,
             fetches: false,
@@ -122,12 +148,19 @@ impl Door {
             figures: None,
             addresses: entrance.local_addrs(),
             drain,
-            certificates: entrance.certificates(),
+            certificates,
+            roster: None,
+            collector: None,
             reader: None,
             files: Vec::new(),
             idle: Some(entrance),
             running: None,
         }
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        !self.certificates.is_empty()
     }
 
     /// Whether it serves.
@@ -138,6 +171,7 @@ impl Door {
     pub(crate) fn start(&mut self, name: String, tasks: &mut Tasks) {
         if let Some(entrance) = self.idle.take() {
             self.standing.scraping.keep(self.reader.take());
+            self.standing.collector.keep(self.collector.take());
             self.running = Some(tasks.spawn(name, entrance.serve(self.drain.clone())));
         }
     }
@@ -148,7 +182,10 @@ impl Door {
             ReceiverConfig::Plugin(PluginReceiver { scrape: Some(config), .. }) => {
                 self.files != scraping::prints(config)
             }
-            ReceiverConfig::Otlp(_) | ReceiverConfig::OpenCensus(_) | ReceiverConfig::Plugin(_) => false,
+            ReceiverConfig::Otlp(_)
+            | ReceiverConfig::OpenCensus(_)
+            | ReceiverConfig::Link(_)
+            | ReceiverConfig::Plugin(_) => false,
         }
     }
 
@@ -184,6 +221,12 @@ pub(crate) async fn open(
             let (config, nodes) = (opencensus_config(opencensus), Arc::clone(&bench.nodes));
             config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
         }
+        ReceiverConfig::Link(link) => {
+            let ready = collector::open(bench, id, link, &standing.collector, settings)?;
+            let roster = Some(Shown::of(id, &ready.collector, &standing.collector));
+            let collector = Some(Arc::clone(&ready.collector));
+            return Ok(Door { roster, collector, ..Door::new(Entrance::Link(ready), standing, drain) });
+        }
         ReceiverConfig::Plugin(plugin @ PluginReceiver { scrape: Some(config), .. }) => {
             let opened = scraping::open(bench, id, plugin, config, &standing.scraping, settings).await?;
             figures = Some(opened.kept.shown.clone());
@@ -203,7 +246,7 @@ pub(crate) async fn open(
 }
 
 /// Who takes what a receiver hands on.
-pub(crate) fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) -> Pipelines {
+fn fed(config: &Config, lines: &BTreeMap<PipelineId, Line>, id: &Id) -> Pipelines {
     let consumer = |signal: Signal| -> Option<Arc<dyn Consumer>> {
         let fed = pipelines::fed_by(config, lines, id, signal);
         (!fed.is_empty()).then(|| Arc::new(Fanout::new(fed)) as Arc<dyn Consumer>)
@@ -337,6 +380,7 @@ pub(crate) fn tls(tls: &ServerTls) -> Option<TlsConfig> {
             cert_file: files.cert_file.value.clone(),
             key_file: files.key_file.value.clone(),
             client_ca_file: files.client_ca_file.as_ref().map(|file| file.value.clone()),
+            crl_file: files.crl_file.as_ref().map(|file| file.value.clone()),
             min_version: MinVersion::default(),
         }),
     }

@@ -20,7 +20,7 @@ use super::diff::{self, Plan};
 use super::exporters::Post;
 use super::owed::{Owed, emptied};
 use super::pages::{self, name_of_page};
-use super::parts::{Parts, Route, name_of_door, name_of_route};
+use super::parts::{Parts, Route, name_of_door, name_of_link, name_of_route};
 use super::pipelines::{self, Line};
 use super::receivers;
 use super::staging::{Refused, Staged, Waiting, close, heeding, is_in_use, text_of};
@@ -164,7 +164,13 @@ impl Daemon {
         let leaving = self.bring_in(&plan, staged, stop, &mut failed).await;
         self.views.follow(&self.parts);
         let deadline = Deadline::now() + self.config.service.drain_timeout;
+        if self.config.service.queue.storage == Storage::Disk {
+            // In memory a link that is not wanted may first deliver what waits for it.
+            let unwanted = plan.exporters.removed.iter().filter_map(|id| self.parts.exporters.get(id)?.link());
+            unwanted.for_each(|link| link.leave());
+        }
         let ended = self.renew(&plan, deadline, stop, &mut failed).await
+            && self.relink(deadline, stop, &mut failed).await
             && see_off(leaving, deadline, stop).await
             && self.take_out(&plan, stop).await;
         self.views.follow(&self.parts);
@@ -239,7 +245,7 @@ impl Daemon {
         pages.settle(|id| config.uses(Kind::Exporter, id) && is_page(id));
         shut.retain(|id, _| !doors.contains_key(id) && config.uses(Kind::Receiver, id));
         for (id, door) in &parts.doors {
-            door.standing.behind.exchange(receivers::fed(config, &parts.pipelines, id));
+            door.standing.feeds(config, &parts.pipelines, id);
         }
         parts.start();
         leaving
@@ -346,6 +352,26 @@ impl Daemon {
         false
     }
 
+    /// Ends links that changed or are not wanted, whose deliveries have ended, and begins those that are new. False where the
+    /// process is told to end meanwhile.
+    async fn relink(&mut self, deadline: Deadline, stop: &Drain, failed: &mut Vec<String>) -> bool {
+        for link in std::mem::take(&mut self.parts.retired) {
+            let ended = heeding(stop, timeout_at(deadline, link.end())).await;
+            match ended {
+                Ok(Ok(())) => (),
+                Ok(Err(_)) => warn!(exporter = link.id, "the collector was not taken leave of in time"),
+                Err(_) => return false,
+            }
+        }
+        let Self { config, foundation, parts, views, .. } = self;
+        let bench = foundation.bench(config);
+        for (name, failure) in parts.begin_links(&bench) {
+            views.health.settle(&name);
+            not_started(&views.health, name, &text_of(failure), failed);
+        }
+        true
+    }
+
     /// Has an exporter that has ended leave its place, or the changed one take it.
     fn replace(&mut self, plan: &Plan, route: &Route, failed: &mut Vec<String>) {
         let Some(Post { counts, .. }) = self.parts.deliveries.remove(route) else { return };
@@ -432,7 +458,16 @@ impl Daemon {
         config.pipelines.keys().filter(|id| parts.pipelines.contains_key(id)).for_each(|id| {
             parts.configured(config, id);
         });
-        plan.exporters.removed.iter().for_each(|id| drop(parts.exporters.remove(id)));
+        for id in &plan.exporters.removed {
+            parts.retire(id);
+            drop(parts.exporters.remove(id));
+        }
+        for link in std::mem::take(&mut parts.retired) {
+            drop(timeout(CUT_WITHIN, link.end()).await);
+        }
+        for id in parts.exporters.iter().filter(|(_, built)| built.link().is_some_and(|link| !link.is_idle())) {
+            views.health.settle(&name_of_link(id.0));
+        }
         let doors = plan.receivers.removed.iter().chain(&plan.receivers.gone);
         doors.for_each(|id| views.health.settle(&name_of_door(id)));
         plan.exporters.removed.iter().for_each(|id| views.health.settle(&name_of_page(id)));

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::shorthand::{Meant, Shorthand};
 use super::supervisor::{READY, STOPPING, Supervisor};
-use super::{Failure, complain, open_files};
+use super::{Failure, complain, open_files, say};
 use crate::allocator::{give_back, keep_pages_small};
 use crate::assembly::{CompiledCode, Daemon, Foundation, Triggers};
 use crate::bundled::BUNDLED;
@@ -38,27 +39,44 @@ pub(super) fn listen_for_hangup() -> io::Result<Signal> {
 }
 
 /// Runs until SIGTERM or Ctrl-C.
-pub(super) fn run(file: Option<&Path>, hangup: io::Result<Signal>) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    file: Option<&Path>,
+    shorthand: Shorthand,
+    hangup: io::Result<Signal>,
+) -> Result<ExitCode, Failure> {
+    let meant = shorthand.meant()?;
+    if let Some(meant) = meant.as_ref().filter(|meant| meant.is_printed) {
+        say(meant.text.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
     let hangup = hangup.context("listen for signals")?;
     keep_pages_small(true);
     let mut runtime = Builder::new_multi_thread();
     let runtime = runtime.enable_all().on_thread_park(give_back).build().context("start the runtime")?;
     let triggers = Triggers::listen(hangup, file);
-    let prepared = match file {
-        Some(path) => {
-            let draft = config::load(path);
-            if let Ok(draft) = &draft {
-                start_log(draft.config());
-            }
-            prepare(draft, runtime.handle())?
+    let prepared = match (file, &meant) {
+        (Some(path), _) => logged(config::load(path), runtime.handle())?,
+        (None, Some(meant)) => {
+            let prepared = logged(config::parse(meant.name, &meant.text, &|_| None), runtime.handle())?;
+            debug!("the configuration that {} stands for:\n{}", meant.name, meant.text);
+            prepared
         }
-        None => by_default(runtime.handle())?,
+        (None, None) => by_default(runtime.handle())?,
     };
     open_files::raise();
-    let ended = runtime.block_on(serve(prepared, triggers));
+    let next = meant.map(|Meant { next, .. }| next);
+    let ended = runtime.block_on(serve(prepared, triggers, next));
     // A check of a file that the end came into has nobody to report to.
     runtime.shutdown_background();
     ended
+}
+
+/// Starts the log as a draft wants it, and completes the draft.
+fn logged(draft: Result<Draft, Report>, runtime: &Handle) -> Result<Prepared, Failure> {
+    if let Ok(draft) = &draft {
+        start_log(draft.config());
+    }
+    prepare(draft, runtime)
 }
 
 /// Completes a draft: everything that is wrong with it is told at once.
@@ -91,7 +109,8 @@ fn start_log(config: &Config) {
     logs::start(of.level.name(), format);
 }
 
-async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failure> {
+/// `next` is said once everything is bound.
+async fn serve(prepared: Prepared, triggers: Triggers, next: Option<String>) -> Result<ExitCode, Failure> {
     let started = std::time::Instant::now();
     let daemon = Daemon::assemble(prepared.config, prepared.foundation).await?;
     let stop = Stop::default();
@@ -99,6 +118,9 @@ async fn serve(prepared: Prepared, triggers: Triggers) -> Result<ExitCode, Failu
     let mut signals = Signals::listen().context("listen for signals")?;
     let mut running = tokio::spawn(daemon.run(stop.clone(), triggers));
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
+    if let Some(next) = next {
+        info!("{next}");
+    }
     keep_pages_small(false);
     supervisor.tell(READY);
     let ended = loop {

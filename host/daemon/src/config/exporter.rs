@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
+use super::link::{self, LINK, LinkExporter};
 use super::listener::{self, ListenLimits};
 use super::location::Located;
 use super::plugin::{self, PluginConfig, PoolConfig};
@@ -18,7 +19,7 @@ use super::veil::may_bear_secret;
 use super::{Id, Kind};
 
 /// Exporters that are part of the binary.
-pub(crate) const NATIVE: [&str; 2] = ["otlp", "debug"];
+pub(crate) const NATIVE: [&str; 3] = ["otlp", "debug", LINK];
 
 /// Other programs' names for `otlp`.
 const OTLP_NAMES: [&str; 2] = ["otlp", "otlp_grpc"];
@@ -40,6 +41,8 @@ pub enum ExporterKind {
     Otlp(OtlpExporter),
     /// `debug`.
     Debug(DebugExporter),
+    /// `weir`: another Weir, that collects.
+    Link(LinkExporter),
     /// Anything else.
     Plugin(PluginExporter),
 }
@@ -47,7 +50,7 @@ pub enum ExporterKind {
 /// Keys that every exporter has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// `timeout`: how long one try may take. 10 s; a plugin's `call_deadline` where it is one.
+    /// `timeout`: how long one try may take. 10 s; a plugin's `call_deadline` where it is one; a link has none.
     pub timeout: Duration,
     /// `retry`: how long to wait between tries. There is no last try.
     pub retry: Retry,
@@ -172,12 +175,13 @@ pub struct PageListen {
 impl PluginExporter {
     /// `tls` as it is meant where the plugin is fetched from: what it shows, and whom it asks for.
     pub fn server_tls(&self) -> ServerTls {
-        let ClientTls { insecure, ca_file: _, cert_file, key_file } = &self.tls;
+        let ClientTls { insecure, ca_file: _, cert_file, key_file, crl_file } = &self.tls;
         match (cert_file, key_file) {
             (Some(cert_file), Some(key_file)) => ServerTls::Files(ServerTlsFiles {
                 cert_file: cert_file.clone(),
                 key_file: key_file.clone(),
                 client_ca_file: self.page.client_ca_file.clone(),
+                crl_file: crl_file.clone(),
             }),
             _ if insecure.as_ref().is_some_and(|insecure| insecure.value) => ServerTls::Insecure,
             _ => ServerTls::Absent,
@@ -258,8 +262,15 @@ const DEBUG_POOL_MAX: u64 = 1;
 pub(crate) fn read(id: &Id, field: &Field<'_>) -> ExporterConfig {
     let mut section = field.section();
     let type_name = id.type_name.as_str();
-    if section.has("plugin") || !(OTLP_NAMES.contains(&type_name) || type_name == "debug") {
+    if section.has("plugin") || !(OTLP_NAMES.contains(&type_name) || ["debug", LINK].contains(&type_name)) {
         return of_plugin(id, field, section);
+    }
+    if type_name == LINK {
+        // It has no deadline of its own, and a bundle under way for each lane.
+        let delivery = kept(&mut section, Duration::MAX, false, PoolConfig::default());
+        let exporter = link::exporter(&mut section);
+        section.finish(link::EXPORTER_HINTS);
+        return ExporterConfig { delivery, kind: ExporterKind::Link(exporter) };
     }
     let pool_max = if type_name == "debug" { DEBUG_POOL_MAX } else { POOL_MAX };
     let delivery = delivery(&mut section, Duration::from_secs(10), pool_max, false);
@@ -305,6 +316,12 @@ fn page(limits: &mut Section<'_>, (client_ca_file, tls): (Option<Located<PathBuf
 fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64, is_plugin: bool) -> Delivery {
     let times = Duration::from_millis(100)..=Duration::from_secs(600);
     let timeout = section.field("timeout").and_then(|field| field.duration(times)).unwrap_or(timeout);
+    let pool = plugin::pool(section, pool_max, is_plugin);
+    kept(section, timeout, is_plugin, pool)
+}
+
+/// The keys of every exporter but those of single tries.
+fn kept(section: &mut Section<'_>, timeout: Duration, is_plugin: bool, pool: PoolConfig) -> Delivery {
     let retry = retry(section.section("retry"), is_plugin);
     let mut queue = section.section("queue");
     let words = [("refuse", WhenFull::Refuse), ("skip_oldest", WhenFull::SkipOldest)];
@@ -316,7 +333,7 @@ fn delivery(section: &mut Section<'_>, timeout: Duration, pool_max: u64, is_plug
         ("enabled", "every exporter has a queue: nothing is acknowledged without one"),
     ]);
     let batch = section.field("batch").map(|field| processor::batch(field.section()));
-    Delivery { timeout, retry, when_full, batch, pool: plugin::pool(section, pool_max, is_plugin) }
+    Delivery { timeout, retry, when_full, batch, pool }
 }
 
 fn retry(mut section: Section<'_>, is_plugin: bool) -> Retry {
@@ -456,7 +473,7 @@ fn endpoint(field: &Field<'_>, protocol: OtlpProtocol, tls: &ClientTls) -> Optio
     whole.parse().ok().map(|uri| Located::new(uri, field.at()))
 }
 
-fn is_loopback(uri: &Uri) -> bool {
+pub(super) fn is_loopback(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -615,7 +632,7 @@ impl ExporterConfig {
     /// The plugin, where it is one.
     pub fn plugin(&self) -> Option<&PluginConfig> {
         match &self.kind {
-            ExporterKind::Otlp(_) | ExporterKind::Debug(_) => None,
+            ExporterKind::Otlp(_) | ExporterKind::Debug(_) | ExporterKind::Link(_) => None,
             ExporterKind::Plugin(exporter) => Some(&exporter.plugin),
         }
     }
@@ -623,7 +640,7 @@ impl ExporterConfig {
     /// What it has as a page, where its plugin may be one.
     pub fn page(&self) -> Option<&PageListen> {
         match &self.kind {
-            ExporterKind::Otlp(_) | ExporterKind::Debug(_) => None,
+            ExporterKind::Otlp(_) | ExporterKind::Debug(_) | ExporterKind::Link(_) => None,
             ExporterKind::Plugin(exporter) => Some(&exporter.page),
         }
     }
@@ -631,7 +648,7 @@ impl ExporterConfig {
     /// Credentials of its requests.
     pub fn auth(&self) -> Option<&Auth> {
         match &self.kind {
-            ExporterKind::Debug(_) => None,
+            ExporterKind::Debug(_) | ExporterKind::Link(_) => None,
             ExporterKind::Otlp(exporter) => exporter.auth.as_ref(),
             ExporterKind::Plugin(exporter) => exporter.auth.as_ref(),
         }
@@ -642,6 +659,7 @@ impl ExporterConfig {
         match &self.kind {
             ExporterKind::Debug(_) => None,
             ExporterKind::Otlp(exporter) => Some(&exporter.tls),
+            ExporterKind::Link(exporter) => Some(&exporter.tls),
             ExporterKind::Plugin(exporter) => Some(&exporter.tls),
         }
     }

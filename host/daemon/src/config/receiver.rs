@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::link::{self, LINK, LinkReceiver};
 use super::listener::{self, Cors, LIMIT_HINTS, Listen, ListenLimits};
 use super::location::Located;
 use super::plugin::{self, PluginConfig, PoolConfig};
@@ -24,7 +25,7 @@ pub(crate) const ZIPKIN_PORT: u16 = 9_411;
 const POOL_MAX: u64 = weir_model::LANES as u64;
 
 /// Receivers that are part of the binary.
-pub(crate) const NATIVE: [&str; 2] = ["opencensus", "otlp"];
+pub(crate) const NATIVE: [&str; 3] = ["opencensus", "otlp", LINK];
 
 /// One receiver.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,8 @@ pub enum ReceiverConfig {
     OpenCensus(OpenCensusReceiver),
     /// `otlp`.
     Otlp(OtlpReceiver),
+    /// `weir`: agents that send to this one.
+    Link(LinkReceiver),
     /// Anything else.
     Plugin(PluginReceiver),
 }
@@ -98,6 +101,7 @@ impl ReceiverConfig {
     pub fn listens(&self) -> Vec<(&'static str, &Listen)> {
         match self {
             Self::OpenCensus(receiver) => vec![("", &receiver.listen)],
+            Self::Link(receiver) => vec![("", &receiver.listen)],
             Self::Otlp(OtlpReceiver { grpc, http }) => {
                 let grpc = grpc.as_ref().map(|grpc| ("grpc", &grpc.listen));
                 let http = http.as_ref().map(|http| ("http", &http.listen));
@@ -111,6 +115,7 @@ impl ReceiverConfig {
     pub(crate) fn limits_mut(&mut self) -> Vec<(&'static str, &mut ListenLimits)> {
         match self {
             Self::OpenCensus(receiver) => vec![("", &mut receiver.limits)],
+            Self::Link(receiver) => vec![("", &mut receiver.limits)],
             Self::Otlp(OtlpReceiver { grpc, http }) => {
                 let grpc = grpc.as_mut().map(|grpc| ("grpc", &mut grpc.limits));
                 let http = http.as_mut().map(|http| ("http", &mut http.limits));
@@ -123,7 +128,7 @@ impl ReceiverConfig {
     /// The plugin, where it is one.
     pub fn plugin(&self) -> Option<&PluginConfig> {
         match self {
-            Self::OpenCensus(_) | Self::Otlp(_) => None,
+            Self::OpenCensus(_) | Self::Otlp(_) | Self::Link(_) => None,
             Self::Plugin(receiver) => Some(&receiver.plugin),
         }
     }
@@ -132,7 +137,7 @@ impl ReceiverConfig {
     pub fn tls(&self) -> Vec<&ServerTls> {
         match self {
             Self::Plugin(receiver) => vec![&receiver.tls],
-            Self::OpenCensus(_) | Self::Otlp(_) => {
+            Self::OpenCensus(_) | Self::Otlp(_) | Self::Link(_) => {
                 self.listens().into_iter().map(|(_, listen)| &listen.tls).collect()
             }
         }
@@ -153,6 +158,7 @@ pub(crate) fn read(id: &Id, field: &Field<'_>) -> ReceiverConfig {
             ReceiverConfig::OpenCensus(receiver)
         }
         "otlp" if !is_plugin => ReceiverConfig::Otlp(otlp(section)),
+        LINK if !is_plugin => ReceiverConfig::Link(link::receiver(section)),
         _ => {
             let tls = tls::server(&mut section);
             let mut limits = section.section("limits");

@@ -576,7 +576,7 @@ fn tls(field: &Field<'_>) -> ClientTls {
         "a certificate that nobody looks at protects nothing; trust it by `ca_file`",
     );
     keys.finish(&[("server_name", NO_NAME)]);
-    ClientTls { insecure: None, ca_file, cert_file, key_file }
+    ClientTls { insecure: None, ca_file, cert_file, key_file, crl_file: None }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::listener::{self, Listen};
 use super::location::{Located, Location};
 use super::receiver::loopback;
+use super::report::Diagnostic;
 use super::section::{MIB, Section};
 use super::tls::ServerTls;
 
@@ -26,6 +27,8 @@ pub struct ServiceConfig {
     pub telemetry: TelemetryConfig,
     /// `health`: 127.0.0.1:13133 unless told otherwise; `None` with `enabled: false`.
     pub health: Option<Listen>,
+    /// `events`: where programs of this machine report states and watch them, on loopback. Nowhere.
+    pub events: Option<Located<SocketAddr>>,
     /// `memory`.
     pub memory: MemoryConfig,
     /// `queue`.
@@ -153,6 +156,7 @@ impl ServiceConfig {
             plugin_dir: None,
             telemetry: TelemetryConfig { logs: LogsConfig::default(), metrics: Some(listen(METRICS_PORT)) },
             health: Some(listen(HEALTH_PORT)),
+            events: None,
             memory: MemoryConfig { limit_bytes: 192 * MIB },
             queue: QueueConfig::of(storage),
             drain_timeout: Duration::from_secs(20),
@@ -169,6 +173,7 @@ pub(crate) fn read(section: &mut Section<'_>) -> ServiceConfig {
     service.plugin_dir = section.field("plugin_dir").and_then(|field| field.path());
     service.telemetry = telemetry(section.section("telemetry"));
     service.health = page(section.section("health"), loopback(HEALTH_PORT));
+    service.events = events(section.section("events"));
     service.memory = memory(section.section("memory"));
     service.queue = queue(section.section("queue"), service.memory);
     let times = Duration::ZERO..=Duration::from_secs(600);
@@ -210,6 +215,22 @@ fn page(mut section: Section<'_>, default: SocketAddr) -> Option<Listen> {
         ("level", "all metrics are shown; `enabled: false` shows none"),
     ]);
     enabled.then_some(Listen { endpoint, tls })
+}
+
+/// States are reported by programs of this machine, and nobody asks who they are.
+fn events(mut section: Section<'_>) -> Option<Located<SocketAddr>> {
+    let endpoint = section.has("endpoint").then(|| listener::endpoint(&mut section, loopback(0)));
+    let (path, problems) = (section.path.clone(), section.problems);
+    section.finish(&[("enabled", "nothing listens without an `endpoint`"), ("address", "this is `endpoint`")]);
+    let endpoint = endpoint?;
+    if !endpoint.value.ip().is_loopback() {
+        let message =
+            format!("{} can be reached from other machines, and anybody could report there", endpoint.value);
+        let error = Diagnostic::error(endpoint.at, format!("{path}.endpoint"), message);
+        problems.push(error.label("expected a loopback address, as in `127.0.0.1:55683`"));
+        return None;
+    }
+    Some(endpoint)
 }
 
 /// Pages of our own speak plaintext only, so `insecure` is all that their `tls` can say.

@@ -564,7 +564,7 @@ fn what_is_written_of_exporters_is_what_is_read() {
 #[test]
 fn what_is_written_of_the_service_is_what_is_read() {
     let config = config_of("ok-gateway.yaml");
-    let ServiceConfig { data_dir, plugin_dir, telemetry, health: _, memory, queue, drain_timeout } =
+    let ServiceConfig { data_dir, plugin_dir, telemetry, health: _, events: _, memory, queue, drain_timeout } =
         &config.service;
     assert_eq!(
         (data_dir.as_path(), plugin_dir.as_ref().map(|folder| folder.value.as_path())),

@@ -25,6 +25,8 @@ pub struct ServerTlsFiles {
     pub key_file: Located<PathBuf>,
     /// Authorities of which one must vouch for a client; without them any client is taken.
     pub client_ca_file: Option<Located<PathBuf>>,
+    /// Revocation lists of these authorities, PEM or DER; a client whose certificate no list speaks for is refused.
+    pub crl_file: Option<Located<PathBuf>>,
 }
 
 /// `tls:` of an exporter.
@@ -38,19 +40,21 @@ pub struct ClientTls {
     pub cert_file: Option<Located<PathBuf>>,
     /// Its private key, PEM.
     pub key_file: Option<Located<PathBuf>>,
+    /// Revocation lists of the authorities in `ca_file`, PEM or DER; of a page, of those in `client_ca_file`.
+    pub crl_file: Option<Located<PathBuf>>,
 }
 
 impl ClientTls {
     /// Whether something was written that only TLS can mean.
     pub fn asks_for_tls(&self) -> bool {
-        let Self { insecure, ca_file, cert_file, key_file } = self;
-        let files = ca_file.is_some() || cert_file.is_some() || key_file.is_some();
+        let Self { insecure, ca_file, cert_file, key_file, crl_file } = self;
+        let files = [ca_file, cert_file, key_file, crl_file].iter().any(|file| file.is_some());
         files || insecure.as_ref().is_some_and(|insecure| !insecure.value)
     }
 
     /// Every file that must be readable.
     pub fn files(&self) -> impl Iterator<Item = &Located<PathBuf>> {
-        [&self.ca_file, &self.cert_file, &self.key_file].into_iter().flatten()
+        [&self.ca_file, &self.cert_file, &self.key_file, &self.crl_file].into_iter().flatten()
     }
 }
 
@@ -59,8 +63,9 @@ impl ServerTls {
     pub fn files(&self) -> Vec<&Located<PathBuf>> {
         match self {
             Self::Absent | Self::Insecure => Vec::new(),
-            Self::Files(ServerTlsFiles { cert_file, key_file, client_ca_file }) => {
-                [Some(cert_file), Some(key_file), client_ca_file.as_ref()].into_iter().flatten().collect()
+            Self::Files(ServerTlsFiles { cert_file, key_file, client_ca_file, crl_file }) => {
+                let optional = [client_ca_file.as_ref(), crl_file.as_ref()];
+                [Some(cert_file), Some(key_file)].into_iter().chain(optional).flatten().collect()
             }
         }
     }
@@ -77,17 +82,18 @@ pub(crate) fn server(section: &mut Section<'_>) -> ServerTls {
     let cert_file = tls.field("cert_file").map(|field| (field.path(), field));
     let key_file = tls.field("key_file").map(|field| (field.path(), field));
     let client_ca_file = tls.field("client_ca_file").and_then(|field| field.path());
+    let crl_file = revocations(&mut tls, "client_ca_file", client_ca_file.is_some());
     let (at, path, problems) = (tls.at, tls.path.clone(), tls.problems);
     tls.finish(SERVER_HINTS);
     if let Some((true, field)) = &insecure {
-        if cert_file.is_some() || key_file.is_some() || client_ca_file.is_some() {
+        if cert_file.is_some() || key_file.is_some() || client_ca_file.is_some() || crl_file.is_some() {
             field.wrong("expected either `insecure: true` or files, not both");
         }
         return ServerTls::Insecure;
     }
     match (cert_file, key_file) {
         (Some((Some(cert_file), _)), Some((Some(key_file), _))) => {
-            ServerTls::Files(ServerTlsFiles { cert_file, key_file, client_ca_file })
+            ServerTls::Files(ServerTlsFiles { cert_file, key_file, client_ca_file, crl_file })
         }
         // A path that is no path has been spoken of.
         (Some(_), Some(_)) => ServerTls::Insecure,
@@ -103,7 +109,7 @@ pub(crate) fn server(section: &mut Section<'_>) -> ServerTls {
                 .push(field.error("a key without its certificate").label("expected `cert_file` beside it"));
             ServerTls::Insecure
         }
-        (None, None) if client_ca_file.is_some() || insecure.is_none() => {
+        (None, None) if client_ca_file.is_some() || crl_file.is_some() || insecure.is_none() => {
             let error = super::report::Diagnostic::error(at, path, "TLS without a certificate");
             problems
                 .push(error.label("expected `cert_file` and `key_file`, or `insecure: true` for plaintext"));
@@ -111,6 +117,17 @@ pub(crate) fn server(section: &mut Section<'_>) -> ServerTls {
         }
         (None, None) => ServerTls::Absent,
     }
+}
+
+/// `crl_file`, which says nothing without the authorities whose certificates it revokes: that they would not be refused must not
+/// go unseen.
+fn revocations(tls: &mut Section<'_>, authorities: &str, has_authorities: bool) -> Option<Located<PathBuf>> {
+    let field = tls.field("crl_file")?;
+    if !has_authorities {
+        let error = field.error("revocation lists without the authorities whose certificates they revoke");
+        field.problems.push(error.label(format!("expected `{authorities}` beside it")));
+    }
+    field.path()
 }
 
 const CLIENT_HINTS: Hints = &[
@@ -123,7 +140,8 @@ pub(crate) fn client(section: &mut Section<'_>) -> ClientTls {
         return ClientTls::default();
     }
     let mut tls = section.section("tls");
-    let read = client_keys(&mut tls);
+    let mut read = client_keys(&mut tls);
+    read.crl_file = revocations(&mut tls, "ca_file", read.ca_file.is_some());
     tls.finish(CLIENT_HINTS);
     read
 }
@@ -135,8 +153,10 @@ pub(crate) fn of_plugin(section: &mut Section<'_>) -> (ClientTls, Option<Located
         return (ClientTls::default(), None);
     }
     let mut tls = section.section("tls");
-    let read = client_keys(&mut tls);
+    let mut read = client_keys(&mut tls);
     let client_ca_file = tls.field("client_ca_file").and_then(|field| field.path());
+    let has_authorities = read.ca_file.is_some() || client_ca_file.is_some();
+    read.crl_file = revocations(&mut tls, "ca_file", has_authorities);
     tls.finish(CLIENT_HINTS);
     (read, client_ca_file)
 }
@@ -162,5 +182,6 @@ fn client_keys(tls: &mut Section<'_>) -> ClientTls {
         ca_file,
         cert_file: cert.and_then(|field| field.path()),
         key_file: key.and_then(|field| field.path()),
+        crl_file: None,
     }
 }

@@ -17,7 +17,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_exporter::ExporterCounts;
-use weir_model::count::{BySignal, PageCounts, ReceiverCounts};
+use weir_model::count::{BySignal, PageCounts, ReceiverCounts, TlsCounts};
 use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
 use weir_pipeline::PipelineCounts;
 use weir_plugin::counts::Retirement;
@@ -26,7 +26,8 @@ use weir_queue::{Queue, QueueCounts, Status};
 use weir_receiver::opencensus::TranslationCounts;
 use weir_receiver::scrape::counts::ScrapeCounts;
 
-use crate::assembly::Current;
+use crate::assembly::{Current, Link};
+use crate::fleet::Roster;
 
 /// Nodes that `/metrics` shows: the ones heard most recently. All of them are counted in `weir_nodes`.
 pub const NODES_SHOWN_MAX: usize = 100;
@@ -111,8 +112,14 @@ pub struct Sources {
     pub scrapes: Vec<(String, ScrapeCounts)>,
     /// Pages of exporters that are fetched from.
     pub pages: Vec<(String, PageCounts)>,
+    /// Doors with TLS: `receiver` or `exporter`, and the configured id.
+    pub tls: Vec<(&'static str, String, TlsCounts)>,
     /// Plugins.
     pub plugins: Vec<PluginSource>,
+    /// Receivers that agents come to.
+    pub collectors: Vec<Arc<dyn Roster>>,
+    /// Exporters that are links.
+    pub(crate) links: Vec<Arc<Link>>,
 }
 
 /// The metrics page.
@@ -182,8 +189,11 @@ impl Page {
         self.pipelines(&mut encoder)?;
         self.exporters(&mut encoder)?;
         self.pages(&mut encoder)?;
+        super::secured::encode(&mut encoder, &self.sources.tls)?;
         self.queues(&mut encoder)?;
         super::scraped::encode(&mut encoder, &self.sources.scrapes)?;
+        super::linked::of_collectors(&mut encoder, &self.sources.collectors)?;
+        super::linked::of_agents(&mut encoder, &self.sources.links)?;
         self.plugins(&mut encoder)?;
         self.memory(&mut encoder)?;
         self.node_rows(&mut encoder)?;

@@ -1,4 +1,4 @@
-//! The pages for machines: `/metrics` on 8888, `/health` on 13133.
+//! The pages for machines: `/metrics` and `/fleet` on 8888, `/health` on 13133.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,12 +16,27 @@ use weir_plugin::{Host, SlotState, SlotView};
 use weir_queue::{Queue, Status};
 use weir_receiver::scrape::counts::ScrapeCounts;
 
-use crate::assembly::NamedQueue;
+use crate::assembly::{Link, NamedQueue};
+use crate::fleet::{self, AgentView, Fleet};
 use crate::telemetry::metrics::{CONTENT_TYPE, ExporterSource, Metrics};
 
-/// Serves `/metrics`.
-#[derive(Debug)]
-pub struct MetricsPage(pub Arc<Metrics>);
+/// Serves `/metrics`, and who sends to a collector.
+pub struct MetricsPage {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Receivers that agents come to.
+    pub fleet: Fleet,
+}
+
+impl MetricsPage {
+    /// The agents, as `show` writes them; nothing is there where nobody could come.
+    fn agents(&self, media: &'static str, show: impl Fn(&[AgentView]) -> Vec<u8>) -> Response<ReplyBody> {
+        match &self.fleet.now()[..] {
+            [] => text(StatusCode::NOT_FOUND, "no pipeline here has a receiver of type weir, which agents come to\n"),
+            rosters => typed(StatusCode::OK, media, show(&fleet::agents(rosters))),
+        }
+    }
+}
 
 impl Handler for MetricsPage {
     fn handle(
@@ -30,10 +45,16 @@ impl Handler for MetricsPage {
         _: Arc<Peer>,
     ) -> BoxFuture<'static, Response<ReplyBody>> {
         let response = match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/metrics") => match self.0.render() {
+            (&Method::GET | &Method::HEAD, "/metrics") => match self.metrics.render() {
                 Ok(page) => typed(StatusCode::OK, CONTENT_TYPE, page),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
+            (&Method::GET, "/fleet") => {
+                self.agents("application/json", |agents| serde_json::to_vec_pretty(agents).unwrap_or_default())
+            }
+            (&Method::GET, "/debug/fleet") => {
+                self.agents("text/plain; charset=utf-8", |agents| fleet::table(agents).into_bytes())
+            }
             (_, "/metrics") => text(StatusCode::METHOD_NOT_ALLOWED, "expected GET /metrics\n"),
             _ => text(StatusCode::NOT_FOUND, "expected GET /metrics\n"),
         };
@@ -70,6 +91,7 @@ struct Seen {
     exporters: Vec<WatchedExporter>,
     /// Receivers that fetch.
     scrapes: Vec<(String, ScrapeCounts)>,
+    links: Vec<Arc<Link>>,
     lasting: Vec<Lasting>,
 }
 
@@ -141,6 +163,11 @@ impl Health {
     /// Looks at these receivers that fetch from now on.
     pub(crate) fn follow_scrapes(&self, scrapes: &[(String, ScrapeCounts)]) {
         self.seen().scrapes = scrapes.to_vec();
+    }
+
+    /// Looks at these links from now on.
+    pub(crate) fn follow_links(&self, links: &[Arc<Link>]) {
+        self.seen().links = links.to_vec();
     }
 
     /// Looks at the plugins of this host from now on.
@@ -220,6 +247,7 @@ impl Health {
         problems.extend(
             complaining.map(|(id, what)| Problem { part: format!("receiver {id}"), what: shortened(&what) }),
         );
+        problems.extend(seen.links.iter().filter_map(|link| of_link(link, now)));
         problems.extend(self.plugins.get().into_iter().flat_map(Host::slots).filter_map(of_plugin));
         if self.drain.is_signaled() {
             return (StatusCode::SERVICE_UNAVAILABLE, Report { status: "draining", problems });
@@ -230,6 +258,17 @@ impl Health {
         let status = if problems.is_empty() { "ok" } else { "degraded" };
         (StatusCode::OK, Report { status, problems })
     }
+}
+
+/// What is wrong with a link: its collector is away.
+fn of_link(link: &Link, now: Instant) -> Option<Problem> {
+    let (status, begun) = link.status()?;
+    let away = now.saturating_duration_since(status.away_since.unwrap_or(begun));
+    if status.connected.is_some() || away < NO_SUCCESS_FOR {
+        return None;
+    }
+    let what = format!("no stream to the collector for {} s: {}", away.as_secs(), status.why_not);
+    Some(Problem { part: format!("link {}", link.id), what: shortened(&what) })
 }
 
 /// What is wrong with the plugin of an id. A restart would not mend it: it might not even start.
@@ -271,6 +310,8 @@ impl Seen {
                 *progress = Progress { settled, failed: sum(&counts.send_failed), at: now };
             }
         }
+        // Asked often, a link knows since when it has none.
+        self.links.iter().for_each(|link| drop(link.status()));
         stati
     }
 }

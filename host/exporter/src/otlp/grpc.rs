@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use tonic::{Code, Status};
 use weir_model::{Outcome, Push, Signal};
+use weir_net::client_tls::ClientTls;
 use weir_net::grpc_client::GrpcClient;
-use weir_net::roots::client_config_of;
 use weir_wire::{Reader, Value};
 
 use super::{BuildError, Compression, Config, compress, partial};
@@ -21,7 +21,7 @@ pub struct Grpc {
 
 impl Grpc {
     pub(super) fn new(config: &Config, headers: HeaderMap) -> Result<Self, BuildError> {
-        let tls = client_config_of(&config.trust)?;
+        let tls = ClientTls::load(config.trust.clone())?;
         let client = GrpcClient::new(config.endpoint.clone(), tls, headers);
         let client = client.with_credential(config.credential.clone());
         Ok(Self { client, compression: config.compression, timeout: config.timeout })

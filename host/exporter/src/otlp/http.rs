@@ -7,8 +7,8 @@ use http::{Method, Request, StatusCode, Uri};
 use weir_model::{Outcome, Push, Signal};
 use weir_net::address::{Egress, Origin};
 use weir_net::client::{Client, ClientError, Outlet, RESPONSE_BYTES_MAX_DEFAULT, SendLimits};
+use weir_net::client_tls::ClientTls;
 use weir_net::credential::Credential;
-use weir_net::roots::client_config_of;
 
 use super::{BuildError, Compression, Config, compress, partial};
 
@@ -35,7 +35,7 @@ impl Http {
         let targets = [target(Signal::Traces)?, target(Signal::Metrics)?, target(Signal::Logs)?];
         let origin = Origin::of(&config.endpoint).map_err(|_| wrong())?;
         let egress = Egress::new([origin]).map_err(|_| wrong())?;
-        let outlet = client.outlet_with(egress, client_config_of(&config.trust)?);
+        let outlet = client.outlet_with(egress, ClientTls::load(config.trust.clone())?);
         let Config { compression, timeout, .. } = *config;
         Ok(Self { outlet, targets, headers, credential: config.credential.clone(), compression, timeout })
     }

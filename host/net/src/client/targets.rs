@@ -12,6 +12,7 @@ use weir_model::Claim;
 use super::{Client, ClientError, Outlet, Room, SendLimits, from_pool};
 use crate::address::Egress;
 use crate::budget;
+use crate::client_tls::ClientTls;
 
 /// Fetches under way at once, each with a socket of its own. A dead target holds one for its timeout: of 10,000 targets with an
 /// interval of 15 s a tenth may be dead (10 s timeout: 667 at a time), and of the rest some tens are under way. Twice as many dead
@@ -48,7 +49,7 @@ pub struct Paid {
 
 impl Client {
     /// The client for fetching from listed targets.
-    pub fn outlet_of_targets(&self, egress: Egress, tls: rustls::ClientConfig, keeping: Keeping) -> Outlet {
+    pub fn outlet_of_targets(&self, egress: Egress, tls: impl Into<ClientTls>, keeping: Keeping) -> Outlet {
         let room = Room {
             connections_max: CONNECTIONS_MAX,
             idle_per_origin: match keeping {
@@ -58,7 +59,7 @@ impl Client {
             idle_timeout: IDLE_TIMEOUT,
             lookups: Arc::clone(&self.shared.target_lookups),
         };
-        self.outlet_of(egress, tls, room)
+        self.outlet_of(egress, tls.into(), room)
     }
 }
 

@@ -12,11 +12,12 @@ use weir_net::address::{Egress, Origin};
 use weir_net::body::encoding_of;
 use weir_net::budget;
 use weir_net::client::{Client, ClientError, Keeping, Outlet, Paid, SendLimits};
+use weir_net::client_tls::ClientTls;
 use weir_net::credential::Credential;
 use weir_net::decompress::{DecompressError, Encoding, decompress};
 use weir_net::limits::BodyLimits;
 use weir_net::listed::Listed;
-use weir_net::roots::{RootsError, Trust, client_config_of};
+use weir_net::roots::{RootsError, Trust};
 
 use super::counts::FailureKind;
 
@@ -119,7 +120,7 @@ impl HttpFetch {
     ) -> Result<Self, (usize, RootsError)> {
         let listed = Listed::default();
         let door = |(index, (access, bytes_max)): (usize, (Access, usize))| {
-            let tls = client_config_of(&access.trust).map_err(|error| (index, error))?;
+            let tls = ClientTls::load(access.trust).map_err(|error| (index, error))?;
             let outlet =
                 |keeping| client.outlet_of_targets(Egress::of_listed(listed.clone()), tls.clone(), keeping);
             let (kept, fresh) = (outlet(Keeping::One), outlet(Keeping::None));

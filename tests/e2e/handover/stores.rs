@@ -35,7 +35,7 @@ async fn a_collector_with_a_new_store_says_what_the_old_one_had() {
     let collector = pair.collector.weir.log();
     assert!(collector.find(&[IDENTITY, "another store"]).is_some(), "{}", collector.tail());
     let fleet = pair.collector.fleet().await;
-    let event = fleet[0]["last_event"].as_str().expect("words");
+    let event = fleet[0]["event"].as_str().expect("words");
     assert!(event.contains("another store"), "{event}");
     pair.settle().await;
     let mut kept = pair.collector.kept();
@@ -74,7 +74,7 @@ async fn a_collector_with_an_older_store_says_what_is_gone() {
     let collector = pair.collector.weir.log();
     assert!(collector.find(&["ERROR", IDENTITY, "lost"]).is_some(), "{}", collector.tail());
     let fleet = pair.collector.fleet().await;
-    let event = fleet[0]["last_event"].as_str().expect("words");
+    let event = fleet[0]["event"].as_str().expect("words");
     assert!(event.contains("lost"), "{event}");
     pair.settle().await;
     let mut kept = pair.collector.kept();

@@ -1,0 +1,157 @@
+//! From a bundle's bytes to its pipeline: unpack, check, hand on, and again while it is refused for now.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::debug;
+use weir_model::{Arrival, Claim, Reason, Receipt, Refusal, Signal, Source};
+use weir_net::decompress::{DecompressError, Encoding, decompress};
+use weir_net::limits::BodyLimits;
+
+use super::assembly::Sent;
+use super::bundle::{Head, check};
+use super::patience::Patience;
+use super::{Collector, Violation};
+
+/// Bytes of a body that are walked before other tasks of the thread get their turn: some 200 µs of work.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// What became of a bundle.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is where the pipeline promises it to be.
+    Taken(Receipt),
+    /// It will never be taken as it is.
+    Rejected(Reason, String),
+    /// It is not what its head says.
+    Broken(Violation),
+    /// There was no memory for it, for too long.
+    NoMemory(String),
+}
+
+/// A bundle that is done with.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) ordinal: u64,
+    pub(super) log: usize,
+    pub(super) signal: Signal,
+    pub(super) items: u64,
+    pub(super) records: u64,
+    pub(super) last: u64,
+    pub(super) bytes: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) fate: Fate,
+}
+
+/// Takes a whole body to its end. Waits without end while the pipeline refuses for now.
+pub(super) async fn take(
+    collector: Arc<Collector>,
+    sent: Sent,
+    source: Arc<Source>,
+    epoch: u64,
+    is_packed: bool,
+) -> Done {
+    let Sent { head, body, claim } = sent;
+    let mut done = Done {
+        ordinal: head.ordinal,
+        log: head.log,
+        signal: head.signal,
+        items: u64::from(head.items),
+        records: head.records.len() as u64,
+        last: head.last(),
+        bytes: head.bytes,
+        sent_bytes: head.sent_bytes,
+        fate: Fate::NoMemory(String::new()),
+    };
+    done.fate = match unpack(&collector, &head, body, claim, is_packed).await {
+        Err(fate) => fate,
+        Ok((body, claim)) => match walk_all(&collector, &head, &body).await {
+            Err(text) => Fate::Rejected(Reason::Malformed, text),
+            Ok(()) => {
+                let (signal, items) = (head.signal, head.items);
+                let bundle = Some(Arc::new(head.bundle(source, epoch)));
+                let (receiver, claim) = (Arc::clone(&collector.settings.id), Some(Arc::new(claim)));
+                hand_on(&collector, Arrival { signal, body, items, receiver, node: None, bundle, claim }).await
+            }
+        },
+    };
+    done
+}
+
+/// The body as it was meant, and its payment.
+async fn unpack(
+    collector: &Collector,
+    head: &Head,
+    body: Bytes,
+    claim: Claim,
+    is_packed: bool,
+) -> Result<(Bytes, Claim), Fate> {
+    let ordinal = head.ordinal;
+    let broken = |what: String| Fate::Broken(Violation(format!("bundle {ordinal}: {what}")));
+    // What packing would not have made shorter may come as it is.
+    if !is_packed || (head.sent_bytes == head.bytes && head.is_of(&body)) {
+        return match head.is_of(&body) {
+            true => Ok((body, claim)),
+            false => Err(broken("its body does not have its checksum".to_owned())),
+        };
+    }
+    // The size is known, so that there is nothing to be learned from how much it grows.
+    let bytes_max = usize::try_from(head.bytes).unwrap_or(usize::MAX);
+    let limits = BodyLimits { ratio_max: u32::MAX, ..BodyLimits::of_bytes(bytes_max) };
+    let mut patience = Patience::for_memory();
+    let (unpacked, paid) = loop {
+        match decompress(Encoding::Zstd, &body, &limits, &collector.settings.ledger).await {
+            Ok(unpacked) => break unpacked,
+            Err(DecompressError::Exhausted(error)) => {
+                patience.wait(error).await.map_err(|error| Fate::NoMemory(error.to_string()))?;
+            }
+            Err(error) => return Err(broken(format!("its body cannot be unpacked: {error}"))),
+        }
+    };
+    match head.is_of(&unpacked) {
+        true => Ok((Bytes::from(unpacked), paid)),
+        false => Err(broken("its body does not have its length and checksum when it is unpacked".to_owned())),
+    }
+}
+
+/// Walks each record, as doors do.
+async fn walk_all(collector: &Collector, head: &Head, body: &Bytes) -> Result<(), String> {
+    let (mut at, mut turn_ends) = (0, TURN_BYTES);
+    for place in &head.records {
+        // Their sum is the body's length, which was checked.
+        let end = at + place.bytes as usize;
+        check(head.signal, *place, &body[at..end], &collector.settings.walk)?;
+        at = end;
+        if at >= turn_ends {
+            turn_ends = at + TURN_BYTES;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// Hands an arrival to its pipeline, and again while that refuses it for now.
+async fn hand_on(collector: &Collector, arrival: Arrival) -> Fate {
+    let mut patience = Patience::endless();
+    loop {
+        // Asked for each try: what refuses while it is taken out of the configuration may have a successor.
+        let Some(consumer) = collector.settings.pipelines.of(arrival.signal) else {
+            let (signal, id) = (arrival.signal, &arrival.receiver);
+            let text = format!(
+                "no pipeline of the collector takes {signal} from {id}; add {id} to the receivers of a {signal} pipeline there"
+            );
+            return Fate::Rejected(Reason::NoPipeline, text);
+        };
+        let (retry_after, refusal) = match consumer.consume(arrival.clone()).await {
+            Ok(receipt) => return Fate::Taken(receipt),
+            Err(refusal @ Refusal::Permanent { .. }) => {
+                return Fate::Rejected(refusal.reason(), refusal.explain());
+            }
+            Err(Refusal::Transient { retry_after, reason, cause }) => (retry_after, (reason, cause)),
+        };
+        collector.settings.link_counts.refused_for_now.add(1);
+        let (reason, cause) = refusal;
+        debug!(%reason, %cause, "bundle refused for now, trying on");
+        tokio::time::sleep(patience.pause(retry_after)).await;
+    }
+}

@@ -1,0 +1,417 @@
+//! One stream after its Welcome: what is heard is held against the protocol, and what is to be said goes by lanes.
+//!
+//! ```text
+//! head ─▶ parts ─▶ whole ─▶ under way ─consumed─▶ done ─all before it are done─▶ in an Ack
+//! ```
+//!
+//! Pure: messages and time go in, messages and what is to be done come out. The bodies of bundles pass through; who keeps
+//! them pays for them (`assembly.rs`).
+//!
+//! Invariant: an Ack names a bundle for which `consumed` was given a `Receipt`, or says that it is rejected.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weir_model::{LANES, Receipt, Source};
+use weir_proto::weir::link::v1::agent_message::Message as Up;
+use weir_proto::weir::link::v1::collector_message::Message as Down;
+use weir_proto::weir::link::v1::goodbye::Reason;
+use weir_proto::weir::link::v1::{Ack, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Rejected, StateDown, StateUp};
+
+use super::bundle::Head;
+use super::hello::Facts;
+use super::{Violation, farewell};
+use crate::limits::{
+    BUNDLE_GRACE, BUNDLE_RATE_BYTES_MIN, DEAD_AFTER_TENTHS, DRAIN_MAX, REASON_BYTES_MAX, STATES_UNDER_WAY_MAX,
+    STATES_WAITING_MAX,
+};
+
+/// What a stream was promised by its Welcome.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The interval of heartbeats; zero where none are sent or awaited.
+    pub heartbeat: Duration,
+    /// Bytes of data that may come beyond what was taken.
+    pub credit_bytes: u64,
+    /// Bytes of the largest body.
+    pub bundle_bytes_max: u64,
+    /// Whether bodies may be packed.
+    pub is_packed: bool,
+}
+
+/// What a message asks for.
+#[derive(Debug)]
+pub enum Heard {
+    /// The next part of a bundle.
+    Part(Part),
+    /// Something about states: for the lane of states.
+    State(StateUp),
+    /// The agent lives, and says how much waits.
+    Heartbeat(Heartbeat),
+    /// The agent ends in an orderly way.
+    Leaving,
+}
+
+/// A part of a bundle that is in its place.
+#[derive(Debug)]
+pub struct Part {
+    /// The bundle, with its first part.
+    pub head: Option<Head>,
+    /// Its bytes.
+    pub body: Bytes,
+    /// Whether the body is whole with it.
+    pub is_last: bool,
+}
+
+/// A stream after its Welcome.
+#[derive(Debug)]
+pub struct Session {
+    terms: Terms,
+    logs: Vec<LogOut>,
+    epoch: u64,
+    /// Bundles that were begun.
+    begun: u64,
+    /// The one whose parts come now.
+    coming: Option<Coming>,
+    /// Those that are not in an Ack yet, in order: the first is `acked + 1`.
+    out: VecDeque<Out>,
+    acked: u64,
+    rejected: Vec<Rejected>,
+    owes_ack: bool,
+    /// Bytes that may still come.
+    credit: u64,
+    /// Bytes that are to be granted.
+    credit_owed: u64,
+    states: VecDeque<StateDown>,
+    heard: Instant,
+    said: Instant,
+    draining: Option<Instant>,
+    goodbye: Option<Goodbye>,
+    is_over: bool,
+}
+
+/// A log of the agent.
+#[derive(Debug)]
+struct LogOut {
+    source: Arc<Source>,
+    lanes: [LaneOut; LANES],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct LaneOut {
+    is_out: bool,
+    /// The highest place that was acknowledged on this stream.
+    acked: u64,
+}
+
+#[derive(Debug)]
+struct Coming {
+    ordinal: u64,
+    left: u64,
+    since: Instant,
+    came: u64,
+}
+
+#[derive(Debug)]
+struct Out {
+    log: usize,
+    lane: usize,
+    last: u64,
+    sent_bytes: u64,
+    done: Option<Result<(), String>>,
+}
+
+impl Session {
+    /// A stream that is welcomed under `terms`.
+    pub fn new(facts: &Facts, terms: Terms, now: Instant) -> Self {
+        let log = |source: &Arc<Source>| LogOut { source: Arc::clone(source), lanes: [LaneOut::default(); LANES] };
+        Self {
+            terms,
+            logs: facts.logs.iter().map(|said| log(&said.source)).collect(),
+            epoch: facts.epoch,
+            begun: 0,
+            coming: None,
+            out: VecDeque::new(),
+            acked: 0,
+            rejected: Vec::new(),
+            owes_ack: false,
+            credit: terms.credit_bytes,
+            credit_owed: 0,
+            states: VecDeque::new(),
+            heard: now,
+            said: now,
+            draining: None,
+            goodbye: None,
+            is_over: false,
+        }
+    }
+
+    /// Bytes that a session with so many logs keeps, beside names.
+    pub fn bytes(logs: usize) -> u64 {
+        (logs * (size_of::<LogOut>() + LANES * size_of::<Out>())) as u64
+    }
+
+    // === what comes ===
+
+    /// Takes a message; none where it breaks the protocol (a Goodbye follows) or nothing counts any more.
+    pub fn received(&mut self, message: Up, now: Instant) -> Option<Heard> {
+        if self.is_ending() {
+            return None;
+        }
+        self.heard = now;
+        let heard = match message {
+            Up::Hello(_) => Err(Violation("a second hello on one stream".to_owned())),
+            Up::Data(part) => self.part(part, now).map(Heard::Part),
+            Up::State(state) if state.message.is_none() => Err(Violation("a state that says nothing".to_owned())),
+            Up::State(state) => Ok(Heard::State(state)),
+            Up::Heartbeat(heartbeat) => Ok(Heard::Heartbeat(heartbeat)),
+            Up::Leaving(_) if self.coming.is_some() => {
+                Err(Violation("the agent leaves within a bundle".to_owned()))
+            }
+            Up::Leaving(_) => Ok(Heard::Leaving),
+        };
+        heard.map_err(|violation| self.misbehaved(&violation)).ok()
+    }
+
+    fn part(&mut self, part: DataPart, now: Instant) -> Result<Part, Violation> {
+        let DataPart { head, body } = part;
+        let head = match (head, &self.coming) {
+            (Some(head), None) => Some(self.begin(&head, now)?),
+            (Some(head), Some(coming)) => {
+                let (ordinal, within, left) = (head.ordinal, coming.ordinal, coming.left);
+                return Err(Violation(format!(
+                    "bundle {ordinal} begins within bundle {within}, of which {left} bytes are missing"
+                )));
+            }
+            (None, _) => None,
+        };
+        let Some(coming) = &mut self.coming else {
+            return Err(Violation("a part without a head, and no bundle was begun".to_owned()));
+        };
+        let (ordinal, came) = (coming.ordinal, body.len() as u64);
+        if came > coming.left {
+            let left = coming.left;
+            return Err(Violation(format!("bundle {ordinal}: a part of {came} bytes, and {left} are missing")));
+        }
+        if came == 0 && coming.left > 0 && head.is_none() {
+            return Err(Violation(format!("bundle {ordinal}: a part without bytes")));
+        }
+        if came > self.credit {
+            let credit = self.credit;
+            return Err(Violation(format!("bundle {ordinal}: {came} bytes with a credit of {credit}")));
+        }
+        self.credit -= came;
+        coming.left -= came;
+        coming.came += came;
+        let is_last = coming.left == 0;
+        if is_last {
+            self.coming = None;
+        }
+        Ok(Part { head, body, is_last })
+    }
+
+    /// Takes the head of the next bundle.
+    fn begin(&mut self, head: &BundleHead, now: Instant) -> Result<Head, Violation> {
+        let next = self.begun + 1;
+        if head.ordinal != next {
+            return Err(Violation(format!("bundle {} came; expected {next}", head.ordinal)));
+        }
+        let head = Head::read(head, self.logs.len(), self.terms.bundle_bytes_max, self.terms.is_packed)?;
+        let log = &mut self.logs[head.log];
+        let lane = &mut log.lanes[head.lane.index()];
+        let (name, number) = (&log.source.log, head.lane.index());
+        if lane.is_out {
+            return Err(Violation(format!(
+                "bundle {next}: another one of the log {name:?}, lane {number}, is not acknowledged yet"
+            )));
+        }
+        if head.first() <= lane.acked {
+            let (first, acked) = (head.first(), lane.acked);
+            return Err(Violation(format!(
+                "bundle {next}: place {first} of the log {name:?}, lane {number}; {acked} was acknowledged on this stream"
+            )));
+        }
+        lane.is_out = true;
+        self.begun = next;
+        self.coming = Some(Coming { ordinal: next, left: head.sent_bytes, since: now, came: 0 });
+        let (log, lane, last, sent_bytes) = (head.log, head.lane.index(), head.last(), head.sent_bytes);
+        self.out.push_back(Out { log, lane, last, sent_bytes, done: None });
+        Ok(head)
+    }
+
+    /// The log with this place in the Hello, and the epoch, for a bundle's key.
+    pub fn source(&self, log: usize) -> (Arc<Source>, u64) {
+        (Arc::clone(&self.logs[log].source), self.epoch)
+    }
+
+    /// The collector itself reads nothing now: what is silent meanwhile is not the agent's fault.
+    pub fn paused(&mut self, now: Instant) {
+        self.heard = now;
+        if let Some(coming) = &mut self.coming {
+            (coming.since, coming.came) = (now, 0);
+        }
+    }
+
+    /// Whether there is room for more states of this agent among those with the store and those that wait for it.
+    pub fn has_room_for_states(&self) -> bool {
+        self.states.len() < STATES_WAITING_MAX + STATES_UNDER_WAY_MAX
+    }
+
+    // === what was done ===
+
+    /// A bundle was taken, for which there is a proof, or is rejected for good, for this reason. Anything else is not said
+    /// here: what is refused for now is tried again.
+    pub fn consumed(&mut self, ordinal: u64, result: Result<Receipt, String>) {
+        let at = ordinal.checked_sub(self.acked + 1).and_then(|at| usize::try_from(at).ok());
+        let Some(out) = at.and_then(|at| self.out.get_mut(at)) else { return };
+        // The proof is used up here: it is what the Ack will say.
+        out.done = Some(result.map(|_proof| ()));
+        self.credit_owed += out.sent_bytes;
+        while let Some(out) = self.out.pop_front_if(|out| out.done.is_some()) {
+            self.acked += 1;
+            self.owes_ack = true;
+            let lane = &mut self.logs[out.log].lanes[out.lane];
+            lane.is_out = false;
+            match out.done {
+                Some(Err(reason)) => {
+                    self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
+                }
+                Some(Ok(())) | None => lane.acked = lane.acked.max(out.last),
+            }
+        }
+    }
+
+    /// What the store answers.
+    pub fn answered(&mut self, states: Vec<StateDown>) {
+        self.states.extend(states);
+    }
+
+    // === how it ends ===
+
+    /// Ends the stream with this word, unless it ends already.
+    pub fn end(&mut self, goodbye: Goodbye) {
+        if !self.is_ending() {
+            self.goodbye = Some(goodbye);
+        }
+    }
+
+    /// A message broke the protocol.
+    pub fn misbehaved(&mut self, violation: &Violation) {
+        self.end(farewell(Reason::Misbehaviour, violation.0.clone()));
+    }
+
+    /// The collector ends: a Goodbye follows when everything under way is acknowledged, or after [`DRAIN_MAX`].
+    pub fn drain(&mut self, now: Instant) {
+        self.draining.get_or_insert(now);
+        self.tick(now);
+    }
+
+    /// Whether the collector ends.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    /// Whether a Goodbye was said, or is to be said next.
+    pub fn is_ending(&self) -> bool {
+        self.is_over || self.goodbye.is_some()
+    }
+
+    /// Whether the Goodbye was said.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Whether bundles are not acknowledged, or an Ack was not said.
+    pub fn owes(&self) -> bool {
+        !self.out.is_empty() || self.owes_ack
+    }
+
+    // === time, and what is said ===
+
+    /// Looks at the clock.
+    pub fn tick(&mut self, now: Instant) {
+        if self.is_ending() {
+            return;
+        }
+        if self.draining.is_some_and(|since| !self.owes_whole() || now >= since + DRAIN_MAX) {
+            self.end(farewell(Reason::Draining, "this collector stops or restarts; come again"));
+        } else if self.dead_at().is_some_and(|at| now >= at) {
+            let heartbeat = self.terms.heartbeat.as_secs_f64();
+            let text = format!("nothing was heard for two and a half intervals of {heartbeat} s");
+            self.end(farewell(Reason::Silent, text));
+        } else if let Some(coming) = &self.coming
+            && now >= slow_at(coming)
+        {
+            let Coming { ordinal, left, .. } = coming;
+            let text = format!("bundle {ordinal} comes too slowly: {left} bytes are missing");
+            self.end(farewell(Reason::Silent, text));
+        }
+    }
+
+    /// Whether something is to be waited for before a drain is over: a bundle of which parts are missing is none of that.
+    fn owes_whole(&self) -> bool {
+        self.owes_ack || self.out.len() > usize::from(self.coming.is_some())
+    }
+
+    fn dead_at(&self) -> Option<Instant> {
+        let heartbeat = self.terms.heartbeat;
+        (!heartbeat.is_zero()).then(|| self.heard + heartbeat * DEAD_AFTER_TENTHS / 10)
+    }
+
+    fn speak_at(&self) -> Option<Instant> {
+        let heartbeat = self.terms.heartbeat;
+        (!heartbeat.is_zero()).then(|| self.said + heartbeat)
+    }
+
+    /// When [`Session::tick`] or [`Session::next`] has something to do although nothing comes.
+    pub fn wake(&self) -> Option<Instant> {
+        let draining = self.draining.map(|since| since + DRAIN_MAX);
+        let coming = self.coming.as_ref().map(slow_at);
+        [self.dead_at(), self.speak_at(), draining, coming].into_iter().flatten().min()
+    }
+
+    /// The next message, of the highest lane that has one.
+    pub fn next(&mut self, now: Instant) -> Option<Down> {
+        if self.is_over {
+            return None;
+        }
+        let next = if let Some(goodbye) = self.goodbye.take() {
+            self.is_over = true;
+            Some(Down::Goodbye(goodbye))
+        } else if self.owes_ack {
+            self.owes_ack = false;
+            Some(Down::Ack(Ack { upto: self.acked, rejected: std::mem::take(&mut self.rejected) }))
+        } else if self.credit_owed > 0 {
+            let bytes = std::mem::take(&mut self.credit_owed);
+            self.credit += bytes;
+            Some(Down::Credit(Credit { bytes }))
+        } else if self.speak_at().is_some_and(|at| now >= at) {
+            Some(Down::Heartbeat(Heartbeat::default()))
+        } else {
+            self.states.pop_front().map(Down::State)
+        };
+        if next.is_some() {
+            self.said = now;
+        }
+        next
+    }
+}
+
+/// When a bundle has come too slowly, unless more of it comes before.
+fn slow_at(coming: &Coming) -> Instant {
+    coming.since + BUNDLE_GRACE.max(Duration::from_secs(coming.came / BUNDLE_RATE_BYTES_MIN))
+}
+
+/// A reason that an Ack has room for.
+fn cut(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES_MAX {
+        let mut end = REASON_BYTES_MAX;
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+    }
+    reason
+}
