@@ -13,8 +13,10 @@
 //! | `loss.rs` | packets lost at random, in a network of their own |
 //! | `copies.rs` | folders of agents that are wiped, restored, doubled |
 //! | `restart.rs` | orderly restarts under load |
+//! | `churn.rs` | thousands of streams, thousands of names |
 //! | `stores.rs` | folders of collectors that are wiped, restored |
 
+mod churn;
 mod copies;
 mod kill;
 mod loss;

@@ -11,19 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use futures_util::stream;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tonic::Streaming;
-use tonic::transport::Endpoint;
-use weir_proto::weir::link::v1::link_service_client::LinkServiceClient;
-use weir_proto::weir::link::v1::{
-    AgentMessage, BundleHead, CollectorMessage, DataPart, Heartbeat, Hello, LogFacts, agent_message,
-    collector_message,
-};
+use weir_proto::weir::link::v1::{Heartbeat, agent_message, collector_message};
 use weir_tests::port::free_address;
+use weir_tests::{BareAgent, LinkStream};
 
 use crate::chain;
 use crate::corpus::{self, Corpus};
@@ -54,9 +46,6 @@ const ALL_THERE: Duration = Duration::from_secs(120);
 
 /// How soon all must be back after a restart.
 const BACK_SECONDS_MAX: f64 = 30.0;
-
-/// Messages of an agent that wait to be written.
-const MESSAGES_MAX: usize = 8;
 
 /// What all agents do together.
 #[derive(Debug)]
@@ -157,128 +146,51 @@ impl Fleet {
     }
 }
 
-/// What an agent has of its own between streams.
-#[derive(Debug)]
-struct Agent {
-    number: u64,
-    incarnation: [u8; 16],
-    /// The place of its next record.
-    next: u64,
-}
-
 /// An agent until the end: it connects, for as long as it takes.
 async fn agent(number: u64, fleet: Arc<Fleet>) {
-    // A UUIDv7's first bytes are its time, and later is higher; nobody was here before, so any time will do.
-    let mut incarnation = [0x01; 16];
-    incarnation[8..].copy_from_slice(&(number | 1 << 63).to_be_bytes());
-    incarnation[6] = 0x70;
-    let mut agent = Agent { number, incarnation, next: 1 };
+    let mut agent = BareAgent::new(number);
+    // Where in the turn of heartbeats and bundles it begins.
+    let mut beat = number;
     while !fleet.stop.load(Ordering::Relaxed) {
-        // Why a stream ended is the collector's to say; a fleet that does not come back fails the row.
-        let mut is_live = false;
-        agent.stream(&fleet, &mut is_live).await.ok();
-        if is_live {
+        if let Ok(stream) = agent.open(fleet.address).await {
+            fleet.live.fetch_add(1, Ordering::Relaxed);
+            // Why a stream ended is the collector's to say; a fleet that does not come back fails the row.
+            live(&mut agent, stream, &mut beat, &fleet).await.ok();
             fleet.live.fetch_sub(1, Ordering::Relaxed);
         }
         tokio::time::sleep(RECONNECT.mul_f64(0.5 + fastrand::f64())).await;
     }
 }
 
-impl Agent {
-    /// One stream from Hello to its end.
-    async fn stream(&mut self, fleet: &Fleet, is_live: &mut bool) -> anyhow::Result<()> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", fleet.address)).context("an address")?;
-        let channel = endpoint.tcp_nodelay(true).connect().await.context("connect")?;
-        let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
-        let messages = stream::unfold(receiver, async |mut receiver| {
-            let message = receiver.recv().await?;
-            Some((AgentMessage { message: Some(message) }, receiver))
-        });
-        sender.send(agent_message::Message::Hello(self.hello())).await.context("say hello")?;
-        let mut client = LinkServiceClient::new(channel);
-        let mut answers = client.open(messages).await.context("open a stream")?.into_inner();
-        let first = message(&mut answers).await?;
-        let collector_message::Message::Welcome(_) = first else { bail!("no welcome: {first:?}") };
-        fleet.live.fetch_add(1, Ordering::Relaxed);
-        *is_live = true;
-        let mut beats = tokio::time::interval(HEARTBEAT);
-        let (mut beat, mut ordinal) = (self.number, 0);
-        loop {
-            tokio::select! {
-                _ = beats.tick() => {
-                    beat += 1;
-                    let next = match beat % BEATS_EACH_BUNDLE {
-                        0 => {
-                            ordinal += 1;
-                            fleet.sent.fetch_add(1, Ordering::Relaxed);
-                            agent_message::Message::Data(self.bundle(ordinal, &fleet.corpus))
-                        }
-                        _ => agent_message::Message::Heartbeat(Heartbeat::default()),
-                    };
-                    sender.send(next).await.context("send")?;
+/// One stream to its end, which is why it returns.
+async fn live(agent: &mut BareAgent, mut stream: LinkStream, beat: &mut u64, fleet: &Fleet) -> Result<(), String> {
+    let mut beats = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            _ = beats.tick() => {
+                *beat += 1;
+                let next = if *beat % BEATS_EACH_BUNDLE == 0 {
+                    let load = fleet.corpus.get(*beat);
+                    fleet.sent.fetch_add(1, Ordering::Relaxed);
+                    // Without gRPC's frame.
+                    agent.bundle(&mut stream, load.body.slice(5..), load.items)
+                } else {
+                    agent_message::Message::Heartbeat(Heartbeat::default())
+                };
+                if !stream.send(next).await {
+                    return Err("the stream has ended".to_owned());
                 }
-                received = message(&mut answers) => match received? {
-                    collector_message::Message::Ack(ack) => {
-                        if let Some(rejected) = ack.rejected.first() {
-                            bail!("a bundle was rejected: {}", rejected.reason);
-                        }
-                        fleet.acknowledged.fetch_add(1, Ordering::Relaxed);
-                    }
-                    collector_message::Message::Goodbye(goodbye) => bail!("goodbye: {goodbye:?}"),
-                    _ => {}
-                },
             }
+            received = stream.receive() => match received? {
+                collector_message::Message::Ack(ack) if ack.rejected.is_empty() => {
+                    fleet.acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                collector_message::Message::Ack(ack) => return Err(format!("rejected: {:?}", ack.rejected)),
+                collector_message::Message::Goodbye(goodbye) => return Err(goodbye.text),
+                _ => {}
+            },
         }
     }
-
-    fn hello(&self) -> Hello {
-        let log = LogFacts {
-            name: "traces".to_owned(),
-            incarnation: self.incarnation.to_vec(),
-            next: self.next,
-            epoch_first: 1,
-            settled: self.next,
-        };
-        Hello {
-            version_min: 1,
-            version_max: 1,
-            identity: format!("agent-{:04}", self.number),
-            incarnation: self.incarnation.to_vec(),
-            epoch: 1,
-            boot: self.incarnation.to_vec(),
-            logs: vec![log],
-            host: "load".to_owned(),
-            program: "weir-load".to_owned(),
-            ..Hello::default()
-        }
-    }
-
-    /// The next record as a bundle of its own.
-    fn bundle(&mut self, ordinal: u64, corpus: &Corpus) -> DataPart {
-        let load = corpus.get(self.next);
-        // Without gRPC's frame.
-        let body: Bytes = load.body.slice(5..);
-        let bytes = body.len() as u64;
-        let head = BundleHead {
-            ordinal,
-            log: 0,
-            lane: u32::try_from(self.number % 16).expect("a lane"),
-            signal: 1,
-            seqs: vec![self.next],
-            items: vec![load.items],
-            lengths: vec![u32::try_from(bytes).expect("a small body")],
-            sent_bytes: bytes,
-            bytes,
-            crc: crc32c::crc32c(&body),
-        };
-        self.next += 1;
-        DataPart { head: Some(head), body }
-    }
-}
-
-async fn message(answers: &mut Streaming<CollectorMessage>) -> anyhow::Result<collector_message::Message> {
-    let answer = answers.message().await.context("read the stream")?.context("the stream has ended")?;
-    answer.message.context("an empty message")
 }
 
 fn config(address: SocketAddr, sink: SocketAddr, folder: &Path) -> String {

@@ -14,11 +14,13 @@
 //! | `ledger.rs` | what was acknowledged, beside what arrived |
 //! | `kept.rs` | what the log of a stopped daemon holds, record by record |
 //! | `sender.rs` | senders of OTLP over gRPC and HTTP, of OpenCensus and of Zipkin |
+//! | `agent.rs` | agents of the link from below, a thousand in one process |
 //! | `client/` | HTTP and gRPC from below: raw bytes, statuses, streams that stay open |
 //! | `sink/` | backends: OTLP, Zipkin, lines of text and bodies of any kind, with answers as a test says |
 //!
 //! Invariant: touches a daemon only as a user, a sender or a backend can: arguments, files, sockets, signals.
 
+pub mod agent;
 pub mod batch;
 pub mod binary;
 pub mod client;
@@ -34,6 +36,7 @@ pub mod sink;
 pub mod usage;
 pub mod wait;
 
+pub use agent::{BareAgent, LinkStream};
 pub use batch::{BatchId, Protocol, Shape};
 pub use binary::Profile;
 pub use daemon::Weir;

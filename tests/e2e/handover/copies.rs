@@ -16,7 +16,10 @@ use crate::run::deadline;
 const SHOWN: Duration = Duration::from_secs(10);
 
 /// What an agent says whose numbering was used before by another copy of its folder.
-const NEW_NUMBERING: [&str; 2] = ["WARN", "incarnation"];
+const NEW_NUMBERING: [&str; 2] = ["WARN", "went on as a new incarnation"];
+
+/// What an agent says in whose place a newer life of it is.
+const FENCED: [&str; 2] = ["no stream to the collector", "newer"];
 
 /// Scenario: an agent's folder is deleted, with records in it that had not been handed over; it starts again under its name.
 /// Guarantees: its new records are no repetition of the old ones, whatever their places are; all that was handed over is there once,
@@ -110,9 +113,8 @@ impl Restored {
         pair.agent.terminate().await;
         fs::remove_dir_all(pair.agent.data_dir()).expect("the folder is ours");
         copy_folder(&copy, &pair.agent.data_dir());
-        for log in [pair.agent.log(), pair.collector.weir.log()] {
-            log.announce("incarnation");
-        }
+        pair.agent.log().announce(NEW_NUMBERING[1]);
+        pair.collector.weir.log().announce("agent not welcomed");
         Self { pair, book }
     }
 
@@ -145,19 +147,18 @@ async fn two_agents_of_one_name_are_told_apart() {
     drained(&pair.agent).await;
     pair.agent.terminate().await;
     copy_folder(&pair.agent.data_dir(), &copy);
-    for log in [pair.agent.log(), pair.collector.weir.log()] {
-        ["incarnation", "fenced"].iter().for_each(|part| log.announce(*part));
-    }
+    pair.agent.log().announce(NEW_NUMBERING[1]);
+    pair.collector.weir.log().announce("agent not welcomed");
     pair.agent.restart().await;
     hand_in(&pair.agent, 20..30, &book).await;
     drained(&pair.agent).await;
     let mut twin = agent(Between::Link, pair.proxy.address(), IDENTITY, Some(&copy)).await;
-    ["incarnation", "fenced"].iter().for_each(|part| twin.log().announce(*part));
+    twin.log().announce(NEW_NUMBERING[1]);
     hand_in(&twin, 30..60, &book).await;
     hand_in(&pair.agent, 60..90, &book).await;
     let told = until(deadline(SHOWN), async || {
         let says = |weir: &Weir, words: &[&str]| weir.log().find(words).is_some();
-        (says(&twin, &NEW_NUMBERING) && says(&pair.agent, &["fenced"])).then_some(())
+        (says(&twin, &NEW_NUMBERING) && says(&pair.agent, &FENCED)).then_some(())
     });
     assert!(told.await.is_some(), "{}\n{}", twin.log().tail(), pair.agent.log().tail());
     drained(&twin).await;

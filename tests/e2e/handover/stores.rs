@@ -23,15 +23,14 @@ async fn a_collector_with_a_new_store_says_what_the_old_one_had() {
     pair.collector.weir.terminate().await;
     let old = aside.path().join("old");
     fs::rename(pair.collector.weir.data_dir(), &old).expect("both lie on one file system");
-    for log in [pair.agent.log(), pair.collector.weir.log()] {
-        log.announce("store");
-    }
+    pair.agent.log().announce("another store");
+    pair.collector.weir.log().announce("another store");
     pair.collector.weir.restart().await;
     pair.proxy.heal();
     hand_in(&pair.agent, 50..60, &book).await;
     drained(&pair.agent).await;
     let agent = pair.agent.log();
-    assert!(agent.find(&["WARN", "store"]).is_some(), "{}", agent.tail());
+    assert!(agent.find(&["WARN", "another store"]).is_some(), "{}", agent.tail());
     let collector = pair.collector.weir.log();
     assert!(collector.find(&[IDENTITY, "another store"]).is_some(), "{}", collector.tail());
     let fleet = pair.collector.fleet().await;
@@ -65,17 +64,15 @@ async fn a_collector_with_an_older_store_says_what_is_gone() {
     pair.collector.weir.terminate().await;
     fs::rename(pair.collector.weir.data_dir(), &old).expect("both lie on one file system");
     copy_folder(&copy, &pair.collector.weir.data_dir());
-    for log in [pair.agent.log(), pair.collector.weir.log()] {
-        log.announce("lost");
-    }
+    pair.collector.weir.log().announce("are lost here");
     pair.collector.weir.restart().await;
     hand_in(&pair.agent, 50..60, &book).await;
     drained(&pair.agent).await;
     let collector = pair.collector.weir.log();
-    assert!(collector.find(&["ERROR", IDENTITY, "lost"]).is_some(), "{}", collector.tail());
+    assert!(collector.find(&["ERROR", IDENTITY, "are lost here"]).is_some(), "{}", collector.tail());
     let fleet = pair.collector.fleet().await;
     let event = fleet[0]["event"].as_str().expect("words");
-    assert!(event.contains("lost"), "{event}");
+    assert!(event.contains("are lost here"), "{event}");
     pair.settle().await;
     let mut kept = pair.collector.kept();
     kept.assert_exactly_once();
