@@ -110,3 +110,18 @@ pub const CONSUME_PAUSE_MAX: Duration = Duration::from_secs(1);
 pub const SHOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Days of the collector's running after which an agent that never came is forgotten.
 pub const AWAY_DAYS_MAX: u32 = 90;
+/// Bytes of the first data part of a stream, before a rate was measured.
+pub const PART_BYTES_FIRST: usize = 64 << 10;
+/// What a data part is worth in time, by the measured rate. One part may be in the writer's buffer and one in its hand when
+/// something of a higher lane comes, so that the two together are a quarter of a second.
+pub const PART_TIME: Duration = Duration::from_millis(125);
+/// The shortest interval of heartbeats that a peer can ask for: a smaller one is read as this.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Name, TCP, TLS and HTTP/2 together, when an agent dials.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time that a collector can send an agent away for: after that it tries again, whatever it was told.
+pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Bytes of a text by a peer that are kept and shown.
+pub const SHOWN_BYTES_MAX: usize = 4 << 10;
+/// How long an agent that has said that it leaves waits for the collector to end the stream.
+pub const LEAVE_GRACE: Duration = Duration::from_secs(1);

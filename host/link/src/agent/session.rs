@@ -1,0 +1,676 @@
+//! The agent's half of the protocol: messages and time go in, messages and verdicts come out.
+//!
+//! ```text
+//! offer ──▶ kept ──────────────── next: hello · heartbeat · state · leaving · parts ──▶
+//!            │ ▲ broken: all of it waits for the next stream, in the order of the offers
+//!            ▼ │
+//! unsent ─▶ under way ─▶ sent ── ack ──▶ settled
+//! ```
+//!
+//! What is kept belongs to the agent, not to a stream: it goes when it is acknowledged or withdrawn, and for nothing else.
+//!
+//! Invariant: no I/O and no clock; a lane of a log has at most one bundle that is begun and not acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weir_model::Seq;
+use weir_proto::weir::link::v1::agent_message::Message as Up;
+use weir_proto::weir::link::v1::collector_message::Message as Down;
+use weir_proto::weir::link::v1::goodbye::Reason;
+use weir_proto::weir::link::v1::{
+    Ack, AgentMessage, CollectorMessage, DataPart, Goodbye, Heartbeat, Hello, Leaving, LogFacts, StateUp,
+    Welcome,
+};
+
+use crate::agent::pace::Pace;
+use crate::agent::parcel::{Encoding, Kept, Parcel};
+use crate::lanes::AgentStates;
+use crate::limits::{
+    BUNDLES_MAX, DEAD_AFTER_TENTHS, GOODBYE_WAIT_MAX, HEARTBEAT_MIN, HELLO_TIMEOUT, KINDS_MAX, LOGS_MAX,
+    SHOWN_BYTES_MAX, VERSION,
+};
+use crate::names::{Boot, Incarnation, StoreId, from_wire, to_wire};
+
+/// Who the agent is, as it says in each Hello.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Who it is; empty where the transport says it.
+    pub identity: String,
+    /// The life of its folder.
+    pub incarnation: Incarnation,
+    /// The start in it.
+    pub epoch: u64,
+    /// This process.
+    pub boot: Boot,
+    /// The store that acknowledged last.
+    pub store: Option<StoreId>,
+    /// For people.
+    pub host: String,
+    /// For people.
+    pub program: String,
+    /// How data may be compressed, the preferred first.
+    pub encodings: Vec<Encoding>,
+}
+
+/// Names a parcel; a later one is higher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParcelId(pub u64);
+
+/// What became of a parcel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is persisted.
+    Taken,
+    /// The collector will never take it as it is.
+    Rejected(String),
+    /// It was not sent: the collector takes no such large one.
+    TooLarge {
+        /// Bytes of its body.
+        bytes: u64,
+        /// What the collector takes.
+        bytes_max: u64,
+    },
+}
+
+/// What follows from a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A stream is up.
+    Welcomed {
+        /// The collector's store.
+        store: StoreId,
+        /// Names the stream, for people.
+        session: u64,
+        /// Whether what it acknowledges is on disk.
+        durable: bool,
+    },
+    /// The session keeps this parcel no longer.
+    Settled {
+        /// Which.
+        id: ParcelId,
+        /// What became of it.
+        verdict: Verdict,
+        /// Its log's place in the Hello.
+        log: u32,
+        /// The place of its last record.
+        last: Seq,
+    },
+}
+
+/// Something to send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outgoing {
+    /// The first of a stream.
+    Hello(Box<Hello>),
+    /// Nothing else was sent for an interval. Its numbers are not the session's to know.
+    Heartbeat,
+    /// Of the lane of states.
+    State(StateUp),
+    /// Of a bundle.
+    Part(DataPart),
+    /// The last of a stream.
+    Leaving,
+}
+
+/// Why a stream is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// The collector did not answer the Hello.
+    #[error("no Welcome within {} s: is it a Weir that listens there?", HELLO_TIMEOUT.as_secs())]
+    NoWelcome,
+    /// Nothing was heard for two and a half intervals.
+    #[error("nothing was heard for {} ms, two and a half intervals of heartbeats", .0.as_millis())]
+    Silent(Duration),
+    /// The collector did what the protocol does not allow.
+    #[error("the collector broke the protocol: {0}")]
+    Violation(String),
+    /// The collector ended it.
+    #[error("the collector ended the stream: {0}")]
+    Goodbye(Farewell),
+}
+
+/// What the collector said at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Farewell {
+    /// Why.
+    pub reason: Reason,
+    /// For people.
+    pub text: String,
+    /// How long to stay away; at most [`GOODBYE_WAIT_MAX`].
+    pub wait: Duration,
+    /// The highest incarnation that is known of this agent.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// How the session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    /// It does not.
+    On,
+    /// Once nothing is kept.
+    UntilEmpty,
+    /// At the next chance.
+    Leave,
+}
+
+/// What the collector said in its Welcome, and since.
+#[derive(Debug)]
+struct Terms {
+    /// None: no heartbeats.
+    interval: Option<Duration>,
+    encoding: Encoding,
+    /// Bytes that may be sent.
+    credit: u64,
+}
+
+/// A bundle that is begun.
+#[derive(Debug)]
+struct UnderWay {
+    ordinal: u64,
+    /// What is left of the body as it is sent. Its own, so that a withdrawal does not tear the bundle.
+    rest: Bytes,
+}
+
+/// A bundle that is begun, and perhaps all there.
+#[derive(Debug)]
+struct Sent {
+    ordinal: u64,
+    id: ParcelId,
+    lane: (u32, usize),
+}
+
+/// What belongs to one stream, and goes with it.
+#[derive(Debug)]
+struct Stream {
+    hello: Option<Box<Hello>>,
+    opened: Instant,
+    terms: Option<Terms>,
+    heard: Instant,
+    said: Instant,
+    /// Of the last bundle that was begun.
+    ordinal: u64,
+    /// The last that was acknowledged.
+    acknowledged: u64,
+    under_way: Option<UnderWay>,
+    /// Begun and not acknowledged, in the order of their ordinals.
+    sent: VecDeque<Sent>,
+    /// The lanes of `sent`.
+    busy: HashSet<(u32, usize)>,
+    pace: Pace,
+    has_left: bool,
+}
+
+/// The agent's half.
+pub struct Session {
+    names: Names,
+    states: Box<dyn AgentStates>,
+    kept: BTreeMap<ParcelId, Kept>,
+    /// Those of `kept` that are not begun on this stream.
+    unsent: BTreeSet<ParcelId>,
+    next_id: u64,
+    /// By the last Welcome.
+    bundle_bytes_max: Option<u64>,
+    stream: Option<Stream>,
+    stay: Stay,
+    resent: u64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { names, kept, unsent, stream, stay, .. } = self;
+        f.debug_struct("Session")
+            .field("names", names)
+            .field("kept", &kept.len())
+            .field("unsent", &unsent.len())
+            .field("stream", stream)
+            .field("stay", stay)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Session: what the agent does ===
+
+impl Session {
+    /// A session without a stream.
+    pub fn new(names: Names, states: Box<dyn AgentStates>) -> Self {
+        Self {
+            names,
+            states,
+            kept: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+            next_id: 1,
+            bundle_bytes_max: None,
+            stream: None,
+            stay: Stay::On,
+            resent: 0,
+        }
+    }
+
+    /// Who it is.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Keeps a parcel until it is acknowledged or withdrawn, whether there is a stream or not.
+    ///
+    /// # Errors
+    /// A verdict where the collector is known to take no such large one; none where [`BUNDLES_MAX`] are kept.
+    pub fn offer(&mut self, parcel: Parcel, now: Instant) -> Result<ParcelId, Option<Verdict>> {
+        if let Some(verdict) = self.too_large(&parcel) {
+            return Err(Some(verdict));
+        }
+        if self.kept.len() >= BUNDLES_MAX {
+            return Err(None);
+        }
+        let id = ParcelId(self.next_id);
+        self.next_id += 1;
+        self.kept.insert(id, Kept { parcel, since: now, was_sent: false });
+        self.unsent.insert(id);
+        Ok(id)
+    }
+
+    /// Keeps it no longer. Where it is begun on this stream its parts go on to the end, so that the stream stays whole, and
+    /// its acknowledgement only frees its lane.
+    pub fn withdraw(&mut self, id: ParcelId) {
+        self.kept.remove(&id);
+        self.unsent.remove(&id);
+    }
+
+    /// The next that is to be sent, from the highest lane that has something: heartbeat, state, data. None: nothing now.
+    ///
+    /// To be called when the writer has room, and by nobody else: the rate of the stream is measured by it.
+    pub fn next(&mut self, now: Instant) -> Option<Outgoing> {
+        self.stream.as_mut()?.pace.asked(now);
+        let outgoing = self.choose(now);
+        let stream = self.stream.as_mut()?;
+        let bytes = match &outgoing {
+            Some(Outgoing::Part(part)) => Some(part.body.len() as u64),
+            _ => None,
+        };
+        stream.pace.took(bytes);
+        if outgoing.is_some() {
+            stream.said = now;
+        }
+        outgoing
+    }
+
+    /// When [`Session::tick`] and [`Session::next`] may have something to say although nothing was received or offered.
+    pub fn wake(&self) -> Option<Instant> {
+        let stream = self.stream.as_ref()?;
+        let Some(terms) = &stream.terms else { return Some(stream.opened + HELLO_TIMEOUT) };
+        let beat = terms.interval.map(|interval| stream.said + interval);
+        let dead = terms.interval.map(|interval| stream.heard + dead_after(interval));
+        [beat, dead, self.states.wake()].into_iter().flatten().min()
+    }
+
+    /// Looks at the time.
+    ///
+    /// # Errors
+    /// [`Ended`]: the collector was silent for too long.
+    pub fn tick(&self, now: Instant) -> Result<(), Ended> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        let Some(terms) = &stream.terms else {
+            let late = now.saturating_duration_since(stream.opened) >= HELLO_TIMEOUT;
+            return if late { Err(Ended::NoWelcome) } else { Ok(()) };
+        };
+        let Some(limit) = terms.interval.map(dead_after) else { return Ok(()) };
+        if now.saturating_duration_since(stream.heard) >= limit { Err(Ended::Silent(limit)) } else { Ok(()) }
+    }
+
+    /// A connection is there: a Hello with these facts will be the first of the stream.
+    pub fn connected(&mut self, logs: Vec<LogFacts>, now: Instant) {
+        self.broken();
+        let Names { identity, incarnation, epoch, boot, store, host, program, encodings } =
+            self.names.clone();
+        let hello = Box::new(Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            identity,
+            incarnation: to_wire(incarnation.0),
+            epoch,
+            boot: to_wire(boot.0),
+            logs,
+            store: store.map(|store| to_wire(store.0)).unwrap_or_default(),
+            host,
+            program,
+            encodings: encodings.iter().map(|encoding| encoding.name().to_owned()).collect(),
+        });
+        self.stream = Some(Stream {
+            hello: Some(hello),
+            opened: now,
+            terms: None,
+            heard: now,
+            said: now,
+            ordinal: 0,
+            acknowledged: 0,
+            under_way: None,
+            sent: VecDeque::new(),
+            busy: HashSet::new(),
+            pace: Pace::new(),
+            has_left: false,
+        });
+    }
+
+    /// The stream is gone: all that is kept will be sent on the next one, in the order in which it was offered.
+    pub fn broken(&mut self) {
+        let Some(stream) = self.stream.take() else { return };
+        for sent in &stream.sent {
+            if let Some(kept) = self.kept.get_mut(&sent.id) {
+                kept.was_sent = true;
+                self.unsent.insert(sent.id);
+            }
+        }
+        if stream.terms.is_some() {
+            self.states.broken();
+        }
+    }
+
+    /// It begins a new life, or the store that acknowledges is another: the next Hello says so.
+    pub fn rename(&mut self, incarnation: Incarnation, epoch: u64, store: Option<StoreId>) {
+        self.names = Names { incarnation, epoch, store, ..self.names.clone() };
+    }
+
+    /// Says Leaving, and nothing after it: at once, or when nothing is kept any more.
+    pub fn leave(&mut self, at_once: bool) {
+        self.stay = if at_once { Stay::Leave } else { Stay::UntilEmpty };
+    }
+
+    /// Whether Leaving was sent on this stream.
+    pub fn has_left(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.has_left)
+    }
+
+    /// Whether a Welcome was heard on this stream.
+    pub fn is_welcome(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.terms.is_some())
+    }
+
+    /// How bodies go on this stream.
+    pub fn encoding(&self) -> Encoding {
+        let terms = self.stream.as_ref().and_then(|stream| stream.terms.as_ref());
+        terms.map(|terms| terms.encoding).unwrap_or_default()
+    }
+
+    /// What is kept: parcels, records, bytes, and since when the first.
+    pub fn kept(&self) -> (u64, u64, u64, Option<Instant>) {
+        let records = self.kept.values().map(|kept| kept.parcel.records()).sum();
+        let bytes = self.kept.values().map(|kept| kept.parcel.bytes()).sum();
+        let since = self.kept.first_key_value().map(|(_, kept)| kept.since);
+        (self.kept.len() as u64, records, bytes, since)
+    }
+
+    /// Bundles that were begun more than once, since the start.
+    pub fn resent(&self) -> u64 {
+        self.resent
+    }
+}
+
+// === impl Session: lanes ===
+
+impl Session {
+    fn choose(&mut self, now: Instant) -> Option<Outgoing> {
+        let stream = self.stream.as_mut()?;
+        if let Some(hello) = stream.hello.take() {
+            return Some(Outgoing::Hello(hello));
+        }
+        let terms = stream.terms.as_ref()?;
+        if stream.has_left {
+            return None;
+        }
+        if terms.interval.is_some_and(|interval| now.saturating_duration_since(stream.said) >= interval) {
+            return Some(Outgoing::Heartbeat);
+        }
+        if let Some(state) = self.states.next(now) {
+            return Some(Outgoing::State(state));
+        }
+        let is_idle = self.kept.is_empty() && stream.sent.is_empty();
+        if self.stay == Stay::Leave || (self.stay == Stay::UntilEmpty && is_idle) {
+            stream.has_left = true;
+            return Some(Outgoing::Leaving);
+        }
+        self.part().map(Outgoing::Part)
+    }
+
+    /// The next part of the bundle under way, or the first of the next bundle.
+    fn part(&mut self) -> Option<DataPart> {
+        let begun = self.stream.as_ref()?.under_way.is_some();
+        let head = if begun { None } else { Some(self.begin()?) };
+        let stream = self.stream.as_mut()?;
+        let terms = stream.terms.as_mut()?;
+        let under_way = stream.under_way.as_mut()?;
+        let credit = usize::try_from(terms.credit).unwrap_or(usize::MAX);
+        let length = under_way.rest.len().min(stream.pace.part_bytes()).min(credit);
+        if length == 0 && !under_way.rest.is_empty() {
+            return None;
+        }
+        terms.credit -= length as u64;
+        let body = under_way.rest.split_to(length);
+        if under_way.rest.is_empty() {
+            stream.under_way = None;
+        }
+        Some(DataPart { head, body })
+    }
+
+    /// Begins the oldest bundle whose lane is free, where there is credit for a byte of it.
+    fn begin(&mut self) -> Option<weir_proto::weir::link::v1::BundleHead> {
+        let stream = self.stream.as_mut()?;
+        let terms = stream.terms.as_ref()?;
+        let lane_of = |kept: &Kept| (kept.parcel.log, kept.parcel.lane.index());
+        let free = |id: &&ParcelId| !stream.busy.contains(&lane_of(&self.kept[*id]));
+        let id = *self.unsent.iter().find(free)?;
+        let kept = self.kept.get_mut(&id)?;
+        let rest = kept.parcel.sent(terms.encoding);
+        if terms.credit == 0 && !rest.is_empty() {
+            return None;
+        }
+        stream.ordinal += 1;
+        let ordinal = stream.ordinal;
+        let head = kept.parcel.head(ordinal, rest.len() as u64);
+        let lane = lane_of(kept);
+        self.resent += u64::from(kept.was_sent);
+        self.unsent.remove(&id);
+        stream.busy.insert(lane);
+        stream.sent.push_back(Sent { ordinal, id, lane });
+        stream.under_way = Some(UnderWay { ordinal, rest });
+        Some(head)
+    }
+
+    fn too_large(&self, parcel: &Parcel) -> Option<Verdict> {
+        let bytes_max = self.bundle_bytes_max?;
+        let bytes = parcel.bytes();
+        (bytes > bytes_max).then_some(Verdict::TooLarge { bytes, bytes_max })
+    }
+}
+
+// === impl Session: what the collector says ===
+
+impl Session {
+    /// Takes a message of the collector.
+    ///
+    /// # Errors
+    /// [`Ended`]: it was the last of the stream, or one that the protocol does not allow.
+    pub fn received(&mut self, message: CollectorMessage, now: Instant) -> Result<Vec<Effect>, Ended> {
+        let Some(stream) = self.stream.as_mut() else { return Ok(Vec::new()) };
+        stream.heard = now;
+        // An unknown kind of message is a sign of life like any other.
+        let Some(message) = message.message else { return Ok(Vec::new()) };
+        match (message, stream.terms.as_mut()) {
+            (Down::Goodbye(goodbye), _) => Err(Ended::Goodbye(Farewell::of(goodbye))),
+            (Down::Welcome(welcome), None) => self.welcomed(welcome, now),
+            (Down::Welcome(_), Some(_)) => Err(violation("a second Welcome")),
+            (_, None) => Err(violation("its first message was not a Welcome")),
+            (Down::Ack(ack), Some(_)) => self.acknowledged(ack),
+            (Down::State(state), Some(_)) => {
+                self.states.received(state, now);
+                Ok(Vec::new())
+            }
+            (Down::Heartbeat(_), Some(_)) => Ok(Vec::new()),
+            (Down::Credit(credit), Some(terms)) => {
+                terms.credit = terms.credit.saturating_add(credit.bytes);
+                Ok(Vec::new())
+            }
+            (Down::Settings(settings), Some(terms)) => {
+                terms.interval = interval_of(settings.heartbeat_ms);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn welcomed(&mut self, welcome: Welcome, now: Instant) -> Result<Vec<Effect>, Ended> {
+        let (store, encoding) = check(&welcome, &self.names.encodings)?;
+        let Some(stream) = self.stream.as_mut() else { return Ok(Vec::new()) };
+        if stream.hello.is_some() {
+            return Err(violation("a Welcome before our Hello"));
+        }
+        let interval = interval_of(welcome.heartbeat_ms);
+        stream.terms = Some(Terms { interval, encoding, credit: welcome.credit });
+        self.bundle_bytes_max = Some(welcome.bundle_bytes_max);
+        self.states.welcomed(&welcome.states, self.names.store == Some(store), now);
+        let mut effects =
+            vec![Effect::Welcomed { store, session: welcome.session, durable: welcome.durable }];
+        let too_large = |(id, kept): (&ParcelId, &Kept)| Some((*id, self.too_large(&kept.parcel)?));
+        let too_large: Vec<_> = self.kept.iter().filter_map(too_large).collect();
+        for (id, verdict) in too_large {
+            effects.extend(self.settled(id, verdict));
+        }
+        Ok(effects)
+    }
+
+    fn acknowledged(&mut self, ack: Ack) -> Result<Vec<Effect>, Ended> {
+        let Some(stream) = self.stream.as_mut() else { return Ok(Vec::new()) };
+        let complete = stream.under_way.as_ref().map_or(stream.ordinal, |begun| begun.ordinal - 1);
+        if ack.upto > complete {
+            return Err(violation(&format!("it acknowledged bundle {} of {complete}", ack.upto)));
+        }
+        let news = stream.acknowledged + 1..=ack.upto;
+        let mut rejected = BTreeMap::new();
+        for one in ack.rejected {
+            if !news.contains(&one.ordinal) {
+                return Err(violation(&format!(
+                    "it rejected bundle {} when it acknowledged {} to {}",
+                    one.ordinal,
+                    news.start(),
+                    news.end()
+                )));
+            }
+            rejected.insert(one.ordinal, one.reason);
+        }
+        let mut done = Vec::new();
+        while let Some(sent) = stream.sent.pop_front_if(|sent| sent.ordinal <= ack.upto) {
+            stream.busy.remove(&sent.lane);
+            done.push(sent);
+        }
+        stream.acknowledged = stream.acknowledged.max(ack.upto);
+        let mut effects = Vec::with_capacity(done.len());
+        for Sent { ordinal, id, .. } in done {
+            let verdict = match rejected.remove(&ordinal) {
+                Some(reason) => Verdict::Rejected(cut(reason)),
+                None => Verdict::Taken,
+            };
+            effects.extend(self.settled(id, verdict));
+        }
+        Ok(effects)
+    }
+
+    /// None where it was withdrawn.
+    fn settled(&mut self, id: ParcelId, verdict: Verdict) -> Option<Effect> {
+        self.unsent.remove(&id);
+        let kept = self.kept.remove(&id)?;
+        Some(Effect::Settled { id, verdict, log: kept.parcel.log, last: kept.parcel.last() })
+    }
+}
+
+// === what is checked ===
+
+fn check(welcome: &Welcome, offered: &[Encoding]) -> Result<(StoreId, Encoding), Ended> {
+    if welcome.version != VERSION {
+        let text = format!("it chose version {} of the protocol, and was offered {VERSION}", welcome.version);
+        return Err(violation(&text));
+    }
+    let Some(store) = from_wire(&welcome.store) else {
+        return Err(violation(&format!("a store of {} bytes, not 16", welcome.store.len())));
+    };
+    let encoding = Encoding::of(&welcome.encoding);
+    let Some(encoding) = encoding.filter(|one| *one == Encoding::None || offered.contains(one)) else {
+        let text = format!("it chose the encoding `{}`, which was not offered", cut(welcome.encoding.clone()));
+        return Err(violation(&text));
+    };
+    if let Some(mark) = welcome.marks.iter().find(|mark| from_wire(&mark.incarnation).is_none()) {
+        return Err(violation(&format!("a mark of an incarnation of {} bytes, not 16", mark.incarnation.len())));
+    }
+    if welcome.marks.len() > LOGS_MAX {
+        return Err(violation(&format!("{} marks: {LOGS_MAX} may be", welcome.marks.len())));
+    }
+    if welcome.states.len() > KINDS_MAX {
+        return Err(violation(&format!("{} kinds of states: {KINDS_MAX} may be", welcome.states.len())));
+    }
+    Ok((StoreId(store), encoding))
+}
+
+fn violation(text: &str) -> Ended {
+    Ended::Violation(text.to_owned())
+}
+
+fn interval_of(millis: u32) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis.into()).max(HEARTBEAT_MIN))
+}
+
+fn dead_after(interval: Duration) -> Duration {
+    interval * DEAD_AFTER_TENTHS / 10
+}
+
+/// A peer's text, as long as is kept.
+pub(crate) fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(SHOWN_BYTES_MAX));
+    text
+}
+
+// === impl Farewell ===
+
+impl Farewell {
+    fn of(goodbye: Goodbye) -> Self {
+        Self {
+            reason: goodbye.reason(),
+            wait: Duration::from_millis(goodbye.wait_ms.into()).min(GOODBYE_WAIT_MAX),
+            incarnation: from_wire(&goodbye.incarnation).map(Incarnation),
+            text: cut(goodbye.text),
+        }
+    }
+}
+
+impl std::fmt::Display for Farewell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = match self.reason {
+            Reason::Unspecified => "it gave no reason",
+            Reason::Draining => "it stops or restarts",
+            Reason::Fenced => "a newer process has this identity: stop one of the two",
+            Reason::NewIncarnation => "another copy of the agent's folder has been here",
+            Reason::Identity => "the identity is not the one of the certificate",
+            Reason::Misbehaviour => "it did not understand us",
+            Reason::TooMany => "it has as many agents as it takes",
+            Reason::Version => "it speaks another version of the protocol: update one of the two",
+            Reason::Silent => "it heard nothing for too long",
+            Reason::Credential => "the certificate has expired or was revoked: issue a new one with `weir cert issue`",
+        };
+        f.write_str(why)?;
+        if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }
+    }
+}
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    /// The message, with what a heartbeat says. For all but parts, whose bodies are not copied.
+    pub(crate) fn message(self, heartbeat: impl FnOnce() -> Heartbeat) -> AgentMessage {
+        let message = match self {
+            Outgoing::Hello(hello) => Up::Hello(*hello),
+            Outgoing::Heartbeat => Up::Heartbeat(heartbeat()),
+            Outgoing::State(state) => Up::State(state),
+            Outgoing::Part(part) => Up::Data(part),
+            Outgoing::Leaving => Up::Leaving(Leaving {}),
+        };
+        AgentMessage { message: Some(message) }
+    }
+}

@@ -1,0 +1,137 @@
+//! What programs watch at a collector.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use weir_proto::weir::events::v1 as wire;
+use wire::watch_response::Event as WireEvent;
+use wire::watch_service_server::{WatchService, WatchServiceServer};
+
+use crate::names::to_wire;
+use crate::state::store::{Cursor, Event, Fact, Filter, Standing, Store, Watching};
+
+use super::ServeError;
+use super::door::{incoming, server};
+
+/// Bytes of a request: names, and a page's or a cursor's few bytes.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Watches at once: each reads pages of up to 8 MiB.
+const WATCHES_MAX: usize = 32;
+/// States of one page of a list.
+const PAGE_STATES_MAX: usize = 1_000;
+/// Bytes of a page before the state that goes beyond: below what gRPC clients take unless told otherwise, 4 MiB.
+const PAGE_BYTES_MAX: usize = 2 << 20;
+
+/// Serves programs until `stop`, which ends their watches: they go on with their cursors when the collector is back.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve_collector(
+    listener: TcpListener,
+    store: Arc<Store>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let watches = Arc::new(Semaphore::new(WATCHES_MAX));
+    let watcher = Watcher { store, stop: stop.clone(), watches };
+    let service = WatchServiceServer::new(watcher).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let serving = server().add_service(service);
+    let serving = serving.serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned());
+    serving.await.map_err(ServeError::Transport)
+}
+
+#[derive(Debug)]
+struct Watcher {
+    store: Arc<Store>,
+    stop: CancellationToken,
+    watches: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl WatchService for Watcher {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
+
+    async fn list(
+        &self,
+        request: Request<wire::ListRequest>,
+    ) -> Result<Response<wire::ListResponse>, Status> {
+        let wire::ListRequest { filter, page_size, page } = request.into_inner();
+        let size = usize::try_from(page_size).unwrap_or(usize::MAX);
+        let states_max = if size == 0 { PAGE_STATES_MAX } else { size.min(PAGE_STATES_MAX) };
+        let after = (!page.is_empty()).then_some(&*page);
+        let (facts, next) = self.store.list(&filter_of(filter), after, (states_max, PAGE_BYTES_MAX));
+        let states = facts.into_iter().map(state_of).collect();
+        Ok(Response::new(wire::ListResponse { states, next_page: next.unwrap_or_default() }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let wire::WatchRequest { filter, cursor } = request.into_inner();
+        let place = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{WATCHES_MAX} programs watch already: end one of them"))
+        })?;
+        let cursor = match &*cursor {
+            [] => None,
+            bytes => Some(Cursor::from_bytes(bytes).ok_or_else(|| {
+                Status::invalid_argument("the cursor is none of this service: give back the last one, or none")
+            })?),
+        };
+        let watching = self.store.watch(filter_of(filter), cursor);
+        let following = Following { watching, stop: self.stop.clone(), _place: place };
+        // None after the end was said.
+        Ok(Response::new(Box::pin(unfold(Some(following), |following| async move {
+            let mut following = following?;
+            let next = following.next().await;
+            let rest = next.is_ok().then_some(following);
+            Some((next, rest))
+        }))))
+    }
+}
+
+struct Following {
+    watching: Watching,
+    stop: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Following {
+    async fn next(&mut self) -> Result<wire::WatchResponse, Status> {
+        let next = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {
+                return Err(Status::unavailable("the collector stops: watch again with the last cursor when it is back"));
+            }
+            next = self.watching.next() => next,
+        };
+        let (event, cursor) = next.map_err(|cut| Status::aborted(cut.to_string()))?;
+        let event = match event {
+            Event::Started { resumed } => WireEvent::Started(wire::Started { resumed }),
+            Event::Fact(fact) => WireEvent::State(state_of(fact)),
+            Event::Complete => WireEvent::SnapshotComplete(wire::SnapshotComplete {}),
+        };
+        Ok(wire::WatchResponse { event: Some(event), cursor: cursor.to_bytes() })
+    }
+}
+
+fn filter_of(filter: Option<wire::Filter>) -> Filter {
+    let wire::Filter { agent, kind, key_prefix } = filter.unwrap_or_default();
+    Filter { agent, kind, key_prefix }
+}
+
+fn state_of(fact: Fact) -> wire::State {
+    let Fact { agent, kind, key, value, standing, incarnation, revision, version: _ } = fact;
+    let standing = match standing {
+        Standing::Live => wire::state::Standing::Live,
+        Standing::Deleted => wire::state::Standing::Deleted,
+        Standing::Expired => wire::state::Standing::Expired,
+    };
+    let incarnation = to_wire(incarnation);
+    wire::State { agent, kind, key, value, standing: standing.into(), incarnation, revision }
+}
