@@ -58,7 +58,7 @@ pub use counts::{ByGoodbye, LinkCounts};
 pub use door::Bound;
 pub use fleet::{FleetRow, FleetState, Waiting};
 pub use hello::{Facts, LogSaid, Who};
-pub use registry::{Admitted, End, Note, Registry, RejectedBundle, Weight};
+pub use registry::{Admitted, Change, End, Note, Registry, RejectedBundle, Weight};
 pub use session::{Heard, Part, Session, Terms};
 pub use store::{OpenError, Table};
 
@@ -78,8 +78,7 @@ impl<F: Fn(Signal) -> Option<Arc<dyn Consumer>> + Send + Sync> Pipelines for F {
 
 /// What the logs that a collector feeds have of an agent.
 pub trait Marks: Send + Sync {
-    /// The newest record of each of its logs, over all logs that the collector feeds: of one source the lowest, where several
-    /// logs have it.
+    /// The newest record of each of its logs: of one source as many as there are logs that have it.
     fn marks(&self, identity: &str) -> Vec<Mark>;
 
     /// Records of it that came again and were there already; none where the logs do not tell.
@@ -126,9 +125,15 @@ pub struct CollectorSettings {
 
 impl fmt::Debug for CollectorSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CollectorSettings").field("id", &self.id).field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("CollectorSettings")
+            .field("id", &self.id)
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
+
+/// By session who tells the live stream that its place is another's.
+type Hands = HashMap<u64, oneshot::Sender<Goodbye>>;
 
 /// One configured collector.
 #[derive(Debug)]
@@ -136,7 +141,7 @@ pub struct Collector {
     settings: CollectorSettings,
     store: Arc<Store>,
     /// How to tell a live stream that it is over.
-    live: Mutex<HashMap<u64, oneshot::Sender<Goodbye>>>,
+    live: Arc<Mutex<Hands>>,
     /// Streams that are open, welcomed or not.
     tasks: TaskTracker,
     cut: CancellationToken,
@@ -152,8 +157,15 @@ impl Collector {
         Ok(Self::over(settings, store))
     }
 
+    /// The same collector under other settings, after a reload: it has the same file and knows the same agents, and may serve
+    /// while this one still drains. The folder of `settings` is not looked at.
+    pub fn renewed(&self, settings: CollectorSettings) -> Arc<Self> {
+        let (store, live) = (Arc::clone(&self.store), Arc::clone(&self.live));
+        Arc::new(Self { settings, store, live, tasks: TaskTracker::new(), cut: CancellationToken::new() })
+    }
+
     fn over(settings: CollectorSettings, store: Store) -> Arc<Self> {
-        let (live, tasks, cut) = (Mutex::default(), TaskTracker::new(), CancellationToken::new());
+        let (live, tasks, cut) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
         Arc::new(Self { settings, store: Arc::new(store), live, tasks, cut })
     }
 
@@ -190,7 +202,7 @@ impl Collector {
         self.settings.link_counts.forgotten.set(forgotten);
     }
 
-    fn hands(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Goodbye>>> {
+    fn hands(&self) -> MutexGuard<'_, Hands> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -65,11 +65,13 @@ impl Head {
         let sum: u64 = head.lengths.iter().copied().map(u64::from).sum();
         if sum != head.bytes || sum > bytes_max {
             let said = head.bytes;
-            return Err(wrong(format!("records of {sum} bytes in a body of {said}; expected the same, at most {bytes_max}")));
+            return Err(wrong(format!(
+                "records of {sum} bytes in a body of {said}; expected the same, at most {bytes_max}"
+            )));
         }
         let most = if is_packed { sum + sum / 128 + PACKED_SURPLUS } else { sum };
         let sent = head.sent_bytes;
-        if sent > most || (sent < sum && !is_packed) || (sent == 0) != (sum == 0) {
+        if sent > most || (sent < sum && !is_packed) || (sent == 0 && sum > 0) {
             return Err(wrong(format!("{sent} bytes are sent for a body of {sum}; expected at most {most}")));
         }
         let rises = head.seqs[0] > 0 && head.seqs.is_sorted_by(|a, b| a < b);
@@ -79,15 +81,11 @@ impl Head {
         let items: u64 = head.items.iter().copied().map(u64::from).sum();
         let items = u32::try_from(items).map_err(|_| wrong(format!("{items} items")))?;
         let places = head.seqs.iter().zip(&head.items).zip(&head.lengths);
-        let records = places.map(|((seq, items), bytes)| Place { seq: Seq(*seq), items: *items, bytes: *bytes });
+        let records =
+            places.map(|((seq, items), bytes)| Place { seq: Seq(*seq), items: *items, bytes: *bytes });
         let records = records.collect();
         let (sent_bytes, bytes, crc) = (sent, sum, head.crc);
         Ok(Self { ordinal, log, lane, signal, records, items, sent_bytes, bytes, crc })
-    }
-
-    /// The place of its first record.
-    pub fn first(&self) -> u64 {
-        self.records.first().map_or(0, |record| record.seq.0)
     }
 
     /// The place of its last record.
@@ -110,12 +108,15 @@ impl Head {
 ///
 /// # Errors
 /// Why it is not taken, for a person at the agent.
-pub fn check(signal: Signal, place: Place, record: &[u8], limits: &WalkLimits) -> Result<(), String> {
+pub(super) fn check(signal: Signal, place: Place, record: &[u8], limits: &WalkLimits) -> Result<(), String> {
     let Place { seq, items, .. } = place;
     let walked = walk(signal, record, limits).map_err(|error| format!("record {seq}: {error}"))?;
     if let Some(invalid) = walked.invalid.first() {
         let (count, item) = (walked.invalid.len(), signal.item_name());
-        return Err(format!("record {seq}: {count} {item}s are not valid, the first with {}", invalid.reason));
+        return Err(format!(
+            "record {seq}: {count} {item}s are not valid, the first with {}",
+            invalid.reason
+        ));
     }
     if walked.items != items as usize {
         return Err(format!("record {seq}: {} items; its head says {items}", walked.items));

@@ -10,8 +10,8 @@ use weir_wire::{Malformed, Reader, Value};
 
 use super::Violation;
 use crate::limits::{
-    BUNDLE_RECORDS_MAX, COUNTERS_MAX, ENCODINGS_MAX, HEAD_BYTES_MAX, INVENTORY_KEYS_MAX, LOGS_MAX, MESSAGE_BYTES_MAX,
-    PART_BYTES_MAX,
+    BUNDLE_RECORDS_MAX, COUNTERS_MAX, ENCODINGS_MAX, HEAD_BYTES_MAX, INVENTORY_KEYS_MAX, LOGS_MAX,
+    MESSAGE_BYTES_MAX, PART_BYTES_MAX,
 };
 
 /// Numbers of `AgentMessage`.
@@ -26,7 +26,8 @@ const HEARTBEAT: u32 = 4;
 /// [`Violation`]: it is none of this protocol, or over a bound.
 pub(super) fn decode(bytes: Bytes) -> Result<Message, Violation> {
     measure(&bytes)?;
-    let message = AgentMessage::decode(bytes).map_err(|error| Violation(format!("a message cannot be read: {error}")))?;
+    let message = AgentMessage::decode(bytes)
+        .map_err(|error| Violation(format!("a message cannot be read: {error}")))?;
     message.message.ok_or_else(|| Violation("a message of a kind that version 1 does not have".to_owned()))
 }
 
@@ -80,7 +81,8 @@ fn part(message: &[u8]) -> Result<(), Violation> {
     let mut reader = Reader::new(message);
     while let Some(field) = reader.next()? {
         let Value::Bytes(value) = field.value else { continue };
-        let (most, what) = if field.number == 1 { (HEAD_BYTES_MAX, "head") } else { (PART_BYTES_MAX, "part") };
+        let (most, what) =
+            if field.number == 1 { (HEAD_BYTES_MAX, "head") } else { (PART_BYTES_MAX, "part") };
         if value.len() > most {
             let length = value.len();
             return Err(Violation(format!("a bundle's {what} of {length} bytes; expected at most {most}")));
@@ -99,7 +101,9 @@ fn head(message: &[u8]) -> Result<(), Violation> {
     let mut counts = [0_usize; 3];
     let mut reader = Reader::new(message);
     while let Some(field) = reader.next()? {
-        let Some(count) = field.number.checked_sub(FIRST).and_then(|at| counts.get_mut(at as usize)) else { continue };
+        let Some(count) = field.number.checked_sub(FIRST).and_then(|at| counts.get_mut(at as usize)) else {
+            continue;
+        };
         *count += match field.value {
             // A varint ends with the byte that has no high bit.
             Value::Bytes(packed) => packed.iter().filter(|byte| **byte < 0x80).count(),

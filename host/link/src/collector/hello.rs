@@ -141,7 +141,10 @@ fn identity(said: &str, who: &Who) -> Result<String, Goodbye> {
             ));
         }
         if !is_identity(name) {
-            return refuse(format!("the certificate's name has {} bytes; expected 1 to {SOURCE_NAME_BYTES_MAX}", name.len()));
+            return refuse(format!(
+                "the certificate's name has {} bytes; expected 1 to {SOURCE_NAME_BYTES_MAX}",
+                name.len()
+            ));
         }
         return Ok(name.clone());
     }

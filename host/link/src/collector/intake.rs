@@ -71,7 +71,8 @@ pub(super) async fn take(
                 let (signal, items) = (head.signal, head.items);
                 let bundle = Some(Arc::new(head.bundle(source, epoch)));
                 let (receiver, claim) = (Arc::clone(&collector.settings.id), Some(Arc::new(claim)));
-                hand_on(&collector, Arrival { signal, body, items, receiver, node: None, bundle, claim }).await
+                hand_on(&collector, Arrival { signal, body, items, receiver, node: None, bundle, claim })
+                    .await
             }
         },
     };

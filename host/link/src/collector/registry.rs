@@ -38,7 +38,7 @@ use row::{Live, Row};
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// What stands before an identity in the keys of rows.
-pub const ROW_PREFIX: &[u8] = b"agent/";
+pub(super) const ROW_PREFIX: &[u8] = b"agent/";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -107,7 +107,8 @@ impl Registry {
         let mut broken = Vec::new();
         let mut read = HashMap::new();
         for (key, value) in rows.into_iter().take(AGENTS_MAX) {
-            let identity = key.strip_prefix(ROW_PREFIX).and_then(|name| String::from_utf8(name.to_vec()).ok());
+            let identity =
+                key.strip_prefix(ROW_PREFIX).and_then(|name| String::from_utf8(name.to_vec()).ok());
             match identity.clone().zip(Row::read(&value, now)) {
                 Some((identity, row)) => drop(read.insert(identity, row)),
                 None => broken.push(identity.unwrap_or_else(|| format!("{} bytes", key.len()))),
@@ -160,20 +161,15 @@ impl Registry {
             self.dirty.insert(facts.identity.clone());
         }
         let fences = row.live.as_ref().map(|old| {
-            let text = format!("a newer stream of {:?} (session {session}) has taken its place", facts.identity);
+            let text =
+                format!("a newer stream of {:?} (session {session}) has taken its place", facts.identity);
             notes.push(Note { weight: Weight::Warn, text: format!("{text} of session {}", old.session) });
             (old.session, rules::fenced(text, row.highest()))
         });
         if row.live.is_none() {
             self.live += 1;
         }
-        row.live = Some(Live {
-            session,
-            incarnation: facts.incarnation,
-            epoch: facts.epoch,
-            boot: facts.boot,
-            since: now,
-        });
+        row.live = Some(Live { session, incarnation: facts.incarnation, epoch: facts.epoch, since: now });
         row.welcomed(facts, &notes, now);
         Ok(Admitted { session, fences, notes })
     }
@@ -185,7 +181,10 @@ impl Registry {
         }
         let away = self.rows.iter().filter(|(_, row)| row.live.is_none());
         let Some(oldest) = away.min_by_key(|(_, row)| row.stamp()).map(|(name, _)| name.clone()) else {
-            let text = format!("{} agents are connected, as many as may be; raise the number of collectors", self.live);
+            let text = format!(
+                "{} agents are connected, as many as may be; raise the number of collectors",
+                self.live
+            );
             let wait_ms = TOO_MANY_WAIT.as_millis() as u32;
             return Err(Goodbye { wait_ms, ..farewell(Reason::TooMany, text) });
         };
@@ -203,7 +202,9 @@ impl Registry {
 
     /// The row, where this stream is the live one.
     fn live_row(&mut self, identity: &str, session: u64) -> Option<&mut Row> {
-        self.rows.get_mut(identity).filter(|row| row.live.as_ref().is_some_and(|live| live.session == session))
+        self.rows
+            .get_mut(identity)
+            .filter(|row| row.live.as_ref().is_some_and(|live| live.session == session))
     }
 
     /// Whether this stream is the live one.

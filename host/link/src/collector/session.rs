@@ -18,14 +18,16 @@ use weir_model::{LANES, Receipt, Source};
 use weir_proto::weir::link::v1::agent_message::Message as Up;
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
-use weir_proto::weir::link::v1::{Ack, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Rejected, StateDown, StateUp};
+use weir_proto::weir::link::v1::{
+    Ack, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Rejected, StateDown, StateUp,
+};
 
 use super::bundle::Head;
 use super::hello::Facts;
 use super::{Violation, farewell};
 use crate::limits::{
-    BUNDLE_GRACE, BUNDLE_RATE_BYTES_MIN, DEAD_AFTER_TENTHS, DRAIN_MAX, REASON_BYTES_MAX, STATES_UNDER_WAY_MAX,
-    STATES_WAITING_MAX,
+    BUNDLE_GRACE, BUNDLE_RATE_BYTES_MIN, DEAD_AFTER_TENTHS, DRAIN_MAX, REASON_BYTES_MAX,
+    STATES_UNDER_WAY_MAX, STATES_WAITING_MAX,
 };
 
 /// What a stream was promised by its Welcome.
@@ -96,14 +98,8 @@ pub struct Session {
 #[derive(Debug)]
 struct LogOut {
     source: Arc<Source>,
-    lanes: [LaneOut; LANES],
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct LaneOut {
-    is_out: bool,
-    /// The highest place that was acknowledged on this stream.
-    acked: u64,
+    /// Whether a bundle of the lane is not in an Ack yet.
+    is_out: [bool; LANES],
 }
 
 #[derive(Debug)]
@@ -118,7 +114,6 @@ struct Coming {
 struct Out {
     log: usize,
     lane: usize,
-    last: u64,
     sent_bytes: u64,
     done: Option<Result<(), String>>,
 }
@@ -126,7 +121,7 @@ struct Out {
 impl Session {
     /// A stream that is welcomed under `terms`.
     pub fn new(facts: &Facts, terms: Terms, now: Instant) -> Self {
-        let log = |source: &Arc<Source>| LogOut { source: Arc::clone(source), lanes: [LaneOut::default(); LANES] };
+        let log = |source: &Arc<Source>| LogOut { source: Arc::clone(source), is_out: [false; LANES] };
         Self {
             terms,
             logs: facts.logs.iter().map(|said| log(&said.source)).collect(),
@@ -164,7 +159,9 @@ impl Session {
         let heard = match message {
             Up::Hello(_) => Err(Violation("a second hello on one stream".to_owned())),
             Up::Data(part) => self.part(part, now).map(Heard::Part),
-            Up::State(state) if state.message.is_none() => Err(Violation("a state that says nothing".to_owned())),
+            Up::State(state) if state.message.is_none() => {
+                Err(Violation("a state that says nothing".to_owned()))
+            }
             Up::State(state) => Ok(Heard::State(state)),
             Up::Heartbeat(heartbeat) => Ok(Heard::Heartbeat(heartbeat)),
             Up::Leaving(_) if self.coming.is_some() => {
@@ -193,7 +190,9 @@ impl Session {
         let (ordinal, came) = (coming.ordinal, body.len() as u64);
         if came > coming.left {
             let left = coming.left;
-            return Err(Violation(format!("bundle {ordinal}: a part of {came} bytes, and {left} are missing")));
+            return Err(Violation(format!(
+                "bundle {ordinal}: a part of {came} bytes, and {left} are missing"
+            )));
         }
         if came == 0 && coming.left > 0 && head.is_none() {
             return Err(Violation(format!("bundle {ordinal}: a part without bytes")));
@@ -219,25 +218,18 @@ impl Session {
             return Err(Violation(format!("bundle {} came; expected {next}", head.ordinal)));
         }
         let head = Head::read(head, self.logs.len(), self.terms.bundle_bytes_max, self.terms.is_packed)?;
-        let log = &mut self.logs[head.log];
-        let lane = &mut log.lanes[head.lane.index()];
-        let (name, number) = (&log.source.log, head.lane.index());
-        if lane.is_out {
+        let (log, lane) = (&mut self.logs[head.log], head.lane.index());
+        if std::mem::replace(&mut log.is_out[lane], true) {
+            let name = &log.source.log;
             return Err(Violation(format!(
-                "bundle {next}: another one of the log {name:?}, lane {number}, is not acknowledged yet"
+                "bundle {next}: another one of the log {name:?}, lane {lane}, is not acknowledged yet"
             )));
         }
-        if head.first() <= lane.acked {
-            let (first, acked) = (head.first(), lane.acked);
-            return Err(Violation(format!(
-                "bundle {next}: place {first} of the log {name:?}, lane {number}; {acked} was acknowledged on this stream"
-            )));
-        }
-        lane.is_out = true;
+        // Places that were acknowledged on this very stream may come again: whoever leases them anew at the agent does not
+        // know of it. The log that has them tells.
         self.begun = next;
         self.coming = Some(Coming { ordinal: next, left: head.sent_bytes, since: now, came: 0 });
-        let (log, lane, last, sent_bytes) = (head.log, head.lane.index(), head.last(), head.sent_bytes);
-        self.out.push_back(Out { log, lane, last, sent_bytes, done: None });
+        self.out.push_back(Out { log: head.log, lane, sent_bytes: head.sent_bytes, done: None });
         Ok(head)
     }
 
@@ -272,13 +264,9 @@ impl Session {
         while let Some(out) = self.out.pop_front_if(|out| out.done.is_some()) {
             self.acked += 1;
             self.owes_ack = true;
-            let lane = &mut self.logs[out.log].lanes[out.lane];
-            lane.is_out = false;
-            match out.done {
-                Some(Err(reason)) => {
-                    self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
-                }
-                Some(Ok(())) | None => lane.acked = lane.acked.max(out.last),
+            self.logs[out.log].is_out[out.lane] = false;
+            if let Some(Err(reason)) = out.done {
+                self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
             }
         }
     }
@@ -323,9 +311,14 @@ impl Session {
         self.is_over
     }
 
-    /// Whether bundles are not acknowledged, or an Ack was not said.
+    /// Nobody is there any more: nothing is said.
+    pub fn abandon(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether bundles that came whole are not acknowledged, or an Ack was not said.
     pub fn owes(&self) -> bool {
-        !self.out.is_empty() || self.owes_ack
+        self.owes_ack || self.out.len() > usize::from(self.coming.is_some())
     }
 
     // === time, and what is said ===
@@ -335,7 +328,7 @@ impl Session {
         if self.is_ending() {
             return;
         }
-        if self.draining.is_some_and(|since| !self.owes_whole() || now >= since + DRAIN_MAX) {
+        if self.draining.is_some_and(|since| !self.owes() || now >= since + DRAIN_MAX) {
             self.end(farewell(Reason::Draining, "this collector stops or restarts; come again"));
         } else if self.dead_at().is_some_and(|at| now >= at) {
             let heartbeat = self.terms.heartbeat.as_secs_f64();
@@ -350,11 +343,6 @@ impl Session {
         }
     }
 
-    /// Whether something is to be waited for before a drain is over: a bundle of which parts are missing is none of that.
-    fn owes_whole(&self) -> bool {
-        self.owes_ack || self.out.len() > usize::from(self.coming.is_some())
-    }
-
     fn dead_at(&self) -> Option<Instant> {
         let heartbeat = self.terms.heartbeat;
         (!heartbeat.is_zero()).then(|| self.heard + heartbeat * DEAD_AFTER_TENTHS / 10)
@@ -365,11 +353,16 @@ impl Session {
         (!heartbeat.is_zero()).then(|| self.said + heartbeat)
     }
 
-    /// When [`Session::tick`] or [`Session::next`] has something to do although nothing comes.
-    pub fn wake(&self) -> Option<Instant> {
+    /// When [`Session::tick`] has something to do although nothing comes.
+    pub fn deadline(&self) -> Option<Instant> {
         let draining = self.draining.map(|since| since + DRAIN_MAX);
         let coming = self.coming.as_ref().map(slow_at);
-        [self.dead_at(), self.speak_at(), draining, coming].into_iter().flatten().min()
+        [self.dead_at(), draining, coming].into_iter().flatten().min()
+    }
+
+    /// When [`Session::tick`] or [`Session::next`] has something to do although nothing comes.
+    pub fn wake(&self) -> Option<Instant> {
+        [self.deadline(), self.speak_at()].into_iter().flatten().min()
     }
 
     /// The next message, of the highest lane that has one.

@@ -46,7 +46,6 @@ pub(super) struct Live {
     pub(super) session: u64,
     pub(super) incarnation: Incarnation,
     pub(super) epoch: u64,
-    pub(super) boot: Boot,
     pub(super) since: Instant,
 }
 
@@ -106,7 +105,8 @@ impl Row {
     /// The highest place of a log that was refused for good; 0 for none.
     pub(super) fn rejected_upto(&self, source: &Source) -> u64 {
         let incarnation = format!("{:032x}", source.incarnation);
-        let found = self.durable.rejected.iter().find(|at| at.log == source.log && at.incarnation == incarnation);
+        let found =
+            self.durable.rejected.iter().find(|at| at.log == source.log && at.incarnation == incarnation);
         found.map_or(0, |at| at.upto)
     }
 
@@ -194,7 +194,8 @@ impl Row {
         };
         let highest = self.durable.known.last_key_value().map(|(id, (epoch, _))| (Incarnation(*id), *epoch));
         let current = live.map(|live| (live.incarnation, live.epoch)).or(highest);
-        let mut rejected: Vec<_> = self.rejected.iter().map(|(why, n)| (why.as_str().to_owned(), *n)).collect();
+        let mut rejected: Vec<_> =
+            self.rejected.iter().map(|(why, n)| (why.as_str().to_owned(), *n)).collect();
         rejected.sort();
         FleetRow {
             identity: shown(identity),
@@ -235,7 +236,8 @@ mod hexed {
     type Known = BTreeMap<u128, (u64, u128)>;
 
     pub(super) fn serialize<S: Serializer>(known: &Known, serializer: S) -> Result<S::Ok, S::Error> {
-        let rows = known.iter().map(|(id, (epoch, boot))| (format!("{id:032x}"), *epoch, format!("{boot:032x}")));
+        let rows =
+            known.iter().map(|(id, (epoch, boot))| (format!("{id:032x}"), *epoch, format!("{boot:032x}")));
         rows.collect::<Vec<_>>().serialize(serializer)
     }
 

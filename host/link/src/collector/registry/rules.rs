@@ -1,5 +1,7 @@
 //! The rules by which a Hello is judged.
 
+use std::sync::Arc;
+
 use weir_model::Mark;
 use weir_proto::weir::link::v1::Goodbye;
 use weir_proto::weir::link::v1::goodbye::Reason;
@@ -39,10 +41,14 @@ pub(super) fn judge(row: &Row, facts: &Facts, marks: &[Mark]) -> Result<(), Good
         && (facts.incarnation, facts.epoch) < (live.incarnation, live.epoch)
     {
         let session = live.session;
-        return Err(fenced(format!("a newer life of {identity:?} is connected (session {session})"), highest));
+        return Err(fenced(
+            format!("a newer life of {identity:?} is connected (session {session})"),
+            highest,
+        ));
     }
     if row.known(*incarnation).is_none() && highest.is_some_and(|highest| *incarnation < highest) {
-        let text = format!("a life of {identity:?} that is older than the newest known takes a new incarnation");
+        let text =
+            format!("a life of {identity:?} that is older than the newest known takes a new incarnation");
         return Err(renew(text, highest));
     }
     Ok(())
@@ -53,14 +59,17 @@ pub(super) fn judge(row: &Row, facts: &Facts, marks: &[Mark]) -> Result<(), Good
 /// # Errors
 /// NEW_INCARNATION.
 pub(super) fn numbering(facts: &Facts, marks: &[Mark], highest: Option<Incarnation>) -> Result<(), Goodbye> {
-    for log in &facts.logs {
-        let Some(mark) = mark_of(log, marks) else { continue };
+    let known = facts.logs.iter().flat_map(|log| marks_of(log, marks).map(move |mark| (log, mark)));
+    for (log, mark) in known {
         let (seq, name) = (mark.seq.0, &log.source.log);
         let (next, first, epoch) = (log.next, log.epoch_first, facts.epoch);
         let found = if seq >= next {
             format!("has place {seq} of the log {name:?}, which goes on at {next}")
         } else if mark.epoch < epoch && seq >= first {
-            format!("has place {seq} of the log {name:?} since start {}, but start {epoch} begins at {first}", mark.epoch)
+            format!(
+                "has place {seq} of the log {name:?} since start {}, but start {epoch} begins at {first}",
+                mark.epoch
+            )
         } else {
             continue;
         };
@@ -87,7 +96,8 @@ pub(super) fn losses(row: &Row, facts: &Facts, marks: &[Mark], store: StoreId) -
     }
     let mut notes = Vec::new();
     for log in &facts.logs {
-        let mark = mark_of(log, marks).map_or(0, |mark| mark.seq.0);
+        // Of several logs one has it, as long as the others were not there yet.
+        let mark = marks_of(log, marks).map(|mark| mark.seq.0).max().unwrap_or_default();
         let answered = mark.max(row.rejected_upto(&log.source));
         let settled = log.settled.saturating_sub(1);
         if answered < settled {
@@ -102,8 +112,10 @@ pub(super) fn losses(row: &Row, facts: &Facts, marks: &[Mark], store: StoreId) -
     notes
 }
 
-fn mark_of<'a>(log: &LogSaid, marks: &'a [Mark]) -> Option<&'a Mark> {
-    marks.iter().find(|mark| mark.source == *log.source)
+/// What the collector's logs have of this one: one mark for each of them.
+fn marks_of<'a>(log: &LogSaid, marks: &'a [Mark]) -> impl Iterator<Item = &'a Mark> {
+    let source = Arc::clone(&log.source);
+    marks.iter().filter(move |mark| mark.source == *source)
 }
 
 fn renew(text: String, highest: Option<Incarnation>) -> Goodbye {

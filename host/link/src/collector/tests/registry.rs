@@ -1,0 +1,306 @@
+//! Who may speak as whom, by scenario.
+
+use std::time::{Duration, Instant};
+
+use weir_model::{Mark, Reason as Cause, Seq, Source};
+use weir_proto::weir::link::v1::goodbye::Reason;
+use weir_proto::weir::link::v1::{Goodbye, Heartbeat, Hello};
+
+use super::{facts, hello};
+use crate::collector::fleet::{FleetRow, FleetState};
+use crate::collector::registry::{Admitted, End, Registry, RejectedBundle, Weight};
+use crate::limits::{AWAY_DAYS_MAX, INCARNATIONS_MAX, SHOWN_FOR};
+use crate::names::{StoreId, to_wire};
+
+const STORE: StoreId = StoreId(77);
+
+fn registry(now: Instant) -> Registry {
+    Registry::new(STORE, Vec::new(), now).0
+}
+
+fn source(identity: &str, incarnation: u128, log: &str) -> Source {
+    Source { identity: identity.to_owned(), incarnation, log: log.to_owned() }
+}
+
+fn mark(identity: &str, incarnation: u128, log: &str, seq: u64, epoch: u64) -> Mark {
+    Mark { source: source(identity, incarnation, log), seq: Seq(seq), epoch }
+}
+
+/// A Hello without marks.
+fn meet(registry: &mut Registry, hello: Hello, now: Instant) -> Result<Admitted, Goodbye> {
+    registry.admit(&facts(hello), &[], now)
+}
+
+/// The row of `identity`.
+fn row(registry: &Registry, identity: &str, now: Instant) -> Option<FleetRow> {
+    registry.fleet(now).into_iter().find(|row| row.identity == identity)
+}
+
+/// What another process would find on the disk.
+fn reopened(registry: &mut Registry, now: Instant) -> Registry {
+    let rows = registry.take_changes().into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    let (registry, broken) = Registry::new(STORE, rows, now);
+    assert_eq!(broken, Vec::<String>::new());
+    registry
+}
+
+/// Scenario: starts 1 to 3 of one agent, one after the other; between two of them the collector starts again.
+/// Guarantees: each is welcome; the newest start is what is shown.
+#[test]
+fn an_agent_comes_back_at_each_of_its_starts() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    for epoch in 1..=3 {
+        let admitted = meet(&mut registry, hello("a", 5, epoch, u128::from(epoch), &[]), now).unwrap();
+        assert!(admitted.fences.is_none() && admitted.notes.is_empty());
+        registry.ended("a", admitted.session, End::Orderly, "left", now);
+        let again = meet(&mut registry, hello("a", 5, epoch, u128::from(epoch), &[]), now).unwrap();
+        registry.ended("a", again.session, End::Orderly, "left", now);
+        registry = reopened(&mut registry, now);
+        assert_eq!(row(&registry, "a", now).unwrap().epoch, Some(epoch));
+    }
+}
+
+/// Scenario: an agent's folder is restored from a copy of an earlier start (rule a), also after the collector started again.
+/// Guarantees: NEW_INCARNATION with the highest known; the agent is welcome with a new one above it; it is shown.
+#[test]
+fn a_restored_copy_takes_a_new_incarnation() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    let met = meet(&mut registry, hello("a", 5, 4, 1, &[]), now).unwrap();
+    registry.ended("a", met.session, End::Dead, "gone", now);
+    let mut registry = reopened(&mut registry, now);
+    let goodbye = meet(&mut registry, hello("a", 5, 3, 2, &[]), now).unwrap_err();
+    assert_eq!((goodbye.reason(), goodbye.incarnation.clone()), (Reason::NewIncarnation, to_wire(5)));
+    let shown = row(&registry, "a", now).unwrap();
+    assert_eq!((shown.state, shown.turned_away), (FleetState::Fenced, 1));
+    assert!(shown.event.contains("older copy"), "{}", shown.event);
+    meet(&mut registry, hello("a", 6, 1, 2, &[]), now).unwrap();
+}
+
+/// Scenario: two processes run with copies of one folder, at the same start (rule b), while the first lives and when it is gone.
+/// Guarantees: whoever comes second takes a new incarnation; the first lives on until that one comes.
+#[test]
+fn two_processes_with_one_folder_are_told_apart() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    let first = meet(&mut registry, hello("a", 5, 2, 100, &[]), now).unwrap();
+    let goodbye = meet(&mut registry, hello("a", 5, 2, 200, &[]), now).unwrap_err();
+    assert_eq!(goodbye.reason(), Reason::NewIncarnation);
+    assert!(registry.is_live("a", first.session));
+    assert_eq!(row(&registry, "a", now).unwrap().state, FleetState::Live);
+    let second = meet(&mut registry, hello("a", 6, 1, 200, &[]), now).unwrap();
+    let (fenced, word) = second.fences.unwrap();
+    assert_eq!((fenced, word.reason()), (first.session, Reason::Fenced));
+    assert!(word.wait_ms > 0);
+    let back = meet(&mut registry, hello("a", 5, 2, 100, &[]), now).unwrap_err();
+    assert_eq!(back.reason(), Reason::Fenced, "a stream of a newer life");
+    assert!(registry.is_live("a", second.session));
+}
+
+/// Scenario: a copy of a folder went on offline past the mark, or its twin did (rule c): the collector has places that this start
+/// cannot have had, or places beyond the end of its log.
+/// Guarantees: NEW_INCARNATION for both; a mark below both is in order, and so is one of this very start.
+#[test]
+fn a_numbering_that_another_copy_used_is_given_up() {
+    let now = Instant::now();
+    let said = [("traces", 11, 100, 60, 1)];
+    let cases = [
+        (mark("a", 11, "traces", 100, 2), true, "at the end of its log"),
+        (mark("a", 11, "traces", 250, 1), true, "beyond the end"),
+        (mark("a", 11, "traces", 60, 1), true, "of an earlier start, within this one"),
+        (mark("a", 11, "traces", 59, 1), false, "of an earlier start, before this one"),
+        (mark("a", 11, "traces", 99, 2), false, "of this start"),
+        (mark("a", 12, "traces", 500, 9), false, "of another numbering"),
+        (mark("a", 11, "metrics", 500, 9), false, "of another log"),
+    ];
+    for (mark, is_refused, what) in cases {
+        // Known and unknown to the registry: marks are in the logs, and outlive it.
+        for is_known in [false, true] {
+            let mut registry = registry(now);
+            if is_known {
+                let met = meet(&mut registry, hello("a", 5, 1, 1, &[]), now).unwrap();
+                registry.ended("a", met.session, End::Orderly, "left", now);
+            }
+            let met = registry.admit(&facts(hello("a", 5, 2, 2, &said)), std::slice::from_ref(&mark), now);
+            let reason = met.map(|_| ()).map_err(|goodbye| (goodbye.reason(), goodbye.incarnation));
+            let expected = if is_refused { Err((Reason::NewIncarnation, to_wire(5))) } else { Ok(()) };
+            assert_eq!(reason, expected, "{what}, known {is_known}");
+        }
+    }
+}
+
+/// Scenario: an agent's disk is wiped; its new folder has a later incarnation, or, by a clock that is behind, an earlier one.
+/// Guarantees: the later one is welcome at its first start; the earlier one is asked to take one above what is known.
+#[test]
+fn a_wiped_agent_is_welcome_with_a_later_incarnation() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    let met = meet(&mut registry, hello("a", 50, 9, 1, &[]), now).unwrap();
+    registry.ended("a", met.session, End::Dead, "gone", now);
+    let goodbye = meet(&mut registry, hello("a", 40, 1, 2, &[]), now).unwrap_err();
+    assert_eq!((goodbye.reason(), goodbye.incarnation), (Reason::NewIncarnation, to_wire(50)));
+    meet(&mut registry, hello("a", 60, 1, 3, &[]), now).unwrap();
+}
+
+/// Scenario: during a rolling update the new process connects while the old one's stream lives (#1053); the old one comes back;
+/// the new one's connection is exchanged for another of the same process.
+/// Guarantees: one stream at any time; higher fences lower; of the same process the newer connection counts.
+#[test]
+fn an_identity_has_one_live_stream() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    let old = meet(&mut registry, hello("a", 5, 1, 1, &[]), now).unwrap();
+    let new = meet(&mut registry, hello("a", 5, 2, 2, &[]), now).unwrap();
+    assert_eq!(new.fences.as_ref().map(|(session, _)| *session), Some(old.session));
+    assert!(meet(&mut registry, hello("a", 5, 1, 1, &[]), now).is_err());
+    let again = meet(&mut registry, hello("a", 5, 2, 2, &[]), now).unwrap();
+    assert_eq!(again.fences.as_ref().map(|(session, _)| *session), Some(new.session));
+    assert_eq!(registry.live(), 1);
+    assert!(registry.is_live("a", again.session) && !registry.is_live("a", new.session));
+}
+
+/// Scenario: the old stream's end, its last message and its last heartbeat come after the new stream's welcome (#857).
+/// Guarantees: none of them changes what is shown of the new one.
+#[test]
+fn the_late_end_of_an_old_stream_changes_nothing() {
+    let start = Instant::now();
+    let later = start + Duration::from_secs(60);
+    let mut registry = registry(start);
+    let old = meet(&mut registry, hello("a", 5, 1, 1, &[]), start).unwrap();
+    let new = meet(&mut registry, hello("a", 5, 2, 2, &[]), start).unwrap();
+    let before = row(&registry, "a", later).unwrap();
+    registry.heard("a", old.session, later);
+    registry.heartbeat("a", old.session, &Heartbeat { waiting_records: 9, ..Heartbeat::default() });
+    registry.ended("a", old.session, End::Dead, "gone", later);
+    assert_eq!(row(&registry, "a", later).unwrap(), before);
+    assert_eq!((before.state, registry.live()), (FleetState::Live, 1));
+    registry.ended("a", new.session, End::Dead, "fell silent", later);
+    let dead = row(&registry, "a", later).unwrap();
+    assert_eq!((dead.state, dead.event.as_str(), registry.live()), (FleetState::Dead, "fell silent", 0));
+    assert_eq!((dead.session, dead.heard_seconds), (None, Some(60.0)));
+}
+
+/// Scenario: more identities than there is room for, one after the other, and all of them at once (#1026).
+/// Guarantees: the bound holds; who was here longest ago goes, counted, also from the disk; who lives never does.
+#[test]
+fn identities_are_bounded() {
+    let now = Instant::now();
+    let mut registry = registry(now).with_rows_max(3);
+    let lives = meet(&mut registry, hello("lives", 5, 1, 1, &[]), now).unwrap();
+    for name in ["b", "c", "d", "e"] {
+        let met = meet(&mut registry, hello(name, 5, 1, 1, &[]), now).unwrap();
+        registry.ended(name, met.session, End::Orderly, "left", now);
+    }
+    let names: Vec<_> = registry.fleet(now).into_iter().map(|row| row.identity).collect();
+    assert_eq!((names, registry.forgotten()), (vec!["d".to_owned(), "e".to_owned(), "lives".to_owned()], 2));
+    let changes = registry.take_changes();
+    let gone: Vec<_> =
+        changes.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key.clone()).collect();
+    assert_eq!(gone, [b"agent/b".to_vec(), b"agent/c".to_vec()]);
+    for name in ["d", "e"] {
+        meet(&mut registry, hello(name, 5, 1, 1, &[]), now).unwrap();
+    }
+    let goodbye = meet(&mut registry, hello("f", 5, 1, 1, &[]), now).unwrap_err();
+    assert!(goodbye.reason() == Reason::TooMany && goodbye.wait_ms > 0, "{goodbye:?}");
+    assert!(registry.is_live("lives", lives.session));
+}
+
+/// Scenario: agents leave and die; a day passes; ninety more do, in which one of them lives.
+/// Guarantees: those gone are shown for a day; they are forgotten by days of the collector's running, never by a clock.
+#[test]
+fn the_dead_are_shown_for_a_day_and_forgotten_after_ninety() {
+    let start = Instant::now();
+    let mut registry = registry(start);
+    meet(&mut registry, hello("lives", 5, 1, 1, &[]), start).unwrap();
+    let dies = meet(&mut registry, hello("dies", 5, 1, 1, &[]), start).unwrap();
+    registry.ended("dies", dies.session, End::Dead, "fell silent", start);
+    assert!(row(&registry, "dies", start + SHOWN_FOR - Duration::from_secs(1)).is_some());
+    assert!(row(&registry, "dies", start + SHOWN_FOR).is_none());
+    for day in 1..=AWAY_DAYS_MAX {
+        registry.sweep(start + Duration::from_secs(24 * 3600) * day);
+    }
+    assert_eq!(registry.forgotten(), 0);
+    registry.sweep(start + Duration::from_secs(24 * 3600) * (AWAY_DAYS_MAX + 1));
+    assert_eq!(registry.forgotten(), 1);
+    meet(&mut registry, hello("dies", 5, 1, 9, &[]), start).expect("a stranger now");
+    assert!(row(&registry, "lives", start).is_some());
+}
+
+/// Scenario: an agent whose records another store acknowledged (rule f); one that says more is settled than this store has; one
+/// whose last records this store refused for good.
+/// Guarantees: the first is noted with its number, the second as a loss, the third is none; all are welcome.
+#[test]
+fn what_another_store_or_a_lost_one_had_is_told() {
+    let now = Instant::now();
+    let told = |registry: &mut Registry, store: u128, settled: u64, upto: u64| {
+        let said = [("traces", 11, 100, 90, settled)];
+        let hello = Hello { store: to_wire(store), ..hello("a", 5, 1, 1, &said) };
+        let marks = [mark("a", 11, "traces", upto, 1)];
+        registry.admit(&facts(hello), &marks, now).expect("it is welcome all the same").notes
+    };
+    let other = told(&mut registry(now), 78, 51, 0);
+    assert!(other[0].weight == Weight::Warn && other[0].text.contains("up to 50 records"), "{other:?}");
+    let lost = told(&mut registry(now), 77, 51, 20);
+    assert!(
+        lost[0].weight == Weight::Error && lost[0].text.contains("up to 30 records are lost here"),
+        "{lost:?}"
+    );
+    assert_eq!(told(&mut registry(now), 77, 51, 50), []);
+    let mut refusing = registry(now);
+    told(&mut refusing, 77, 41, 40);
+    let log = source("a", 11, "traces");
+    let rejected =
+        RejectedBundle { source: &log, last: 50, records: 10, cause: Cause::Malformed, text: "broken" };
+    refusing.rejected("a", &rejected, now);
+    let mut refusing = reopened(&mut refusing, now);
+    assert_eq!(told(&mut refusing, 77, 51, 40), [], "refused is not lost, also after a start");
+    let shown = row(&refusing, "a", now).unwrap();
+    assert_eq!(shown.state, FleetState::Live);
+}
+
+/// Scenario: bundles are taken and rejected for two reasons; a Hello is turned away (#969).
+/// Guarantees: each has its count at the agent's row, by reason, and the last event in words.
+#[test]
+fn every_refusal_is_counted_for_its_agent() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    let met = meet(&mut registry, hello("a", 5, 2, 1, &[]), now).unwrap();
+    registry.took("a", 3, 100);
+    let log = source("a", 11, "traces");
+    for (records, cause) in [(2, Cause::Malformed), (1, Cause::NoPipeline), (4, Cause::Malformed)] {
+        let rejected = RejectedBundle { source: &log, last: 9, records, cause, text: "why" };
+        registry.rejected("a", &rejected, now);
+    }
+    registry.heartbeat("a", met.session, &Heartbeat { waiting_records: 7, ..Heartbeat::default() });
+    assert!(meet(&mut registry, hello("a", 5, 1, 1, &[]), now).is_err());
+    let row = row(&registry, "a", now).unwrap();
+    assert_eq!((row.bundles, row.records, row.bytes, row.waiting.records), (1, 3, 100, 7));
+    assert_eq!(row.rejected, [("malformed".to_owned(), 6), ("no_pipeline".to_owned(), 1)]);
+    assert_eq!((row.turned_away, row.state), (1, FleetState::Live));
+    assert!(row.event.contains("older copy"), "{}", row.event);
+}
+
+/// Scenario: an agent takes more incarnations than are remembered; one of the first comes back; a row that is no row.
+/// Guarantees: the list is bounded, and what fell out of it is still not welcome; the broken row is told, the others are read.
+#[test]
+fn incarnations_are_bounded() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    for incarnation in 1..=2 * INCARNATIONS_MAX as u128 {
+        let met = meet(&mut registry, hello("a", incarnation, 1, 1, &[]), now).unwrap();
+        registry.ended("a", met.session, End::Orderly, "left", now);
+    }
+    let changes = registry.take_changes();
+    assert_eq!(changes.len(), 1);
+    assert!(changes[0].1.as_ref().unwrap().len() < 2048);
+    registry.not_written(&changes);
+    let (key, value) = registry.take_changes().remove(0);
+    let rows = vec![(key, value.unwrap()), (b"agent/b".to_vec(), b"no row".to_vec())];
+    let (mut registry, broken) = Registry::new(STORE, rows, now);
+    assert_eq!(broken, ["b"]);
+    assert_eq!(
+        meet(&mut registry, hello("a", 3, 9, 1, &[]), now).unwrap_err().reason(),
+        Reason::NewIncarnation
+    );
+}
