@@ -80,5 +80,8 @@ fn a_run_replaces_its_own_line_only() {
     let text = written(&text, &line("2", "new"), "def release");
     let (head, lines) = text.split_at(HEAD.len());
     assert_eq!(head, HEAD);
-    assert_eq!(lines, "| 2 | kills | 3 | new | 7 | def release |\n| 16 | kills | 3 | other | 7 | abc release |\n");
+    assert_eq!(
+        lines,
+        "| 2 | kills | 3 | new | 7 | def release |\n| 16 | kills | 3 | other | 7 | abc release |\n"
+    );
 }

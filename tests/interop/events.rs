@@ -55,7 +55,11 @@ async fn python_reports_and_watches_across_restarts() {
     collector.restart().await;
     hears(&watcher, "app", "guestbook", "v2", "LIVE").await;
     let resumed = json!({"event": "started", "resumed": true});
-    assert!(watcher.said().facts.contains(&resumed), "it goes on behind its cursor: {:?}", watcher.said().facts);
+    assert!(
+        watcher.said().facts.contains(&resumed),
+        "it goes on behind its cursor: {:?}",
+        watcher.said().facts
+    );
 
     agent.terminate().await;
     agent.restart().await;

@@ -104,11 +104,7 @@ impl Bench {
 }
 
 /// Starts the two, the collector first.
-async fn start(
-    binaries: &subject::Binaries,
-    between: Between,
-    sink: SocketAddr,
-) -> anyhow::Result<Daemon> {
+async fn start(binaries: &subject::Binaries, between: Between, sink: SocketAddr) -> anyhow::Result<Daemon> {
     let folder = TempDir::new_in(&binaries.folder).context("make a folder")?;
     let [entry, link] = std::array::from_fn(|_| free_address());
     let signals = |receiver: &str, exporter: &str| {

@@ -113,7 +113,9 @@ impl Fleet {
         while self.live.load(Ordering::Relaxed) < AGENTS {
             if since.elapsed() > ALL_THERE {
                 let live = self.live.load(Ordering::Relaxed);
-                return Err(process.complaint(&format!("{live} of {AGENTS} agents are there after {ALL_THERE:?}")));
+                return Err(
+                    process.complaint(&format!("{live} of {AGENTS} agents are there after {ALL_THERE:?}"))
+                );
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -163,7 +165,12 @@ async fn agent(number: u64, fleet: Arc<Fleet>) {
 }
 
 /// One stream to its end, which is why it returns.
-async fn live(agent: &mut BareAgent, mut stream: LinkStream, beat: &mut u64, fleet: &Fleet) -> Result<(), String> {
+async fn live(
+    agent: &mut BareAgent,
+    mut stream: LinkStream,
+    beat: &mut u64,
+    fleet: &Fleet,
+) -> Result<(), String> {
     let mut beats = tokio::time::interval(HEARTBEAT);
     loop {
         tokio::select! {

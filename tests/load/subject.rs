@@ -131,12 +131,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// One that runs, perhaps with another behind it.
-    pub(crate) fn of(
-        process: Process,
-        entry: SocketAddr,
-        behind: Option<Process>,
-        folder: TempDir,
-    ) -> Self {
+    pub(crate) fn of(process: Process, entry: SocketAddr, behind: Option<Process>, folder: TempDir) -> Self {
         Self { process, behind, entry, _folder: folder }
     }
 

@@ -58,7 +58,8 @@ impl BareAgent {
     /// # Errors
     /// Why there is no stream: nobody was there, or it was not welcome.
     pub async fn open(&self, address: SocketAddr) -> Result<LinkStream, String> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+        let endpoint =
+            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
         let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|error| error.to_string())?;
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
         let messages = stream::unfold(receiver, async |mut receiver| {

@@ -40,7 +40,7 @@ async fn kills_and_a_bad_wire_lose_nothing_and_repeat_nothing() {
     let _alone = alone().await;
     let mut random = random("link");
     let seed = random.get_seed();
-    let cycles: usize = figure("WEIR_CYCLES", 12);
+    let cycles: usize = figure("WEIR_LINK_CYCLES", figure("WEIR_CYCLES", 12));
     let mut story = Story::begin(Between::Link).await;
     for _ in 0..cycles {
         story.cycle(&mut random).await;

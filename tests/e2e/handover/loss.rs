@@ -129,7 +129,9 @@ fn may_filter(story: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let has_nft = Command::new("nft").arg("--version").output().is_ok_and(|output| output.status.success());
     if !is_root || !has_nft {
-        eprintln!("NOT RUN: {story}: a network of its own needs root, and nft (Debian: nftables) to lose packets in it.");
+        eprintln!(
+            "NOT RUN: {story}: a network of its own needs root, and nft (Debian: nftables) to lose packets in it."
+        );
     }
     is_root && has_nft
 }
@@ -164,7 +166,8 @@ impl Filter {
     /// So many of a hundred packets do not arrive, each way.
     fn loses(&self, percent: u32) {
         let port = self.port;
-        let chance = if percent == ALL { String::new() } else { format!("numgen random mod {ALL} < {percent} ") };
+        let chance =
+            if percent == ALL { String::new() } else { format!("numgen random mod {ALL} < {percent} ") };
         let rule = |side| format!("tcp {side} {port} {chance}drop;");
         let rules = if percent == 0 { String::new() } else { rule("dport") + " " + &rule("sport") };
         // The first two lines make it whether it is there or not; all four are one transaction.

@@ -42,7 +42,11 @@ async fn a_collector_with_a_new_store_says_what_the_old_one_had() {
     let new = kept.records();
     Collector::add_to(&mut kept, &old);
     kept.harvest.assert_keeps(&book.ledger);
-    assert_eq!((new, kept.harvest.repeated()), (30, 0), "only what was not acknowledged comes to the new store");
+    assert_eq!(
+        (new, kept.harvest.repeated()),
+        (30, 0),
+        "only what was not acknowledged comes to the new store"
+    );
 }
 
 /// Scenario: a collector comes back with an older copy of its folder.
