@@ -10,6 +10,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use weir_proto::weir::events::v1::report_service_client::ReportServiceClient;
+use weir_proto::weir::events::v1::watch_service_client::WatchServiceClient;
+use weir_proto::weir::events::v1::{ListRequest, ReportRequest};
+use weir_tests::wait::until;
 use weir_tests::{BatchId, Harvest, OtlpSink, Profile, Protocol, Sender, Shape, Verdict, Weir, wait_until};
 
 use crate::load::{Book, Load, crew};
@@ -46,7 +50,7 @@ service:
 ";
 
 /// What a broken connection is told by.
-const BROKEN: &str = "link";
+const BROKEN: &str = "to the collector";
 
 /// An agent, a collector, and the backend behind it.
 struct Pair {
@@ -113,7 +117,8 @@ async fn fleet(collector: &Weir, arguments: &[&str]) -> Said {
 async fn what_an_agent_takes_arrives_behind_its_collector() {
     let mut pair = Pair::begin().await;
     let book = Book::default();
-    let load = Load::start(crew(&pair.agent, &[Protocol::OtlpGrpc, Protocol::OtlpHttp], 2), SHAPE, None, &book);
+    let load =
+        Load::start(crew(&pair.agent, &[Protocol::OtlpGrpc, Protocol::OtlpHttp], 2), SHAPE, None, &book);
     book.reaches(200).await;
     load.stop().await;
     pair.settle().await;
@@ -216,9 +221,10 @@ async fn a_reload_cuts_only_a_link_that_changed() {
     let load = Load::start(crew(&pair.agent, &[Protocol::OtlpGrpc], 2), SHAPE, None, &book);
     book.reaches(50).await;
 
-    let beside = AGENT
-        .replace("exporters:\n  weir:", "exporters:\n  debug:\n  weir:")
-        .replace("logs: {receivers: [otlp], exporters: [weir]}", "logs: {receivers: [otlp], exporters: [weir, debug]}");
+    let beside = AGENT.replace("exporters:\n  weir:", "exporters:\n  debug:\n  weir:").replace(
+        "logs: {receivers: [otlp], exporters: [weir]}",
+        "logs: {receivers: [otlp], exporters: [weir, debug]}",
+    );
     reload(&mut pair.agent, &beside, 1).await;
     book.reaches(100).await;
     assert_eq!(session(&pair.state_becomes(&["live"]).await), first, "an unchanged link was cut");
@@ -230,6 +236,56 @@ async fn a_reload_cuts_only_a_link_that_changed() {
     pair.settle().await;
     assert_ne!(session(&pair.state_becomes(&["live"]).await), first, "the link does not know the new log");
     pair.harvest.assert_keeps(&book.ledger);
+}
+
+/// Scenario: the collector has a service of events; so has the agent, where a program reports a state.
+/// Guarantees: the collector tells programs that state, and what the agent says of itself: its program, its configuration's hash, its
+/// parts and whether they are well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn states_of_an_agent_are_told_behind_its_collector() {
+    let events = "service:\n  events: {endpoint: <events>}\n";
+    let sink = OtlpSink::start().await;
+    let collector = Weir::start(&COLLECTOR.replace("service:\n", events), &[("sink", sink.address())]).await;
+    let agent =
+        Weir::start(&AGENT.replace("service:\n", events), &[("link", collector.address("link"))]).await;
+    [&agent, &collector].iter().for_each(|weir| weir.log().announce(BROKEN));
+
+    let mut programs = ReportServiceClient::connect(format!("http://{}", agent.address("events")))
+        .await
+        .expect("the agent serves programs");
+    let report = ReportRequest {
+        kind: "app.lamp".to_owned(),
+        key: "kitchen".to_owned(),
+        value: b"on".to_vec(),
+        ..ReportRequest::default()
+    };
+    programs.report(report).await.expect("a state is taken");
+
+    let mut watchers = WatchServiceClient::connect(format!("http://{}", collector.address("events")))
+        .await
+        .expect("the collector serves programs");
+    let wanted = [
+        ("app.lamp", "kitchen"),
+        ("weir.agent", "agent"),
+        ("weir.component", "exporters/weir"),
+        ("weir.component", "receivers/otlp"),
+        ("weir.config", "config"),
+    ];
+    let known = until(deadline(SHOWN), async || {
+        let states = watchers.list(ListRequest::default()).await.ok()?.into_inner().states;
+        let has =
+            |(kind, key): &(&str, &str)| states.iter().any(|state| state.kind == *kind && state.key == *key);
+        wanted.iter().all(has).then_some(states)
+    });
+    let known = known.await.expect("the collector tells what it was told");
+    assert!(known.iter().all(|state| state.agent == "edge-1"), "{known:?}");
+    let value = |kind: &str| known.iter().find(|state| state.kind == kind).map(|state| state.value.clone());
+    assert_eq!(value("app.lamp").as_deref(), Some(&b"on"[..]));
+    let component: Value =
+        serde_json::from_slice(&value("weir.component").expect("it is there")).expect("JSON");
+    assert_eq!(component["healthy"], true, "{component}");
+    agent.stop().await;
+    collector.stop().await;
 }
 
 async fn reload(agent: &mut Weir, config: &str, reloads: usize) {
@@ -259,7 +315,12 @@ impl Bare {
         let data = data.to_str().expect("a path of ours");
         let mut command = Command::new(binary);
         command.arg("run").args(arguments).args(["--data-dir", data]);
-        command.env("NO_COLOR", "1").env_remove("WEIR_LOG").stdin(Stdio::null()).stderr(file).kill_on_drop(true);
+        command
+            .env("NO_COLOR", "1")
+            .env_remove("WEIR_LOG")
+            .stdin(Stdio::null())
+            .stderr(file)
+            .kill_on_drop(true);
         let child = command.spawn().expect("the binary starts");
         let bare = Self { child, log };
         wait_until(LIFE, &format!("{name} is ready"), || bare.said("weir runs")).await;
@@ -275,7 +336,8 @@ impl Bare {
     async fn stop(mut self) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         kill_process(pid.expect("it runs"), Signal::TERM).expect("our own process may be told");
-        let status = timeout(LIFE, self.child.wait()).await.expect("it ends").expect("a child can be waited for");
+        let status =
+            timeout(LIFE, self.child.wait()).await.expect("it ends").expect("a child can be waited for");
         assert!(status.success(), "{status}: {}", std::fs::read_to_string(&self.log).expect("our folder"));
     }
 }
@@ -305,8 +367,10 @@ async fn two_commands_make_an_agent_and_a_collector() {
 
     let mut sender = Sender::new(Protocol::OtlpGrpc, SocketAddr::from((here, 4317)));
     assert_eq!(sender.send(BatchId { sender: 1, number: 1 }, SHAPE).await, Verdict::Taken);
-    wait_until(deadline(SHOWN), "the collector has it", || collector.said("exporter=debug").or(collector.said("spans")))
-        .await;
+    wait_until(deadline(SHOWN), "the collector has it", || {
+        collector.said("exporter=debug").or(collector.said("spans"))
+    })
+    .await;
     let page = format!("{there}:55681");
     let rows = command(&binary, &["fleet", "--admin", &page, "--json"]).await.well().json();
     assert_eq!(rows[0]["state"], "live", "{rows}");
@@ -348,7 +412,8 @@ async fn a_shorthand_that_cannot_be_meant_is_refused() {
         let text = run(&[shorthand, &["--data-dir", data, "--print-config"]].concat()).await.well().text();
         let file = folder.path().join("weir.yaml");
         std::fs::write(&file, &text).expect("our folder");
-        let said = command(&binary, &["validate", file.to_str().expect("a path of ours")]).await.well().text();
+        let said =
+            command(&binary, &["validate", file.to_str().expect("a path of ours")]).await.well().text();
         assert!(said.contains("weir"), "{said}");
     }
 

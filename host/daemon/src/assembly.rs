@@ -9,7 +9,8 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `parts.rs` | the living parts: started together, ended together or one by one |
-//! | `pipelines.rs`, `exporters.rs`, `link.rs`, `pages.rs`, `receivers.rs`, `scrape.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `pipelines.rs`, `exporters.rs`, `pages.rs`, `receivers.rs`, `scrape.rs`, `plugins.rs` | how each kind is made from the configuration |
+//! | `link.rs`, `agent.rs`, `collector.rs`, `states.rs`, `own.rs` | the two ends of links, and what is said of resources over them |
 //! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
 //! | `triggers.rs`, `diff.rs`, `staging.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is ready before anything is touched, what is done |
 //! | `current.rs` | lists that follow the parts |
@@ -23,6 +24,7 @@ mod diff;
 mod exporters;
 mod link;
 mod owed;
+pub(crate) mod own;
 mod pages;
 mod parts;
 mod pipelines;
@@ -44,6 +46,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tracing::info;
 use weir_model::{Ledger, NodeRegistry};
@@ -67,6 +70,7 @@ pub(crate) use pipelines::queue_folders;
 pub use plugins::{CompiledCode, Plugins};
 pub(crate) use plugins::{cache_dir, grants, hex};
 pub(crate) use reload::reload;
+pub(crate) use states::States;
 pub(crate) use tasks::Tasks;
 pub use triggers::Triggers;
 
@@ -77,6 +81,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) nodes: Arc<NodeRegistry>,
     pub(crate) client: Client,
     pub(crate) plugins: Plugins,
+    pub(crate) states: States,
 }
 
 /// A page of our own, bound.
@@ -119,6 +124,8 @@ pub struct Foundation {
     ledger: Arc<Ledger>,
     nodes: Arc<NodeRegistry>,
     client: Client,
+    /// What agents have said of resources; of a collector alone.
+    pub(crate) states: States,
     /// The plugins.
     pub plugins: Plugins,
 }
@@ -133,13 +140,13 @@ impl Foundation {
         let ledger = Ledger::new(config.service.memory.limit_bytes);
         let client = Client::new(ClientSettings::new(Arc::clone(&ledger)));
         let plugins = Plugins::new(config, Arc::clone(&ledger), client.clone(), runtime, code)?;
-        Ok(Self { ledger, nodes: Arc::default(), client, plugins })
+        Ok(Self { ledger, nodes: Arc::default(), client, states: States::default(), plugins })
     }
 
     /// What parts of this configuration are made with.
     pub(crate) fn bench<'a>(&self, config: &'a Config) -> Bench<'a> {
-        let Self { ledger, nodes, client, plugins } = self.clone();
-        Bench { config, ledger, nodes, client, plugins }
+        let Self { ledger, nodes, client, states, plugins } = self.clone();
+        Bench { config, ledger, nodes, client, plugins, states }
     }
 }
 
@@ -159,6 +166,7 @@ impl Daemon {
         let views = Views::default();
         views.health.watch_plugins(foundation.plugins.host().clone());
         views.follow(&parts);
+        views.config.exchange(config_hash(&config));
         views.show_waiting(pipelines::waiting(&config).await);
         let (ledger, nodes) = (Arc::clone(&foundation.ledger), Arc::clone(&foundation.nodes));
         let metrics = Metrics::new(views.sources.clone(), ledger, nodes);
@@ -172,6 +180,11 @@ impl Daemon {
             }
         };
         Ok(Self { config, foundation, parts, views, pages, admin, lock })
+    }
+
+    /// Who speaks to this process.
+    pub(crate) fn nodes(&self) -> Arc<NodeRegistry> {
+        Arc::clone(&self.foundation.nodes)
     }
 
     /// Receiver, protocol and address of every door.
@@ -228,6 +241,11 @@ fn own_pages(
         add(listen, "health", health as Arc<dyn listen::Handler>)?;
     }
     Ok(pages)
+}
+
+/// Of the text that runs: tells two configurations apart, and nothing of what is in them.
+pub(crate) fn config_hash(config: &Config) -> String {
+    hex(&Sha256::digest(config.source.text.as_bytes()))
 }
 
 /// The lock's name in the data folder.

@@ -1,5 +1,6 @@
 //! The command line: what a person types, and how the process says how it went.
 
+mod cert;
 mod demo;
 mod fleet;
 mod open_files;
@@ -66,6 +67,9 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Makes a private authority, and certificates for the hosts that speak to each other.
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Looks at plugins, and prepares them.
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Fleet(command) => fleet::fleet(command),
         Command::Validate { file, config } => validate::validate(file.or(config).as_deref()),
         Command::Demo { once } => demo::demo(once),
+        Command::Cert(command) => cert::cert(command),
         Command::Plugin(command) => plugin::plugin(command),
         Command::Queue(command) => queue::queue(command),
     };

@@ -81,7 +81,9 @@ fn row(AgentView { row, .. }: &AgentView) -> [String; 9] {
         0 => "0".to_owned(),
         records => format!("{records} ({} KiB, {} s)", row.waiting.bytes >> 10, row.waiting.oldest_ms / 1000),
     };
-    let ago = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s ago"));
+    let ago = |seconds: Option<f64>| {
+        seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s ago"))
+    };
     let state = match row.state {
         FleetState::Live => "live",
         FleetState::Idle => "idle",

@@ -11,7 +11,7 @@ use tokio::time::{Instant as Deadline, MissedTickBehavior, interval, sleep_until
 use tracing::{error, warn};
 use weir_net::Drain;
 
-use crate::assembly::{Daemon, NamedQueue, Parts, Tasks, Triggers, Views, emptied, reload};
+use crate::assembly::{Daemon, NamedQueue, Parts, Tasks, Triggers, Views, emptied, own, reload};
 use crate::config::Storage;
 use crate::telemetry::pages::Health;
 
@@ -109,6 +109,9 @@ pub(crate) async fn live_and_die(mut daemon: Daemon, stop: Stop, mut triggers: T
         watching.spawn("the admin socket".to_owned(), admin.serve(pages_drain.clone()));
     }
     watching.spawn("the clock".to_owned(), tick(daemon.views.clone(), pages_drain.clone()));
+    let (plugins, drain) = (daemon.foundation.plugins.host().clone(), daemon.parts.doors_drain.clone());
+    let own = own::report(daemon.views.clone(), daemon.nodes(), plugins, drain);
+    watching.spawn("the report of this process's own states".to_owned(), own);
 
     let (plugins, drain) = (daemon.foundation.plugins.host().clone(), daemon.parts.doors_drain.clone());
     watching.spawn("the watch over the plugin folder".to_owned(), async move {
@@ -179,6 +182,12 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
         cut.push("a plugin's call did not end".to_owned());
     }
     close(&queues, deadline, &mut cut).await;
+    // The doors hold the states of agents.
+    drop(parts);
+    views.forget_agents();
+    if timeout_at(stop.last(deadline + CLOSE_RESERVE), foundation.states.close()).await.is_err() {
+        cut.push("the states of agents were not closed in time".to_owned());
+    }
     pages_drain.signal();
     if timeout_at(stop.last(deadline + CLOSE_RESERVE), watching.join()).await.is_err() {
         watching.shutdown().await;

@@ -875,7 +875,8 @@ impl Checked {
             ExporterKind::Otlp(otlp) => format!("{id} {}", otlp.endpoint.value),
             ExporterKind::Link(link) => {
                 let authority = link.endpoint.value.authority().map(ToString::to_string).unwrap_or_default();
-                let plain = if link.endpoint.value.scheme_str() == Some("http") { ", in plaintext" } else { "" };
+                let plain =
+                    if link.endpoint.value.scheme_str() == Some("http") { ", in plaintext" } else { "" };
                 format!("{id} the collector {authority}{plain}")
             }
             ExporterKind::Debug(_) => format!("{id} to the log"),

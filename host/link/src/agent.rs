@@ -96,7 +96,9 @@ pub enum AgentError {
     #[error("{0} pipelines over one link: {LOGS_MAX} may be")]
     Logs(usize),
     /// A log's name cannot be one.
-    #[error("a pipeline's name over the link has 1 to {SOURCE_NAME_BYTES_MAX} bytes, and each its own: `{0}`")]
+    #[error(
+        "a pipeline's name over the link has 1 to {SOURCE_NAME_BYTES_MAX} bytes, and each its own: `{0}`"
+    )]
     Name(String),
     /// No random numbers.
     #[error("the operating system gives no random numbers: {0}")]
@@ -172,7 +174,8 @@ impl Agent {
     /// # Errors
     /// [`AgentError`]: nothing was started.
     pub fn start(settings: AgentSettings, logs: Vec<LogHandle>) -> Result<Arc<Self>, AgentError> {
-        let AgentSettings { id, endpoint, folder, tls, identity, encodings, host, program, states } = settings;
+        let AgentSettings { id, endpoint, folder, tls, identity, encodings, host, program, states } =
+            settings;
         check(&logs)?;
         let target = Target::parse(&endpoint, tls.is_some())?;
         let seeds = try_seeds()?;
@@ -282,7 +285,10 @@ impl Drop for Agent {
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent").field("logs", &self.logs).field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("logs", &self.logs)
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use sha2::{Digest as _, Sha256};
 use weir_model::SOURCE_NAME_BYTES_MAX;
 use x509_parser::certificate::X509Certificate;
@@ -109,6 +110,25 @@ impl Described {
             ends: text(parsed.validity().not_after),
         })
     }
+}
+
+/// The certificates in a PEM file's bytes, in their order; there may be none.
+///
+/// # Errors
+/// Where one is broken.
+pub fn certificates_of(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unreadable> {
+    let broken = |error: pem::Error| Unreadable { what: "a certificate", cause: error.to_string() };
+    CertificateDer::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(broken)
+}
+
+/// The revocation lists in a PEM file's bytes, in their order; there may be none.
+///
+/// # Errors
+/// Where one is broken.
+pub fn lists_of(bytes: &[u8]) -> Result<Vec<Revocations>, Unreadable> {
+    let broken = |error: pem::Error| Unreadable { what: "a revocation list", cause: error.to_string() };
+    let lists = CertificateRevocationListDer::pem_slice_iter(bytes);
+    lists.map(|list| Revocations::of(&list.map_err(broken)?)).collect()
 }
 
 /// Whether `authority` has signed `certificate`. Says nothing of times and revocations.

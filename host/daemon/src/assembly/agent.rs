@@ -4,15 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tokio::time::timeout;
 use tracing::warn;
 use weir_link::agent::{Agent, AgentSettings, Encoding, LogHandle, TlsProvider};
+use weir_link::state::OutboxHandle;
 use weir_model::{BoxFuture, Exporter};
 use weir_net::client_tls::ClientTls;
 
+use super::Bench;
 use super::collector::link_folder;
 use super::exporters::trust;
 use super::link::{Carrier, CarrierStatus, LinkLog};
-use super::{Bench, states};
+use super::states::{self, Reporting};
 use crate::command::Failure;
 use crate::config::{ExporterKind, Id, LinkEncoding, LinkExporter};
 
@@ -42,6 +45,7 @@ fn try_start(bench: &Bench<'_>, id: &Id, logs: Vec<LinkLog>) -> anyhow::Result<A
              process"
         );
     }
+    let (outbox, reporting) = states::of_agent(bench, id)?;
     let settings = AgentSettings {
         id: id.to_string(),
         endpoint: endpoint.value.authority().map(ToString::to_string).unwrap_or_default(),
@@ -54,12 +58,13 @@ fn try_start(bench: &Bench<'_>, id: &Id, logs: Vec<LinkLog>) -> anyhow::Result<A
         },
         host: host(),
         program: program(),
-        states: states::of_agent(bench, id)?,
+        states: Box::new(outbox),
     };
     let exporter = id.to_string();
     let handle = |LinkLog { name, queue }| LogHandle { name, queue, exporter: exporter.clone() };
     let agent = Agent::start(settings, logs.into_iter().map(handle).collect())?;
-    Ok(Arc::new(Carried { agent, seen: Mutex::default() }))
+    let running = Mutex::new(Some((agent, reporting)));
+    Ok(Arc::new(Carried { running, seen: Mutex::default() }))
 }
 
 /// The machine's name.
@@ -82,30 +87,55 @@ fn tls(link: &LinkExporter) -> anyhow::Result<Option<TlsProvider>> {
     Ok(Some(Arc::new(move || Ok(files.current()))))
 }
 
-/// A running agent.
+/// An agent with its outbox, until it is stopped.
 struct Carried {
-    agent: Arc<Agent>,
+    running: Mutex<Option<(Arc<Agent>, Reporting)>>,
     /// When it was seen to have a stream.
     seen: Mutex<Option<Instant>>,
 }
 
+/// How long the file of an outbox may take to be let go by those who are just reporting.
+const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
+
+impl Carried {
+    fn agent(&self) -> Option<Arc<Agent>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map(|(agent, _)| Arc::clone(agent))
+    }
+}
+
 impl Carrier for Carried {
-    fn exporter(&self, log: &str) -> Arc<dyn Exporter> {
-        self.agent.exporter(log)
+    fn exporter(&self, log: &str) -> Option<Arc<dyn Exporter>> {
+        Some(self.agent()?.exporter(log))
+    }
+
+    fn outbox(&self) -> Option<OutboxHandle> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map(|(_, reporting)| reporting.handle())
     }
 
     fn status(&self) -> CarrierStatus {
-        let status = self.agent.status();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(agent) = self.agent() else {
+            return CarrierStatus {
+                away_since: *seen,
+                why_not: "the agent has ended".to_owned(),
+                ..CarrierStatus::default()
+            };
+        };
+        let status = agent.status();
         let now = Instant::now();
         let connected = status.connected.and_then(|connected| now.checked_sub(connected.since));
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if connected.is_some() {
             *seen = Some(now);
         }
         CarrierStatus {
             connected,
             away_since: *seen,
-            why_not: status.why_away.or(status.last_goodbye).unwrap_or_else(|| "no try has ended yet".to_owned()),
+            why_not: status
+                .why_away
+                .or(status.last_goodbye)
+                .unwrap_or_else(|| "no try has ended yet".to_owned()),
             unacknowledged: status.unacknowledged.records,
             resent: status.resent,
             counts: status.counts,
@@ -113,7 +143,15 @@ impl Carrier for Carried {
     }
 
     fn stop(&self) -> BoxFuture<'static, ()> {
-        let agent = Arc::clone(&self.agent);
-        Box::pin(async move { agent.stop(LEAVE_WITHIN).await })
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Box::pin(async move {
+            let Some((agent, reporting)) = running else { return };
+            let task = reporting.end().await;
+            agent.stop(LEAVE_WITHIN).await;
+            drop(agent);
+            if timeout(OUTBOX_WITHIN, task).await.is_err() {
+                warn!("the outbox of states is not let go in time");
+            }
+        })
     }
 }

@@ -22,9 +22,9 @@ use weir_receiver::door::Settings;
 use weir_wire::WalkLimits;
 
 use super::pipelines::{Line, folder_name};
-use super::{Bench, make_private_dir, receivers, states};
+use super::{Bench, make_private_dir, receivers};
 use crate::command::Failure;
-use crate::config::{Config, Id, LinkReceiver, PipelineId, Storage};
+use crate::config::{Config, Id, Kind, LinkReceiver, Located, PipelineId, ReceiverConfig, Storage};
 use crate::fleet::Roster;
 
 /// The folder of both ends of links in the data folder.
@@ -178,7 +178,7 @@ pub(super) fn open(
         bundle_bytes_max: limits.request_bytes_max,
         walk: WALK,
         limits: receivers::listen_limits(limits),
-        states: states::of_collector(bench).with_context(doing)?,
+        states: bench.states.of_collector(bench.config).with_context(doing)?,
         peer_name: Arc::new(|peer| peer.identity.as_ref()?.name.clone()),
         ledger: settings.ledger,
         counts: settings.counts,
@@ -191,6 +191,14 @@ pub(super) fn open(
     let tls = receivers::tls(&listen.tls).map(ServerTls::load).transpose().with_context(doing)?;
     let bound = collector.bind(&listen.endpoint.value.to_string(), tls).with_context(doing)?;
     Ok(Ready { collector, bound })
+}
+
+/// Whether agents come to this process.
+pub(super) fn is_used(config: &Config) -> bool {
+    let is_one = |(id, part): (&Id, &Located<ReceiverConfig>)| {
+        matches!(part.value, ReceiverConfig::Link(_)) && config.uses(Kind::Receiver, id)
+    };
+    config.receivers.iter().any(is_one)
 }
 
 /// A collector as it is shown.

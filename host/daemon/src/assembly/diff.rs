@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::{self, Route};
 use crate::config::{
-    BatchConfig, Config, ExporterConfig, ExporterKind, Id, Kind, LogsConfig, PipelineId, QueueConfig, ReceiverConfig,
-    ResourceConfig, ServiceConfig, TelemetryConfig,
+    BatchConfig, Config, ExporterConfig, ExporterKind, Id, Kind, LogsConfig, PipelineId, QueueConfig,
+    ReceiverConfig, ResourceConfig, ServiceConfig, TelemetryConfig,
 };
 
 /// Parts of one kind.
@@ -293,12 +293,16 @@ service:
     /// nothing of it.
     #[test]
     fn a_link_is_restarted_for_another_log_and_for_nothing_else() {
-        let link = FILE.replace("otlp/y: {endpoint: 'http://127.0.0.1:4'}", "weir: {endpoint: '127.0.0.1:4'}");
+        let link =
+            FILE.replace("otlp/y: {endpoint: 'http://127.0.0.1:4'}", "weir: {endpoint: '127.0.0.1:4'}");
         let link = link.replace("otlp/y", "weir");
         let plan = |line: &str| Plan::between(&read(&link), &read(&format!("{link}    {line}\n"))).told();
         let names = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>();
         let told = plan("logs: {receivers: [otlp/a], exporters: [weir]}");
-        assert_eq!(names(told.changed), ["exporter weir of pipeline traces/a", "exporter weir of pipeline traces/b"]);
+        assert_eq!(
+            names(told.changed),
+            ["exporter weir of pipeline traces/a", "exporter weir of pipeline traces/b"]
+        );
         assert_eq!(names(told.added), ["exporter weir of pipeline logs", "pipeline logs"]);
         let told = plan("logs: {receivers: [otlp/a], exporters: [otlp/x]}");
         assert_eq!(names(told.changed), [""; 0]);

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use weir_link::agent::AgentCounts;
+use weir_link::state::OutboxHandle;
 use weir_model::{BoxFuture, Exporter, LANES, Outcome, Push};
 use weir_queue::Queue;
 
@@ -51,8 +52,11 @@ pub(crate) struct CarrierStatus {
 
 /// What carries bundles: an agent.
 pub(crate) trait Carrier: Send + Sync {
-    /// Pushes records of one log.
-    fn exporter(&self, log: &str) -> Arc<dyn Exporter>;
+    /// What pushes records of one log; none once it has ended.
+    fn exporter(&self, log: &str) -> Option<Arc<dyn Exporter>>;
+
+    /// What states are reported through.
+    fn outbox(&self) -> Option<OutboxHandle>;
 
     /// How it is.
     fn status(&self) -> CarrierStatus;
@@ -110,6 +114,11 @@ impl Link {
         Some((carrier.status(), begun?))
     }
 
+    /// What states are reported through; nothing where it has not begun.
+    pub(crate) fn outbox(&self) -> Option<OutboxHandle> {
+        self.carrier.borrow().as_ref()?.outbox()
+    }
+
     /// What pushes of one log go through.
     pub(crate) fn lane(self: &Arc<Self>, log: &str) -> Arc<dyn Exporter> {
         Arc::new(Lane { link: Arc::clone(self), log: log.to_owned() })
@@ -121,7 +130,10 @@ impl Link {
             return given_up();
         };
         match carrier {
-            Some(carrier) => carrier.exporter(log).push(push).await,
+            Some(carrier) => match carrier.exporter(log) {
+                Some(exporter) => exporter.push(push).await,
+                None => given_up(),
+            },
             None => given_up(),
         }
     }
@@ -129,7 +141,8 @@ impl Link {
     /// Returns when what is under way is not waited for any more.
     async fn is_given_up(&self) {
         self.leaving.cancelled().await;
-        let is_connected = self.carrier.borrow().as_ref().is_some_and(|carrier| carrier.status().connected.is_some());
+        let is_connected =
+            self.carrier.borrow().as_ref().is_some_and(|carrier| carrier.status().connected.is_some());
         if is_connected {
             sleep(LEAVING_GRACE).await;
         }
@@ -138,7 +151,10 @@ impl Link {
 
 /// The records stay where they are, and are sent again.
 fn given_up() -> Outcome {
-    Outcome::Retryable { message: "the link ends; what it has under way is sent again".to_owned(), after: None }
+    Outcome::Retryable {
+        message: "the link ends; what it has under way is sent again".to_owned(),
+        after: None,
+    }
 }
 
 /// A log's way over a link.
@@ -204,8 +220,12 @@ mod tests {
     }
 
     impl Carrier for Fake {
-        fn exporter(&self, _: &str) -> Arc<dyn Exporter> {
-            if self.takes { Arc::new(Taking) } else { Arc::new(Endless) }
+        fn exporter(&self, _: &str) -> Option<Arc<dyn Exporter>> {
+            Some(if self.takes { Arc::new(Taking) } else { Arc::new(Endless) })
+        }
+
+        fn outbox(&self) -> Option<OutboxHandle> {
+            None
         }
 
         fn status(&self) -> CarrierStatus {

@@ -237,7 +237,7 @@ impl Parts {
     }
 
     /// What the TLS of each door counts that has some, with the kind and the id of whose door it is.
-    fn tls_counts(&self) -> Vec<(&'static str, String, TlsCounts)> {
+    pub(crate) fn tls_counts(&self) -> Vec<(&'static str, String, TlsCounts)> {
         let of = |kind: &'static str| {
             move |(id, door): (&Id, &Door)| (kind, id.to_string(), door.standing.tls.clone())
         };
@@ -303,6 +303,8 @@ pub(crate) fn routes(config: &Config) -> Vec<Route> {
 pub(crate) struct Views {
     /// For `/metrics`.
     pub(crate) sources: Current<Sources>,
+    /// The hash of the configuration that runs.
+    pub(crate) config: Current<String>,
     /// For `/fleet`.
     pub(crate) fleet: Fleet,
     /// For whoever asks over the socket, and for the clock.
@@ -325,6 +327,14 @@ impl Views {
         self.fleet.exchange(sources.collectors.clone());
         self.sources.exchange(sources);
         self.queues.exchange(queues);
+    }
+
+    /// Lets go of receivers that agents come to, so that what these keep can be closed.
+    pub(crate) fn forget_agents(&self) {
+        self.fleet.exchange(Vec::new());
+        let mut sources = Sources::clone(&self.sources.now());
+        sources.collectors.clear();
+        self.sources.exchange(sources);
     }
 
     /// Shows logs that nobody reads, instead of those that were shown before.

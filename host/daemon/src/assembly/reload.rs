@@ -160,13 +160,15 @@ impl Daemon {
             logs::set_level(level.name());
         }
         self.config = config;
+        self.views.config.exchange(super::config_hash(&self.config));
         let mut failed = Vec::new();
         let leaving = self.bring_in(&plan, staged, stop, &mut failed).await;
         self.views.follow(&self.parts);
         let deadline = Deadline::now() + self.config.service.drain_timeout;
         if self.config.service.queue.storage == Storage::Disk {
             // In memory a link that is not wanted may first deliver what waits for it.
-            let unwanted = plan.exporters.removed.iter().filter_map(|id| self.parts.exporters.get(id)?.link());
+            let unwanted =
+                plan.exporters.removed.iter().filter_map(|id| self.parts.exporters.get(id)?.link());
             unwanted.for_each(|link| link.leave());
         }
         let ended = self.renew(&plan, deadline, stop, &mut failed).await
@@ -465,7 +467,8 @@ impl Daemon {
         for link in std::mem::take(&mut parts.retired) {
             drop(timeout(CUT_WITHIN, link.end()).await);
         }
-        for id in parts.exporters.iter().filter(|(_, built)| built.link().is_some_and(|link| !link.is_idle())) {
+        for id in parts.exporters.iter().filter(|(_, built)| built.link().is_some_and(|link| !link.is_idle()))
+        {
             views.health.settle(&name_of_link(id.0));
         }
         let doors = plan.receivers.removed.iter().chain(&plan.receivers.gone);

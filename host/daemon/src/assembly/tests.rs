@@ -1,5 +1,7 @@
 //! A daemon in this process that reads another file.
 
+mod doors;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 

@@ -47,7 +47,10 @@ pub(super) fn fleet(command: Fleet) -> Result<ExitCode, Failure> {
             let draft = config::load(&file).map_err(|report| Failure::Config(report.to_string()))?;
             let metrics = draft.config().service.telemetry.metrics.as_ref();
             let page = metrics.map(|listen| listen.endpoint.value).with_context(|| {
-                format!("{} has no page of metrics, which is what is asked: set `enabled: true`", file.display())
+                format!(
+                    "{} has no page of metrics, which is what is asked: set `enabled: true`",
+                    file.display()
+                )
             })?;
             ask(page).with_context(|| told(page))?
         }

@@ -124,7 +124,9 @@ fn endpoint(field: &Field<'_>, tls: &ClientTls) -> Option<Located<Uri>> {
     const EXPECTED: &str = "a host and a port, as in `collector.example:55680`";
     let text = field.text(EXPECTED)?;
     if text.contains("://") && !may_bear_secret(text) {
-        field.wrong(format!("expected {EXPECTED}, without a scheme: TLS is spoken everywhere but on loopback"));
+        field.wrong(format!(
+            "expected {EXPECTED}, without a scheme: TLS is spoken everywhere but on loopback"
+        ));
         return None;
     }
     let uri: Option<Uri> = format!("http://{text}").parse().ok();
@@ -231,4 +233,3 @@ fn protected(section: &Section<'_>, listen: &Listen) {
             .note(CERT),
     );
 }
-

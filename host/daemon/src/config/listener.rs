@@ -160,7 +160,7 @@ pub(crate) fn exposure(problems: &Problems, path: &str, endpoint: &Located<Socke
                 format!("{} can be reached from other machines, and there is no TLS", endpoint.value),
             )
             .label("expected a loopback address, or `tls` beside it")
-            .note("with a certificate: `tls: {cert_file: …, key_file: …}`")
+            .note("with a certificate, as `weir cert init` and `weir cert issue` make it: `tls: {cert_file: …, key_file: …}`")
             .note("in plaintext, where the network is trusted: `tls: {insecure: true}`"),
         ),
     }

@@ -221,7 +221,8 @@ fn page(mut section: Section<'_>, default: SocketAddr) -> Option<Listen> {
 fn events(mut section: Section<'_>) -> Option<Located<SocketAddr>> {
     let endpoint = section.has("endpoint").then(|| listener::endpoint(&mut section, loopback(0)));
     let (path, problems) = (section.path.clone(), section.problems);
-    section.finish(&[("enabled", "nothing listens without an `endpoint`"), ("address", "this is `endpoint`")]);
+    section
+        .finish(&[("enabled", "nothing listens without an `endpoint`"), ("address", "this is `endpoint`")]);
     let endpoint = endpoint?;
     if !endpoint.value.ip().is_loopback() {
         let message =

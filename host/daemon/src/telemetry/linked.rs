@@ -31,7 +31,9 @@ const COUNTERS: [LinkCounter; 9] = [
         "Tries of bundles that were refused for now: their agents wait for credit",
         |counts| &counts.refused_for_now,
     ),
-    ("weir_link_forgotten", "Agents that were forgotten, for room or for their age", |counts| &counts.forgotten),
+    ("weir_link_forgotten", "Agents that were forgotten, for room or for their age", |counts| {
+        &counts.forgotten
+    }),
 ];
 
 /// The same of agents.
@@ -41,7 +43,9 @@ type AgentCounter = (&'static str, &'static str, fn(&AgentCounts) -> &Counter);
 const AGENT_COUNTERS: [AgentCounter; 4] = [
     ("weir_link_connects", "Streams that the collector welcomed", |counts| &counts.welcomes),
     ("weir_link_failures", "Tries to connect that failed, and streams that broke", |counts| &counts.failures),
-    ("weir_link_acknowledged_bundles", "Bundles that the collector has persisted", |counts| &counts.acknowledged),
+    ("weir_link_acknowledged_bundles", "Bundles that the collector has persisted", |counts| {
+        &counts.acknowledged
+    }),
     ("weir_link_rejected_bundles", "Bundles that the collector will not take", |counts| &counts.rejected),
 ];
 
@@ -60,7 +64,12 @@ pub(super) fn of_collectors(encoder: &mut DescriptorEncoder<'_>, all: &[Arc<dyn 
     let help = "Records that came again and were there already, of agents that are shown";
     let duplicates = |roster: &Arc<dyn Roster>| roster.agents().iter().filter_map(|row| row.duplicates).sum();
     // Agents that are forgotten take their number with them.
-    gauge(encoder, "weir_link_duplicate_records", help, all.iter().map(|roster| (label(roster), duplicates(roster))))?;
+    gauge(
+        encoder,
+        "weir_link_duplicate_records",
+        help,
+        all.iter().map(|roster| (label(roster), duplicates(roster))),
+    )?;
     let by_reason = |pick: fn(&LinkCounts) -> &weir_link::collector::ByGoodbye| {
         let mut rows = Vec::new();
         for roster in all {
@@ -88,7 +97,12 @@ pub(super) fn of_agents(encoder: &mut DescriptorEncoder<'_>, all: &[Arc<Link>]) 
     let rows = known.iter().map(|(link, status)| (label(link), u64::from(status.connected.is_some())));
     gauge(encoder, "weir_link_connected", "1 while the agent has a stream to its collector", rows)?;
     let rows = known.iter().map(|(link, status)| (label(link), status.unacknowledged));
-    gauge(encoder, "weir_link_unacknowledged", "Records that are handed to the link and not acknowledged", rows)?;
+    gauge(
+        encoder,
+        "weir_link_unacknowledged",
+        "Records that are handed to the link and not acknowledged",
+        rows,
+    )?;
     let rows = known.iter().map(|(link, status)| (label(link), status.resent));
     counter(encoder, "weir_link_resent_bundles", "Bundles that were begun on more than one stream", rows)?;
     for (name, help, pick) in AGENT_COUNTERS {

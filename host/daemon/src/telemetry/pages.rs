@@ -32,7 +32,10 @@ impl MetricsPage {
     /// The agents, as `show` writes them; nothing is there where nobody could come.
     fn agents(&self, media: &'static str, show: impl Fn(&[AgentView]) -> Vec<u8>) -> Response<ReplyBody> {
         match &self.fleet.now()[..] {
-            [] => text(StatusCode::NOT_FOUND, "no pipeline here has a receiver of type weir, which agents come to\n"),
+            [] => text(
+                StatusCode::NOT_FOUND,
+                "no pipeline here has a receiver of type weir, which agents come to\n",
+            ),
             rosters => typed(StatusCode::OK, media, show(&fleet::agents(rosters))),
         }
     }
@@ -49,9 +52,8 @@ impl Handler for MetricsPage {
                 Ok(page) => typed(StatusCode::OK, CONTENT_TYPE, page),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
-            (&Method::GET, "/fleet") => {
-                self.agents("application/json", |agents| serde_json::to_vec_pretty(agents).unwrap_or_default())
-            }
+            (&Method::GET, "/fleet") => self
+                .agents("application/json", |agents| serde_json::to_vec_pretty(agents).unwrap_or_default()),
             (&Method::GET, "/debug/fleet") => {
                 self.agents("text/plain; charset=utf-8", |agents| fleet::table(agents).into_bytes())
             }
@@ -202,6 +204,12 @@ impl Health {
     #[cfg(test)]
     pub(crate) fn lasting(&self) -> usize {
         self.seen().lasting.len()
+    }
+
+    /// What is wrong now: the part, and what.
+    pub(crate) fn problems(&self) -> Vec<(String, String)> {
+        let (_, report) = self.report(Instant::now());
+        report.problems.into_iter().map(|problem| (problem.part, problem.what)).collect()
     }
 
     /// Notes who has got on and who was refused. Called often, so that the page knows since when.

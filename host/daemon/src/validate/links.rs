@@ -20,7 +20,9 @@ pub(super) fn check(config: &Config, problems: &Problems) {
         if pipelines > LOGS_MAX {
             let message = format!("{pipelines} pipelines send over one link");
             let error = Diagnostic::error(*at, format!("exporters.{id}"), message);
-            problems.push(error.label(format!("expected at most {LOGS_MAX}: give the others a link of their own")));
+            problems.push(
+                error.label(format!("expected at most {LOGS_MAX}: give the others a link of their own")),
+            );
         }
         let Some(authority) = link.endpoint.value.authority() else { continue };
         match known.get(authority.as_str()) {

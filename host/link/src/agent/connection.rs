@@ -93,7 +93,9 @@ impl Connection {
             let (why, goodbye) = match &over {
                 Over::Left => ("the agent leaves".to_owned(), None),
                 Over::Broken(why) => (why.clone(), None),
-                Over::Ended(ended @ Ended::Goodbye(farewell)) => (ended.to_string(), Some(farewell.to_string())),
+                Over::Ended(ended @ Ended::Goodbye(farewell)) => {
+                    (ended.to_string(), Some(farewell.to_string()))
+                }
                 Over::Ended(ended) => (ended.to_string(), None),
             };
             shared.broken(why.clone(), goodbye);
@@ -402,7 +404,8 @@ impl Reader {
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => self.unframed.push(&data),
                         Err(other) => {
-                            let status = other.into_trailers().ok().as_ref().and_then(Status::from_header_map);
+                            let status =
+                                other.into_trailers().ok().as_ref().and_then(Status::from_header_map);
                             return Err(words(status));
                         }
                     },
@@ -416,10 +419,9 @@ fn body_of(response: Response<Incoming>) -> Result<Incoming, String> {
     let (head, body) = response.into_parts();
     match Status::from_header_map(&head.headers) {
         Some(status) => Err(words(Some(status))),
-        None if head.status != http::StatusCode::OK => Err(format!(
-            "HTTP status {} instead of a stream: is it a Weir that listens there?",
-            head.status
-        )),
+        None if head.status != http::StatusCode::OK => {
+            Err(format!("HTTP status {} instead of a stream: is it a Weir that listens there?", head.status))
+        }
         None => Ok(body),
     }
 }

@@ -203,11 +203,7 @@ impl Target {
             .unwrap_or_else(|_| Err(DialError::Timeout(self.origin())))
     }
 
-    async fn dial_in_peace<B>(
-        &self,
-        tls: Option<&TlsProvider>,
-        tasks: Tasks,
-    ) -> Result<Dialled<B>, DialError>
+    async fn dial_in_peace<B>(&self, tls: Option<&TlsProvider>, tasks: Tasks) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -261,8 +257,8 @@ impl Target {
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialError> {
         let mut config = ClientConfig::clone(&*provider().map_err(DialError::Credential)?);
         config.alpn_protocols = vec![ALPN_H2.to_vec()];
-        let name = ServerName::try_from(self.host.clone())
-            .map_err(|_| DialError::ServerName(self.host.clone()))?;
+        let name =
+            ServerName::try_from(self.host.clone()).map_err(|_| DialError::ServerName(self.host.clone()))?;
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
         connecting.await.map_err(|cause| DialError::Tls { address, cause })
     }

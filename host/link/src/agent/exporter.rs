@@ -73,5 +73,8 @@ fn outcome(verdict: Verdict) -> Outcome {
 }
 
 fn stopped() -> Outcome {
-    Outcome::Retryable { message: "the agent has stopped, or has too many bundles under way".to_owned(), after: None }
+    Outcome::Retryable {
+        message: "the agent has stopped, or has too many bundles under way".to_owned(),
+        after: None,
+    }
 }

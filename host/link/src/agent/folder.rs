@@ -109,7 +109,8 @@ impl Folder {
         seeds: Seeds,
     ) -> Result<Self, FolderError> {
         let known = rows.get(IDENTITY).and_then(|bytes| String::from_utf8(bytes).ok());
-        let own = known.unwrap_or_else(|| Incarnation::new(seeds.unix_millis, !seeds.random, None).to_string());
+        let own =
+            known.unwrap_or_else(|| Incarnation::new(seeds.unix_millis, !seeds.random, None).to_string());
         let identity = identity.unwrap_or(&own).to_owned();
         if identity.is_empty() || identity.len() > SOURCE_NAME_BYTES_MAX {
             return Err(FolderError::Identity(identity.len()));
@@ -117,9 +118,7 @@ impl Folder {
         // Half of a life is none: a numbering may only go on where all of it is known.
         let (incarnation, epoch) = match (id_of(&*rows, INCARNATION), number_of(&*rows, EPOCH)) {
             (Some(incarnation), Some(epoch)) => (Incarnation(incarnation), epoch.saturating_add(1)),
-            (known, _) => {
-                (Incarnation::new(seeds.unix_millis, seeds.random, known.map(Incarnation)), 1)
-            }
+            (known, _) => (Incarnation::new(seeds.unix_millis, seeds.random, known.map(Incarnation)), 1),
         };
         let store = id_of(&*rows, STORE).map(StoreId);
         let accepted = rows.scan(ACCEPTED).iter().filter_map(accepted_of).collect();

@@ -20,8 +20,8 @@ use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::link_service_server::{LinkService, LinkServiceServer};
 use weir_proto::weir::link::v1::{
-    Ack, AgentMessage, BundleHead, CollectorMessage, Goodbye, Heartbeat, Hello, KindDigest, Rejected, StateDown,
-    StateUp, Welcome,
+    Ack, AgentMessage, BundleHead, CollectorMessage, Goodbye, Heartbeat, Hello, KindDigest, Rejected,
+    StateDown, StateUp, Welcome,
 };
 use weir_queue::{MemoryQueue, Queue as _, WhenFull};
 
@@ -63,7 +63,10 @@ struct Service(mpsc::Sender<Opened>);
 impl LinkService for Service {
     type OpenStream = Pin<Box<dyn Stream<Item = Result<CollectorMessage, Status>> + Send>>;
 
-    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
+    async fn open(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
         let (down, messages) = mpsc::channel(64);
         let opened = Opened { up: request.into_inner(), down };
         self.0.send(opened).await.map_err(|_| Status::unavailable("the test is over"))?;
@@ -92,7 +95,8 @@ impl Collector {
     }
 
     fn start(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (listener, service) = (self.listener.try_clone().unwrap(), Service(self.opens.clone()));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -277,7 +281,10 @@ async fn a_push_is_answered_by_the_acknowledgement() {
     collector.start();
     let (mut stream, hello) = collector.welcome().await;
     assert_eq!((hello.logs.len(), hello.epoch, hello.store), (1, 1, Vec::new()));
-    assert_eq!((hello.logs[0].name.as_str(), hello.logs[0].next, hello.logs[0].epoch_first), ("traces", 1, 1));
+    assert_eq!(
+        (hello.logs[0].name.as_str(), hello.logs[0].next, hello.logs[0].epoch_first),
+        ("traces", 1, 1)
+    );
     let (head, found) = stream.bundle().await;
     assert!(found == body, "the body is another");
     assert_eq!((head.ordinal, head.lane, head.signal, head.crc), (1, 3, 1, crc32c::crc32c(&body)));
@@ -294,7 +301,10 @@ async fn a_push_is_answered_by_the_acknowledgement() {
     assert!(matches!(unknown, Outcome::Stopped(why) if why.contains("logs")));
     let status = agent.status();
     assert_eq!(status.connected.map(|up| (up.session, up.store)), Some((5, StoreId(1))));
-    assert_eq!((status.store, status.counts.acknowledged.get(), status.counts.rejected.get()), (Some(StoreId(1)), 1, 1));
+    assert_eq!(
+        (status.store, status.counts.acknowledged.get(), status.counts.rejected.get()),
+        (Some(StoreId(1)), 1, 1)
+    );
 }
 
 /// Scenario: the collector is not there at first; then streams end by a status, without one, by a message that is not allowed, by a
@@ -340,7 +350,8 @@ async fn a_new_incarnation_goes_on_with_what_is_not_acknowledged() {
     let mut collector = Collector::new();
     collector.start();
     let (endpoint, log) = (collector.address.to_string(), log(3).await);
-    let start = || Agent::start(settings(&endpoint, Some(folder.path().join("link"))), vec![log.clone()]).unwrap();
+    let start =
+        || Agent::start(settings(&endpoint, Some(folder.path().join("link"))), vec![log.clone()]).unwrap();
     let agent = start();
     let (first, second) = (push(&agent, 1, 0), push(&agent, 2, 1));
     let (mut stream, hello) = collector.welcome().await;
@@ -364,14 +375,19 @@ async fn a_new_incarnation_goes_on_with_what_is_not_acknowledged() {
     assert_eq!(stream.bundle().await.0.ordinal, 1);
     stream.ack(1).await;
     assert_eq!(outcome(second).await, Outcome::Accepted);
-    agent.stop(PATIENCE).await;
+    let stopping = Arc::clone(&agent);
+    let stopping = tokio::spawn(async move { stopping.stop(PATIENCE).await });
     assert_eq!(stream.heard().await, Some(Up::Leaving(weir_proto::weir::link::v1::Leaving {})));
     drop((agent, stream));
+    tokio::time::timeout(PATIENCE, stopping).await.unwrap().unwrap();
 
     let agent = start();
     let mut stream = collector.stream().await;
     let restarted = stream.hello().await;
-    assert_eq!((restarted.epoch, restarted.incarnation, restarted.store), (2, renewed.incarnation, to_wire(1)));
+    assert_eq!(
+        (restarted.epoch, restarted.incarnation, restarted.store),
+        (2, renewed.incarnation, to_wire(1))
+    );
     assert_eq!((restarted.logs[0].epoch_first, &restarted.identity), (4, &hello.identity));
     assert_ne!(restarted.boot, hello.boot);
     stream.say(Down::Welcome(Welcome { store: to_wire(2), ..welcome() })).await;
@@ -392,8 +408,8 @@ impl Opened {
     }
 }
 
-/// Scenario: three records wait in the log when the collector asks for a heartbeat each tenth of a second.
-/// Guarantees: heartbeats come, and say what waits and what was counted.
+/// Scenario: three records wait in the log when the collector asks for heartbeats.
+/// Guarantees: one comes when nothing else was sent, and says what waits and what was counted.
 #[tokio::test]
 async fn heartbeats_say_what_waits() {
     let mut collector = Collector::new();
@@ -401,19 +417,16 @@ async fn heartbeats_say_what_waits() {
     let agent = Agent::start(settings(&collector.address.to_string(), None), vec![log(3).await]).unwrap();
     let mut stream = collector.stream().await;
     stream.hello().await;
-    stream.say(Down::Welcome(Welcome { heartbeat_ms: 100, ..welcome() })).await;
-    for _ in 0..2 {
-        let heartbeat = stream.heartbeat().await;
-        assert_eq!((heartbeat.waiting_records, heartbeat.waiting_bytes), (3, 30));
-        let welcomes = heartbeat.counters.iter().find(|counter| counter.name == "welcomes");
-        assert_eq!(welcomes.map(|counter| counter.value), Some(1));
-        stream.say(Down::Heartbeat(Heartbeat::default())).await;
-    }
-    assert!(agent.status().counts.heartbeats.get() >= 2);
+    // Long enough that a busy machine is not taken for a dead collector, which is silent here.
+    stream.say(Down::Welcome(Welcome { heartbeat_ms: 3_000, ..welcome() })).await;
+    let heartbeat = stream.heartbeat().await;
+    assert_eq!((heartbeat.waiting_records, heartbeat.waiting_bytes), (3, 30));
+    let welcomes = heartbeat.counters.iter().find(|counter| counter.name == "welcomes");
+    assert_eq!(welcomes.map(|counter| counter.value), Some(1));
+    assert!(agent.status().counts.heartbeats.get() >= 1);
 }
 
-/// Scenario: an agent is stopped with two pushes in flight, of which one is acknowledged; then one with a push, and no collector at
-/// all.
+/// Scenario: an agent is stopped with a push in flight that is acknowledged; then one with a push, and no collector at all.
 /// Guarantees: it leaves after the last acknowledgement, or when the time is over; what was not acknowledged is told to try again;
 /// later pushes are told at once.
 #[tokio::test]
@@ -424,7 +437,10 @@ async fn a_stop_waits_for_what_is_under_way_and_no_longer() {
     let pushing = push(&agent, 1, 0);
     let (mut stream, _) = collector.welcome().await;
     stream.bundle().await;
-    let stopping = { let agent = Arc::clone(&agent); tokio::spawn(async move { agent.stop(PATIENCE).await }) };
+    let stopping = {
+        let agent = Arc::clone(&agent);
+        tokio::spawn(async move { agent.stop(PATIENCE).await })
+    };
     stream.ack(1).await;
     assert_eq!(outcome(pushing).await, Outcome::Accepted);
     assert!(matches!(stream.heard().await, Some(Up::Leaving(_))));

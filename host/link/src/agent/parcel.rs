@@ -82,7 +82,13 @@ impl Parcel {
     ///
     /// # Errors
     /// [`Unfit`]: no collector would take it.
-    pub fn new(log: u32, lane: Lane, signal: Signal, records: Vec<Place>, body: Bytes) -> Result<Self, Unfit> {
+    pub fn new(
+        log: u32,
+        lane: Lane,
+        signal: Signal,
+        records: Vec<Place>,
+        body: Bytes,
+    ) -> Result<Self, Unfit> {
         if records.is_empty() || records.len() > BUNDLE_RECORDS_MAX {
             return Err(Unfit::Records(records.len()));
         }

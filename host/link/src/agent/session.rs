@@ -594,11 +594,15 @@ fn check(welcome: &Welcome, offered: &[Encoding]) -> Result<(StoreId, Encoding),
     };
     let encoding = Encoding::of(&welcome.encoding);
     let Some(encoding) = encoding.filter(|one| *one == Encoding::None || offered.contains(one)) else {
-        let text = format!("it chose the encoding `{}`, which was not offered", cut(welcome.encoding.clone()));
+        let text =
+            format!("it chose the encoding `{}`, which was not offered", cut(welcome.encoding.clone()));
         return Err(violation(&text));
     };
     if let Some(mark) = welcome.marks.iter().find(|mark| from_wire(&mark.incarnation).is_none()) {
-        return Err(violation(&format!("a mark of an incarnation of {} bytes, not 16", mark.incarnation.len())));
+        return Err(violation(&format!(
+            "a mark of an incarnation of {} bytes, not 16",
+            mark.incarnation.len()
+        )));
     }
     if welcome.marks.len() > LOGS_MAX {
         return Err(violation(&format!("{} marks: {LOGS_MAX} may be", welcome.marks.len())));
@@ -652,7 +656,9 @@ impl std::fmt::Display for Farewell {
             Reason::TooMany => "it has as many agents as it takes",
             Reason::Version => "it speaks another version of the protocol: update one of the two",
             Reason::Silent => "it heard nothing for too long",
-            Reason::Credential => "the certificate has expired or was revoked: issue a new one with `weir cert issue`",
+            Reason::Credential => {
+                "the certificate has expired or was revoked: issue a new one with `weir cert issue`"
+            }
         };
         f.write_str(why)?;
         if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }

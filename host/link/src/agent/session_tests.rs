@@ -10,8 +10,8 @@ use weir_model::{Lane, Place, Seq, Signal};
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{
-    Ack, BundleHead, CollectorMessage, Credit, DataPart, Goodbye, Heartbeat, KindDigest, Mark, Rejected, Settings,
-    StateDown, StateUp, Welcome,
+    Ack, BundleHead, CollectorMessage, Credit, DataPart, Goodbye, Heartbeat, KindDigest, Mark, Rejected,
+    Settings, StateDown, StateUp, Welcome,
 };
 
 use crate::agent::parcel::{Encoding, Parcel};
@@ -72,7 +72,8 @@ fn session() -> (Session, States) {
 }
 
 fn parcel(log: u32, lane: u8, seqs: &[u64], bytes: usize) -> Parcel {
-    let places = seqs.iter().map(|seq| Place { seq: Seq(*seq), items: 1, bytes: u32::try_from(bytes).unwrap() });
+    let places =
+        seqs.iter().map(|seq| Place { seq: Seq(*seq), items: 1, bytes: u32::try_from(bytes).unwrap() });
     let body = Bytes::from(vec![lane; bytes * seqs.len()]);
     Parcel::new(log, Lane::new(lane).unwrap(), Signal::Traces, places.collect(), body).unwrap()
 }
@@ -138,8 +139,9 @@ fn settled(effects: &[Effect]) -> Vec<(ParcelId, Verdict)> {
 fn a_reconnect_keeps_what_is_unsent_and_what_is_in_flight() {
     let (mut session, states) = session();
     let now = Instant::now();
-    let ids: Vec<_> =
-        (0..4).map(|lane| session.offer(parcel(0, lane, &[u64::from(lane) + 1], 100), now).unwrap()).collect();
+    let ids: Vec<_> = (0..4)
+        .map(|lane| session.offer(parcel(0, lane, &[u64::from(lane) + 1], 100), now).unwrap())
+        .collect();
     up(&mut session, welcome(250), now);
     assert_eq!(heads(&mut session, now), [(1, 1), (2, 2), (3, 3)]);
     let effects = session.received(ack(1), now).unwrap();
@@ -316,7 +318,13 @@ fn a_collector_that_breaks_the_protocol_is_left() {
         (Down::Welcome(Welcome { store: vec![1; 15], ..welcome(1) }), "15 bytes"),
         (Down::Welcome(Welcome { encoding: "gzip".to_owned(), ..welcome(1) }), "`gzip`"),
         (Down::Welcome(Welcome { marks: vec![mark], ..welcome(1) }), "15 bytes"),
-        (Down::Welcome(Welcome { marks: vec![Mark { incarnation: vec![0; 16], ..Mark::default() }; 65], ..welcome(1) }), "65 marks"),
+        (
+            Down::Welcome(Welcome {
+                marks: vec![Mark { incarnation: vec![0; 16], ..Mark::default() }; 65],
+                ..welcome(1)
+            }),
+            "65 marks",
+        ),
         (Down::Welcome(Welcome { states: vec![KindDigest::default(); 65], ..welcome(1) }), "65 kinds"),
     ];
     let later = [
@@ -360,8 +368,12 @@ fn a_goodbye_ends_the_stream_with_its_words() {
             if is_up {
                 session.received(down(Down::Welcome(welcome(0))), now).unwrap();
             }
-            let goodbye =
-                Goodbye { reason: number, text: "why".to_owned(), wait_ms: u32::MAX, incarnation: to_wire(77) };
+            let goodbye = Goodbye {
+                reason: number,
+                text: "why".to_owned(),
+                wait_ms: u32::MAX,
+                incarnation: to_wire(77),
+            };
             let ended = session.received(down(Down::Goodbye(goodbye)), now).unwrap_err();
             let Ended::Goodbye(farewell) = &ended else { panic!("{ended}") };
             assert_eq!(farewell.reason, Reason::try_from(number).unwrap());
@@ -499,7 +511,8 @@ impl Model {
             (Some(head), None) => {
                 self.ordinal += 1;
                 assert_eq!(head.ordinal, self.ordinal);
-                let is_free = self.waiting.iter().all(|other| (other.log, other.lane) != (head.log, head.lane));
+                let is_free =
+                    self.waiting.iter().all(|other| (other.log, other.lane) != (head.log, head.lane));
                 assert!(is_free, "two bundles of a lane");
                 (head, BytesMut::new())
             }
@@ -545,7 +558,10 @@ impl Model {
         let missing = self.assembling.as_ref().map_or(0, |(head, body)| head.sent_bytes - body.len() as u64);
         credit += if self.granted - self.bytes == 0 { missing.max(1) } else { 0 };
         self.granted += credit;
-        vec![down(Down::Ack(Ack { upto: self.answered, rejected })), down(Down::Credit(Credit { bytes: credit }))]
+        vec![
+            down(Down::Ack(Ack { upto: self.answered, rejected })),
+            down(Down::Credit(Credit { bytes: credit })),
+        ]
     }
 }
 
@@ -561,7 +577,9 @@ struct Source {
 
 impl Source {
     fn offer(&mut self, session: &mut Session, rng: &mut Rng, now: Instant) {
-        if self.out.is_none() && let Some(piece) = self.pieces.pop_front() {
+        if self.out.is_none()
+            && let Some(piece) = self.pieces.pop_front()
+        {
             let id = session.offer(parcel(self.log, self.lane, &piece, rng.usize(0..300)), now).unwrap();
             self.out = Some((id, piece));
         }

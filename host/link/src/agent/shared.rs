@@ -193,8 +193,7 @@ impl Shared {
         self.counts.heartbeats.add(1);
         let now = now();
         let waiting: Vec<_> = self.gauges().iter().map(|gauge| gauge.waiting(now)).collect();
-        let Waiting { records, bytes, oldest } =
-            waiting.into_iter().fold(Waiting::default(), Waiting::and);
+        let Waiting { records, bytes, oldest } = waiting.into_iter().fold(Waiting::default(), Waiting::and);
         let resent = self.core().session.resent();
         let counts = &self.counts;
         let counter = |name: &str, value| v1::Counter { name: name.to_owned(), value };

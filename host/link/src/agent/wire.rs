@@ -96,7 +96,9 @@ impl Unframed {
         }
         self.bytes.advance(FRAME_HEAD_BYTES);
         let message = self.bytes.split_to(length).freeze();
-        CollectorMessage::decode(message).map(Some).map_err(|error| format!("a message that is none: {error}"))
+        CollectorMessage::decode(message)
+            .map(Some)
+            .map_err(|error| format!("a message that is none: {error}"))
     }
 }
 
@@ -111,7 +113,8 @@ mod tests {
     /// Guarantees: the bytes are those that the generated messages have, and the body is not copied.
     #[test]
     fn a_part_is_framed_as_the_generated_message_is() {
-        let head = BundleHead { ordinal: 7, seqs: vec![1, 300], sent_bytes: 1 << 20, ..BundleHead::default() };
+        let head =
+            BundleHead { ordinal: 7, seqs: vec![1, 300], sent_bytes: 1 << 20, ..BundleHead::default() };
         for head in [None, Some(BundleHead::default()), Some(head)] {
             for length in [0, 1, 127, 128, 1 << 20] {
                 let part = DataPart { head: head.clone(), body: Bytes::from(vec![5; length]) };

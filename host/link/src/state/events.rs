@@ -27,7 +27,9 @@ pub const RESERVED: &str = "weir.";
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// States of programs are not protected on the wire, so they stay on the machine.
-    #[error("the events service listens on {0}, which others can reach: give it an address of the loopback, as 127.0.0.1:55681")]
+    #[error(
+        "the events service listens on {0}, which others can reach: give it an address of the loopback, as 127.0.0.1:55681"
+    )]
     NotLoopback(SocketAddr),
     /// The listener has no address.
     #[error("ask the events service's listener for its address")]

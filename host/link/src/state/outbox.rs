@@ -8,7 +8,7 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -168,7 +168,10 @@ impl Outbox {
         let fresh = fresh_incarnation(None);
         let (desk, unread) = Desk::load(&*keep, fresh, is_whole, fastrand::u64(..), clock());
         if unread > 0 {
-            warn!(rows = unread, "rows of the outbox of states could not be read, programs must report again");
+            warn!(
+                rows = unread,
+                "rows of the outbox of states could not be read, programs must report again"
+            );
         }
         let state = State { desk, waiters: HashMap::new(), incarnation: None, has_warned: false };
         let counts = OutboxCounts::default();
@@ -307,10 +310,7 @@ impl OutboxHandle {
     pub async fn replace(&self, kind: &str, states: Vec<(String, Vec<u8>)>) -> Result<(), ReportError> {
         let (answer, answered) = oneshot::channel();
         let replacement = Box::new(Replacement { kind: kind.to_owned(), states });
-        self.requests
-            .send(Request::Replace(replacement, answer))
-            .await
-            .map_err(|_| ReportError::Closed)?;
+        self.requests.send(Request::Replace(replacement, answer)).await.map_err(|_| ReportError::Closed)?;
         answered.await.unwrap_or(Err(ReportError::Closed))
     }
 
@@ -453,28 +453,27 @@ async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
     let outcomes = std::mem::take(&mut staged.answers);
     let written = durable(keep, changes).await;
     let mut state = shared.lock();
-    let results: Vec<Result<Reported, ReportError>> = match written {
+    let results: Vec<Result<u64, ReportError>> = match written {
         Ok(()) => {
             state.desk.apply(staged, clock());
             state.bury(&shared.counts);
-            let taken = names.into_iter().zip(outcomes).map(|(name, outcome)| {
-                let revision = outcome.map_err(|refused| shared.refuse(refused))?;
-                shared.counts.reported.add(1);
-                Ok(Reported { revision, fate: state.wait(name, revision) })
-            });
-            taken.collect()
+            outcomes.into_iter().map(|outcome| outcome.map_err(|refused| shared.refuse(refused))).collect()
         }
         Err(error) => {
             state.desk.abandon(staged);
             shared.counts.refused_disk.add(names.len() as u64);
             error!(%error, reports = names.len(), "the outbox of states was not written");
-            let why = format!("the agent's outbox of states was not written ({error}): free its disk, then report again");
+            let why = format!(
+                "the agent's outbox of states was not written ({error}): free its disk, then report again"
+            );
             names.iter().map(|_| Err(ReportError::Disk(why.clone()))).collect()
         }
     };
-    drop(state);
-    let mut results = results.into_iter();
-    answers.into_iter().for_each(|answer| answer.send(&mut results));
+    shared.counts.reported.add(results.iter().filter(|result| result.is_ok()).count() as u64);
+    let mut results = names.into_iter().zip(results);
+    for answer in answers {
+        answer.send(&mut state, &mut results);
+    }
 }
 
 /// Whom to answer, in the order of reports.
@@ -485,13 +484,20 @@ enum Answer {
 }
 
 impl Answer {
-    fn send(self, results: &mut impl Iterator<Item = Result<Reported, ReportError>>) {
+    fn send(self, state: &mut State, results: &mut impl Iterator<Item = (Name, Result<u64, ReportError>)>) {
         // Who asked may be gone.
         match self {
-            Self::One(answer) => drop(results.next().map(|result| answer.send(result))),
+            Self::One(answer) => {
+                let Some((name, result)) = results.next() else { return };
+                drop(answer.send(result.map(|revision| {
+                    let fate = state.wait(name, revision);
+                    Reported { revision, fate }
+                })));
+            }
             Self::All(count, answer) => {
-                let all: Vec<_> = results.by_ref().take(count).collect();
-                drop(answer.send(all.into_iter().map(|result| result.map(drop)).collect()));
+                // All of them, for what follows is another's.
+                let all: Vec<_> = results.by_ref().take(count).map(|(_, result)| result.map(drop)).collect();
+                drop(answer.send(all.into_iter().find(Result::is_err).unwrap_or(Ok(()))));
             }
         }
     }
@@ -520,16 +526,15 @@ fn unpack(desk: &Desk, requests: Vec<Request>) -> (Vec<Report>, Vec<Answer>) {
 fn replace(desk: &Desk, replacement: Replacement) -> Vec<Report> {
     let Replacement { kind, states } = replacement;
     let name = |key| Name { kind: kind.clone(), key };
-    let gone = desk.live_keys(&kind).into_iter().filter(|key| !states.iter().any(|(kept, _)| kept == key));
+    let kept: HashSet<&String> = states.iter().map(|(key, _)| key).collect();
+    let gone = desk.live_keys(&kind).into_iter().filter(|key| !kept.contains(key));
     let mut reports: Vec<Report> =
         gone.map(|key| Report { name: name(key), value: None, ttl: Duration::ZERO }).collect();
-    reports.extend(
-        states.into_iter().map(|(key, value)| Report {
-            name: name(key),
-            value: Some(value),
-            ttl: Duration::ZERO,
-        }),
-    );
+    reports.extend(states.into_iter().map(|(key, value)| Report {
+        name: name(key),
+        value: Some(value),
+        ttl: Duration::ZERO,
+    }));
     reports
 }
 

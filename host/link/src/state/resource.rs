@@ -78,9 +78,12 @@ mod tests {
     fn a_digest_tells_states_apart() {
         let of = |states: &[(&'static str, u128, u64)]| {
             let states = states.iter();
-            digest("k", states.map(|(key, incarnation, revision)| {
-                (*key, Order { incarnation: *incarnation, revision: *revision })
-            }))
+            digest(
+                "k",
+                states.map(|(key, incarnation, revision)| {
+                    (*key, Order { incarnation: *incarnation, revision: *revision })
+                }),
+            )
         };
         let one = of(&[("a", 1, 1), ("b", 1, 2)]);
         assert_eq!(one, of(&[("a", 1, 1), ("b", 1, 2)]));

@@ -112,7 +112,10 @@ impl Store {
             keep.commit(vec![row::header(table.id, table.floor)])?;
         }
         if unread > 0 {
-            warn!(rows = unread, "rows of the store of states could not be read, their agents say them again");
+            warn!(
+                rows = unread,
+                "rows of the store of states could not be read, their agents say them again"
+            );
         }
         let (changed, _) = watch::channel(table.version);
         let (id, table) = (table.id, Mutex::new(table));

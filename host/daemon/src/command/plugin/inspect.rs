@@ -90,7 +90,9 @@ fn protection(config: &Config, kind: Kind, id: &Id) -> (Option<&'static str>, bo
             let auth = exporter.auth.as_ref().map(crate::config::Auth::words);
             (auth, exporter.tls.ca_file.is_some(), exporter.tls.cert_file.is_some())
         }
-        Some(ExporterKind::Otlp(_) | ExporterKind::Debug(_) | ExporterKind::Link(_)) | None => (None, false, false),
+        Some(ExporterKind::Otlp(_) | ExporterKind::Debug(_) | ExporterKind::Link(_)) | None => {
+            (None, false, false)
+        }
     }
 }
 

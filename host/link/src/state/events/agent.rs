@@ -118,7 +118,9 @@ impl Reporter {
         };
         let status = match fate {
             Fate::Persisted => return Ok(revision),
-            Fate::Rejected(why) => Status::failed_precondition(format!("the collector does not take it: {why}")),
+            Fate::Rejected(why) => {
+                Status::failed_precondition(format!("the collector does not take it: {why}"))
+            }
             Fate::Expired => Status::deadline_exceeded(
                 "its time to live has run out before the collector had it: report it again, with more time",
             ),
@@ -183,7 +185,9 @@ mod tests {
         assert_eq!(wait(Some("100m")), Duration::from_millis(90));
         assert_eq!(wait(Some("20000u")), Duration::from_millis(18));
         assert_eq!(wait(Some("1000n")), Duration::from_nanos(900));
-        for long in [None, Some("9H"), Some("99999999H"), Some("10M"), Some("S"), Some("1s"), Some("+1S"), Some("")] {
+        for long in
+            [None, Some("9H"), Some("99999999H"), Some("10M"), Some("S"), Some("1s"), Some("+1S"), Some("")]
+        {
             assert_eq!(wait(long), WAIT_MAX, "{long:?}");
         }
     }

@@ -80,7 +80,9 @@ impl WatchService for Watcher {
         let cursor = match &*cursor {
             [] => None,
             bytes => Some(Cursor::from_bytes(bytes).ok_or_else(|| {
-                Status::invalid_argument("the cursor is none of this service: give back the last one, or none")
+                Status::invalid_argument(
+                    "the cursor is none of this service: give back the last one, or none",
+                )
             })?),
         };
         let watching = self.store.watch(filter_of(filter), cursor);

@@ -174,9 +174,7 @@ impl Desk {
                 }
                 None => {
                     let entry = self.entry(&report.name.kind, &report.name.key);
-                    entry.map(|entry| {
-                        (entry.revision, entry.value.as_deref(), entry.ttl, entry.is_rejected)
-                    })
+                    entry.map(|entry| (entry.revision, entry.value.as_deref(), entry.ttl, entry.is_rejected))
                 }
             };
             // What was said before is no news, but for what counts for a while, and for what was refused.
@@ -190,7 +188,8 @@ impl Desk {
             let held = before.map_or(0, |(_, value, ..)| size(&report.name, value));
             let wanted = size(&report.name, report.value.as_deref());
             let is_new = before.is_none();
-            let is_new_kind = !self.kinds.contains_key(&report.name.kind) && !kinds.contains(&report.name.kind);
+            let is_new_kind =
+                !self.kinds.contains_key(&report.name.kind) && !kinds.contains(&report.name.kind);
             let kinds_count = self.kinds.len() + kinds.len() + usize::from(is_new_kind);
             let after = (states + usize::from(is_new), bytes.saturating_sub(held) + wanted, kinds_count);
             if let Err(refused) = admit(&report, is_new, wanted > held, after) {
@@ -415,7 +414,9 @@ fn admit(
     }
     // What frees memory is taken whatever there is.
     if is_larger && bytes > STATES_BYTES_MAX {
-        return Err(Refused::Full(format!("the outbox has {STATES_BYTES_MAX} bytes of states already: {cure}")));
+        return Err(Refused::Full(format!(
+            "the outbox has {STATES_BYTES_MAX} bytes of states already: {cure}"
+        )));
     }
     Ok(())
 }

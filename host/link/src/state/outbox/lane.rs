@@ -153,8 +153,8 @@ impl Desk {
         let incarnation = from_wire(&answer.incarnation)?;
         let revision = answer.revision;
         let is_rejected = !answer.rejected.is_empty();
-        let is_ahead = incarnation > self.incarnation
-            || (incarnation == self.incarnation && revision >= self.next);
+        let is_ahead =
+            incarnation > self.incarnation || (incarnation == self.incarnation && revision >= self.next);
         if is_ahead && !is_rejected {
             return (!self.lane.is_paused).then_some(Settled::Behind(incarnation));
         }
@@ -191,8 +191,7 @@ impl Desk {
         for key in want.keys {
             let name = Name { kind: want.kind.clone(), key };
             // What is in flight will be answered.
-            if let Some(entry) =
-                self.entry_mut(&name.kind, &name.key).filter(|entry| entry.flight.is_none())
+            if let Some(entry) = self.entry_mut(&name.kind, &name.key).filter(|entry| entry.flight.is_none())
             {
                 entry.acknowledged = 0;
                 self.queue(&name);
@@ -368,11 +367,6 @@ impl Desk {
                 self.lane.inventories.insert(kind);
             }
         }
-    }
-
-    /// States that were sent and not answered.
-    pub(in crate::state) fn in_flight(&self) -> usize {
-        self.lane.flights.len()
     }
 
     /// Everything that is held here in memory, counted: for tests that it stays flat.

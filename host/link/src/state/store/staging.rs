@@ -78,9 +78,9 @@ impl Table {
         let incarnation = from_wire(&state.incarnation);
         let order = Order { incarnation: incarnation.unwrap_or_default(), revision: state.revision };
         let named = check_agent(agent).and_then(|()| check(&state.kind, &state.key));
-        let valid = named.and_then(|()| incarnation.map(drop).ok_or("its incarnation has not 16 bytes".to_owned()));
-        let resource =
-            Arc::new(Resource { agent: agent.to_owned(), kind: state.kind, key: state.key });
+        let valid =
+            named.and_then(|()| incarnation.map(drop).ok_or("its incarnation has not 16 bytes".to_owned()));
+        let resource = Arc::new(Resource { agent: agent.to_owned(), kind: state.kind, key: state.key });
         if let Err(why) = valid {
             staged.counted.rejected += 1;
             return answer(&resource, order, why);

@@ -332,6 +332,26 @@ impl Table {
         (facts, None)
     }
 
+    /// The order of the row of a resource.
+    #[cfg(test)]
+    pub(in crate::state) fn order_of(&self, agent: &str, kind: &str, key: &str) -> Option<(u128, u64)> {
+        let resource = Resource { agent: agent.to_owned(), kind: kind.to_owned(), key: key.to_owned() };
+        self.rows.get(&resource).map(|row| (row.order.incarnation, row.order.revision))
+    }
+
+    /// Kind, key, order, standing and value of each row of an agent.
+    #[cfg(test)]
+    pub(in crate::state) fn all_of(
+        &self,
+        keep: &dyn Keep,
+        agent: &str,
+    ) -> Vec<(String, String, (u128, u64), Standing, Vec<u8>)> {
+        let facts = self.of_agent(agent, "").filter_map(|(resource, _)| self.fact(keep, resource));
+        facts
+            .map(|fact| (fact.kind, fact.key, (fact.incarnation, fact.revision), fact.standing, fact.value))
+            .collect()
+    }
+
     fn fact(&self, keep: &dyn Keep, resource: &Resource) -> Option<Fact> {
         let row = keep.get(&resource.row_key())?;
         // Nobody asks this copy when it expires.

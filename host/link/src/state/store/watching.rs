@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{CLOSED, Shared};
 use super::row::{id, number};
 use super::table::{Fact, Filter};
+use super::{CLOSED, Shared};
 
 /// States that are read at once: with the largest values 8 MiB.
 const PAGE_STATES_MAX: usize = 128;
@@ -79,11 +79,18 @@ pub struct Watching {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Starting { resumed: bool, upto: u64 },
+    Starting {
+        resumed: bool,
+        upto: u64,
+    },
     /// Live rows up to a version; what changes meanwhile is above.
-    Snapshot { upto: u64 },
+    Snapshot {
+        upto: u64,
+    },
     /// What was missed up to a version.
-    Missed { upto: u64 },
+    Missed {
+        upto: u64,
+    },
     Live,
 }
 
