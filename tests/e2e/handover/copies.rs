@@ -18,6 +18,9 @@ const SHOWN: Duration = Duration::from_secs(10);
 /// What an agent says whose numbering was used before by another copy of its folder.
 const NEW_NUMBERING: [&str; 2] = ["WARN", "went on as a new incarnation"];
 
+/// What a collector says that turns an agent away.
+const UNWELCOME: &str = "agent not welcomed";
+
 /// What an agent says in whose place a newer life of it is.
 const FENCED: [&str; 2] = ["no stream to the collector", "newer"];
 
@@ -114,16 +117,12 @@ impl Restored {
         fs::remove_dir_all(pair.agent.data_dir()).expect("the folder is ours");
         copy_folder(&copy, &pair.agent.data_dir());
         pair.agent.log().announce(NEW_NUMBERING[1]);
-        pair.collector.weir.log().announce("agent not welcomed");
+        pair.collector.weir.log().announce(UNWELCOME);
         Self { pair, book }
     }
 
     async fn end(mut self) {
         drained(&self.pair.agent).await;
-        let told = self.pair.agent.log().find(&NEW_NUMBERING);
-        assert!(told.is_some(), "the agent does not say so:\n{}", self.pair.agent.log().tail());
-        let collector = self.pair.collector.weir.log();
-        assert!(collector.find(&[IDENTITY, "copy"]).is_some(), "{}", collector.tail());
         let row = only(&self.pair.collector.fleet().await);
         assert_eq!(row["state"], "live", "{row}");
         self.pair.settle().await;
@@ -132,6 +131,10 @@ impl Restored {
         kept.assert_exactly_once();
         assert_eq!(kept.harvest.repeated(), 0, "what had been handed over before the copy came again");
         assert!(kept.numberings().len() >= 2, "{:?}", kept.numberings());
+        let agent = self.pair.agent.log();
+        assert!(agent.find(&NEW_NUMBERING).is_some(), "the agent does not say so:\n{}", agent.tail());
+        let collector = self.pair.collector.weir.log();
+        assert!(collector.find(&[UNWELCOME, IDENTITY, "NEW_INCARNATION"]).is_some(), "{}", collector.tail());
     }
 }
 
@@ -148,7 +151,7 @@ async fn two_agents_of_one_name_are_told_apart() {
     pair.agent.terminate().await;
     copy_folder(&pair.agent.data_dir(), &copy);
     pair.agent.log().announce(NEW_NUMBERING[1]);
-    pair.collector.weir.log().announce("agent not welcomed");
+    pair.collector.weir.log().announce(UNWELCOME);
     pair.agent.restart().await;
     hand_in(&pair.agent, 20..30, &book).await;
     drained(&pair.agent).await;

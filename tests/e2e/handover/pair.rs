@@ -32,7 +32,14 @@ pub(crate) enum Between {
 }
 
 /// Lines that a wire which breaks, a peer that is killed and a backend that never takes may bring about.
-const WORDS_OF_A_BAD_WIRE: [&str; 2] = ["backend refuses for now", "no stream to the collector"];
+const WORDS_OF_A_BAD_WIRE: [&str; 5] = [
+    "backend refuses for now",
+    "no stream to the collector",
+    "a newer stream of",
+    // Who is connected by a wire that is silent cannot be told to go.
+    "the drain was cut",
+    "lines like the next one were held back",
+];
 
 /// A collector that keeps all it is given.
 #[derive(Debug)]
