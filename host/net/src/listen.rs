@@ -88,7 +88,7 @@ impl Peer {
     ///
     /// # Cancel safety
     /// Safe to drop and to call again.
-    pub async fn is_cut(&self) {
+    pub async fn cut_off(&self) {
         self.cut.cancelled().await;
     }
 }

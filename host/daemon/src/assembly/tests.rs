@@ -1,5 +1,6 @@
 //! A daemon in this process that reads another file.
 
+mod credentials;
 mod doors;
 
 use std::net::TcpListener;

@@ -52,7 +52,7 @@ fn measure(message: &[u8]) -> Result<(), Violation> {
         return Err(Violation(format!("a message of {length} bytes; expected at most {MESSAGE_BYTES_MAX}")));
     }
     match field.number {
-        HELLO => repeated(inner, &[(8, LOGS_MAX, "logs"), (11, ENCODINGS_MAX, "encodings")]),
+        HELLO => repeated(inner, &[(7, LOGS_MAX, "logs"), (11, ENCODINGS_MAX, "encodings")]),
         DATA => part(inner),
         STATE => state(inner),
         HEARTBEAT => repeated(inner, &[(4, COUNTERS_MAX, "counters")]),

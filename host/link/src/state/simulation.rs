@@ -12,7 +12,7 @@ use crate::names::from_wire;
 
 use super::keep::{Keep as _, Volatile};
 use super::outbox::{Desk, Name, Report, Settled};
-use super::store::{Epoch, Standing, Table};
+use super::store::{Epoch, Fact, Standing, Table};
 
 const AGENT: &str = "agent";
 const SEEDS: u64 = 200;
@@ -197,7 +197,9 @@ impl World {
 
     /// What must hold at each moment.
     fn inspect(&mut self) {
-        for (kind, key, order, standing, value) in self.table.all_of(&self.collector, AGENT) {
+        for fact in self.table.all_of(&self.collector, AGENT) {
+            let Fact { kind, key, value, standing, .. } = fact;
+            let order = (fact.incarnation, fact.revision);
             let name = (kind.clone(), key.clone());
             let before = self.seen.insert(name.clone(), order).unwrap_or_default();
             assert!(before <= order, "{name:?} went back from {before:?} to {order:?}");
@@ -229,12 +231,10 @@ impl World {
             }
         }
         assert_eq!(self.desk.unacknowledged(), 0, "what is owed is said");
-        let held: BTreeMap<_, _> = self
-            .table
-            .all_of(&self.collector, AGENT)
-            .into_iter()
-            .filter(|(.., standing, _)| *standing == Standing::Live)
-            .map(|(kind, key, order, _, value)| ((kind, key), (order, Some(value))))
+        let all = self.table.all_of(&self.collector, AGENT).into_iter();
+        let held: BTreeMap<_, _> = all
+            .filter(|fact| fact.standing == Standing::Live)
+            .map(|fact| ((fact.kind, fact.key), ((fact.incarnation, fact.revision), Some(fact.value))))
             .collect();
         let owed: BTreeMap<_, _> = self
             .newest

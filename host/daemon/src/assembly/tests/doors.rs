@@ -34,7 +34,7 @@ fn file() -> String {
   otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0', {tls}}}, http: {{endpoint: '127.0.0.1:0', {tls}}}}}}}
   opencensus: {{endpoint: '127.0.0.1:0', {tls}}}
   zipkin: {{endpoint: '127.0.0.1:0', {tls}}}
-  jaeger: {{grpc: '127.0.0.1:0', thrift_http: '127.0.0.1:0', {tls}}}
+  jaeger: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}, thrift_http: {{endpoint: '127.0.0.1:0'}}}}, {tls}}}
   prometheusremotewrite: {{endpoint: '127.0.0.1:0', {tls}}}
 exporters:
   debug:

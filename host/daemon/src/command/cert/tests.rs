@@ -256,7 +256,7 @@ fn what_is_shown_is_what_is_there() {
         "identity     urn:weir:host:web-1",
         "names        URI urn:weir:host:web-1, DNS web-1, IP 127.0.0.1",
         "issued by    O=Example, CN=Example authority of Weir",
-        " to Sun, 3 Nov 2024",
+        " to Sun, 03 Nov 2024 00:00:00",
     ] {
         assert!(shown.contains(words), "{words} is not in\n{shown}");
     }
@@ -298,4 +298,35 @@ service:
     let tls = draft.config().receivers.values().next().expect("one").value.tls();
     let files: Vec<_> = tls[0].files().into_iter().map(|file| file.value.clone()).collect();
     assert_eq!(files, ["web-1.pem", "web-1.key", "ca.pem", "ca.crl"].map(|name| dir.join(name)));
+}
+
+/// Scenario: the command line of each act, with all that it takes; and lines with a name, a file or a number that is missing or wrong.
+/// Guarantees: the former mean what they say, and the latter are refused.
+#[test]
+fn the_command_line_is_understood() {
+    use clap::Parser as _;
+
+    use crate::command::{Arguments, Command};
+
+    let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.command);
+    let Ok(Command::Cert(Cert::Init { place, name, days })) = parse("weir cert init") else { panic!("init") };
+    assert_eq!((place.dir.as_path(), name.as_str(), days), (Path::new("weir-certs"), "Weir", 3650));
+    let line = "weir cert issue web-1 --dir d --out o --dns a --dns b --ip ::1 --ip 10.0.0.1 --days 7";
+    let Ok(Command::Cert(Cert::Issue { name, place, out, dns, ip, days })) = parse(line) else {
+        panic!("{line}")
+    };
+    assert_eq!(
+        (name.as_str(), place.dir.as_path(), out.as_deref()),
+        ("web-1", Path::new("d"), Some(Path::new("o")))
+    );
+    assert_eq!((dns, ip.len(), days), (vec!["a".to_owned(), "b".to_owned()], 2, Some(7)));
+    assert!(
+        matches!(parse("weir cert show a b"), Ok(Command::Cert(Cert::Show { files })) if files.len() == 2)
+    );
+    assert!(matches!(parse("weir cert revoke a --dir d"), Ok(Command::Cert(Cert::Revoke { .. }))));
+    for line in
+        ["issue", "issue a --ip b", "issue a --days 0", "issue a --days 36501", "init x", "show", "revoke"]
+    {
+        assert!(parse(&format!("weir cert {line}")).is_err(), "{line}");
+    }
 }

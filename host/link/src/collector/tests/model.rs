@@ -297,6 +297,9 @@ impl World {
     /// One process after the other has the collector for itself, for as long as it takes.
     fn settle_all(&mut self) {
         for at in 0..self.processes.len() {
+            self.cut(at);
+        }
+        for at in 0..self.processes.len() {
             for _ in 0..10_000 {
                 let is_settled =
                     self.processes[at].folder.settled.len() == self.processes[at].folder.records.len();

@@ -339,17 +339,10 @@ impl Table {
         self.rows.get(&resource).map(|row| (row.order.incarnation, row.order.revision))
     }
 
-    /// Kind, key, order, standing and value of each row of an agent.
+    /// All rows of an agent.
     #[cfg(test)]
-    pub(in crate::state) fn all_of(
-        &self,
-        keep: &dyn Keep,
-        agent: &str,
-    ) -> Vec<(String, String, (u128, u64), Standing, Vec<u8>)> {
-        let facts = self.of_agent(agent, "").filter_map(|(resource, _)| self.fact(keep, resource));
-        facts
-            .map(|fact| (fact.kind, fact.key, (fact.incarnation, fact.revision), fact.standing, fact.value))
-            .collect()
+    pub(in crate::state) fn all_of(&self, keep: &dyn Keep, agent: &str) -> Vec<Fact> {
+        self.of_agent(agent, "").filter_map(|(resource, _)| self.fact(keep, resource)).collect()
     }
 
     fn fact(&self, keep: &dyn Keep, resource: &Resource) -> Option<Fact> {
