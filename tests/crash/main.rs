@@ -15,4 +15,5 @@ mod durable;
 mod full;
 mod lanes;
 mod model;
+mod origins;
 mod sim;

@@ -153,6 +153,12 @@ pub struct QueueView {
     pub segments: u64,
     /// Segment files set aside as damaged.
     pub quarantined: u64,
+    /// Logs of other Weirs whose newest record is known.
+    #[serde(default)]
+    pub sources: u64,
+    /// Items that other Weirs have sent again, since the start.
+    #[serde(default)]
+    pub duplicates: u64,
     /// What is not as it should be.
     pub degraded: Option<String>,
     /// Dead letters.
@@ -261,6 +267,8 @@ impl QueueView {
             budget_bytes: status.budget_bytes,
             segments: status.segments,
             quarantined: status.quarantined,
+            sources: status.sources,
+            duplicates: status.duplicates,
             degraded: status.degraded,
             dead_letters: status.dead_letters,
             dead_letter_bytes: status.dead_letter_bytes,

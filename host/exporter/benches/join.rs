@@ -15,8 +15,13 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut rows = criterion.benchmark_group("lease");
     for count in [1, 2, 8] {
-        let record =
-            |seq| Record { seq: Seq(seq), items: 1000, body: Bytes::from(vec![0x5a; BYTES]), attempts: 1 };
+        let record = |seq| Record {
+            seq: Seq(seq),
+            items: 1000,
+            body: Bytes::from(vec![0x5a; BYTES]),
+            attempts: 1,
+            origin: None,
+        };
         let records: Vec<_> = (0..count).map(record).collect();
         rows.throughput(Throughput::Bytes(count * BYTES as u64));
         rows.bench_function(BenchmarkId::new("join", count), |b| b.iter(|| join(black_box(&records))));

@@ -294,7 +294,13 @@ mod tests {
 
     fn records(count: u64, spans: u8) -> Vec<Record> {
         (1..=count)
-            .map(|seq| Record { seq: Seq(seq), items: u32::from(spans), body: request(spans), attempts: 1 })
+            .map(|seq| Record {
+                seq: Seq(seq),
+                items: u32::from(spans),
+                body: request(spans),
+                attempts: 1,
+                origin: None,
+            })
             .collect()
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ use crate::dead::{DeadError, DeadLog};
 use crate::digest::{Digest, LetterEnd};
 use crate::disk::FolderLock;
 use crate::journal::{Answer, Arriving, Chore, Core, State, refuse_for_now};
+use crate::keys::{self, Base, Keys, ROW_INDEX_FACTOR, STAMP_INDEX_BYTES};
 use crate::lease::{ABANDONED_WAIT, LeaseKey, SettleError};
+use crate::marks::Change;
 use crate::meta::{Kept, Meta};
 use crate::queue::{QueueError, WhenFull};
 use crate::recovery::RESERVE;
@@ -33,6 +36,9 @@ pub(crate) const DIRTY_MAX: u64 = 2_048;
 const DIRTY_AGE_MAX: Duration = Duration::from_secs(1);
 /// Rounds that may fail one after the other, each with a new segment, before nothing is taken any more.
 const STRIKES_MAX: u32 = 2;
+
+/// Rounds that failed and are remembered: each has cost a segment, and goes with the segment that it is in.
+const VOIDS_MAX: usize = 1_024;
 
 /// How far the answers of a queue that lies (a fault for tests) are ahead of its disk: as far as a slow disk's, so that
 /// a kill from outside meets the lie on a fast one too.
@@ -64,6 +70,8 @@ pub(crate) struct Writer {
     pub(crate) strikes: u32,
     /// Whether the reserve file is there.
     pub(crate) reserve: bool,
+    /// Places of rounds that failed, in segments that are there: they may be in the file and are not of the log.
+    pub(crate) voids: Vec<Range<u64>>,
 }
 
 /// The segment that is written.
@@ -198,9 +206,13 @@ impl Writer {
     /// Writes one round and answers its senders.
     fn round(&mut self, core: &Core, mut round: Vec<Arriving>) {
         let first = core.state().book.next();
-        let batches: Vec<Batch> =
+        let mut batches: Vec<Batch> =
             round.iter_mut().flat_map(|arriving| std::mem::take(&mut arriving.batches)).collect();
-        let crcs: Vec<u32> = round.iter().flat_map(|arriving| arriving.crcs.iter().copied()).collect();
+        let mut crcs: Vec<u32> = round.iter().flat_map(|arriving| arriving.crcs.iter().copied()).collect();
+        // What the log has already is not stored again. It is answered with the rest: what covers it may be in this round.
+        let sifted = core.state().marks.sift(first, &batches, core.settings.faults.no_dedup.is_on());
+        sifted.retain(&mut batches);
+        sifted.retain(&mut crcs);
         let upto = Seq(first.saturating_add(batches.len() as u64).saturating_sub(1));
         if core.settings.faults.answer_before_commit {
             for arriving in round.drain(..) {
@@ -211,9 +223,12 @@ impl Writer {
                 std::thread::park_timeout(LIE_LEAD);
             }
         }
-        match self.write(core, first, &batches, &crcs) {
+        match self.write(core, first, &batches, &crcs, &sifted.change) {
             Ok(heads) => {
-                self.publish(core, &heads, batches);
+                for (signal, items) in sifted.duplicates {
+                    core.counts.duplicates.of(signal).add(items);
+                }
+                self.publish(core, &heads, batches, sifted.change);
                 for arriving in round {
                     core.state().release(arriving.footprint);
                     // A sender that has gone may send again; it was told nothing.
@@ -221,8 +236,9 @@ impl Writer {
                 }
             }
             Err(refusal) => {
-                for batch in &batches {
-                    core.counts.refused.of(batch.signal, refusal.reason()).add(u64::from(batch.items));
+                let stored = batches.iter().map(|batch| (batch.signal, u64::from(batch.items)));
+                for (signal, items) in stored.chain(sifted.duplicates) {
+                    core.counts.refused.of(signal, refusal.reason()).add(items);
                 }
                 for arriving in round {
                     core.state().release(arriving.footprint);
@@ -240,6 +256,7 @@ impl Writer {
         next: u64,
         batches: &[Batch],
         crcs: &[u32],
+        change: &Change,
     ) -> Result<Vec<Head>, Refusal> {
         if let Some(why) = &core.state().failed {
             return Err(refuse_for_now(Reason::QueueFailed, format!("the queue cannot write: {why}")));
@@ -252,7 +269,7 @@ impl Writer {
             self.save(core).map_err(|fault| self.cannot_write(core, "write the cursors", &fault))?;
         }
         let bytes = batches.iter().map(|batch| batch.body.len() as u64).sum();
-        let room = Room { records: batches.len() as u64, bytes };
+        let room = Room { records: batches.len() as u64, bytes, keys: index_bytes_of(change) };
         let (first, segment) = self.segment_for(core, room)?;
         let others = core.sealed_disk_bytes();
         if others + segment.file().disk_bytes_with(room) > core.budget() {
@@ -263,8 +280,9 @@ impl Writer {
             return Err(self.cannot_write(core, "reserve disk for the segment", &Fault::from(error)));
         }
         let heads = segment.place(next, batches, crcs.iter().copied());
-        let appended = segment.append(&heads, batches);
+        let appended = append(core, &segment, &heads, batches, change);
         core.state().active_bytes = segment.file().disk_bytes();
+        segment.file().note_keys(room.keys);
         match appended {
             Ok(()) => {
                 self.strikes = 0;
@@ -300,8 +318,7 @@ impl Writer {
             core.store.forget(first);
             core.state().sealed_bytes.remove(&first);
         }
-        let made = Segment::create(&core.store.opening, core.store.folder(), first, room);
-        let segment = Arc::new(made.map_err(|fault| self.strike(core, "make a segment", &fault))?);
+        let segment = self.make_segment(core, first, room)?;
         core.store.put(first, Arc::clone(&segment));
         {
             let mut state = core.state();
@@ -315,8 +332,26 @@ impl Writer {
         Ok((first, segment))
     }
 
+    /// Makes a segment, with all marks in it.
+    fn make_segment(&mut self, core: &Core, first: u64, room: Room) -> Result<Arc<Segment>, Refusal> {
+        let (rows, bytes, oldest) = {
+            let state = core.state();
+            (state.marks.rows(), state.marks.bytes(), state.book.oldest_segment().unwrap_or(first))
+        };
+        // A round that failed lies in an earlier segment, as long as that is there.
+        self.voids.retain(|void| void.end > oldest);
+        let rows = rows.iter().map(|(source, row)| keys::lay(source, row, false)).collect();
+        let base = Base { rows, voids: self.voids.clone() };
+        let bytes = bytes.saturating_mul(ROW_INDEX_FACTOR);
+        let room = Room { keys: room.keys.saturating_add(bytes), ..room };
+        let made = Segment::create(&core.store.opening, core.store.folder(), first, room, &base);
+        let segment = Arc::new(made.map_err(|fault| self.strike(core, "make a segment", &fault))?);
+        segment.file().note_keys(bytes);
+        Ok(segment)
+    }
+
     /// Tells everybody in memory about records that are durable.
-    fn publish(&mut self, core: &Core, heads: &[Head], batches: Vec<Batch>) {
+    fn publish(&mut self, core: &Core, heads: &[Head], batches: Vec<Batch>, change: Change) {
         let Some(active) = &self.active else { return };
         if heads.is_empty() {
             return;
@@ -332,6 +367,7 @@ impl Writer {
             }
         }
         core.counts.rounds.add(1);
+        core.counts.forgotten.add(state.marks.apply(change));
         state.wake_all();
     }
 
@@ -344,7 +380,13 @@ impl Writer {
         heads: &[Head],
         fault: &Fault,
     ) -> Refusal {
-        core.state().book.skip_to(heads.last().map_or(0, |head| head.seq + 1));
+        let end = heads.last().map_or(0, |head| head.seq + 1);
+        core.state().book.skip_to(end);
+        // What begins the next segment says so: its records may be in this one, and may be sent and stored again.
+        self.voids.extend(heads.first().map(|head| head.seq..end));
+        if self.voids.len() > VOIDS_MAX {
+            self.voids.remove(0);
+        }
         if let Some(active) = &mut self.active {
             active.sound = false;
         }
@@ -415,6 +457,34 @@ impl Writer {
             core.state().active_bytes = 0;
         }
     }
+}
+
+/// What the keys and marks of a round take of a segment's index.
+fn index_bytes_of(change: &Change) -> u64 {
+    let stamps = change.stamps.iter().flatten().count() as u64;
+    stamps.saturating_mul(STAMP_INDEX_BYTES).saturating_add(change.growth.saturating_mul(ROW_INDEX_FACTOR))
+}
+
+/// Writes a round to its segment.
+fn append(
+    core: &Core,
+    segment: &Segment,
+    heads: &[Head],
+    batches: &[Batch],
+    change: &Change,
+) -> Result<(), Fault> {
+    let forgotten = change.dropped.iter().map(|(source, row)| keys::lay(source, row, true));
+    let rows = change.rows.iter().map(|(source, row)| keys::lay(source, row, false)).chain(forgotten);
+    let mut keys = Keys { stamps: change.stamps.clone(), rows: rows.collect() };
+    if !core.settings.faults.mark_apart.is_on() || keys.rows.is_empty() {
+        return segment.append(heads, batches, &keys);
+    }
+    let rows = std::mem::take(&mut keys.rows);
+    segment.append(heads, batches, &keys)?;
+    if core.settings.pace == Pace::Threads {
+        std::thread::park_timeout(LIE_LEAD);
+    }
+    segment.write_marks(&rows)
 }
 
 // === impl Writer: room ===

@@ -16,6 +16,11 @@ pub struct Faults {
     pub sync: SyncFault,
     /// Whether writes find the disk full; can be switched while the queue runs.
     pub disk_full: Switch,
+    /// Store records of other Weirs again that the log has already.
+    pub no_dedup: Switch,
+    /// Write the marks of a round in a transaction of their own, after that of its records and before their receipts: a kill
+    /// between the two leaves records that no mark covers.
+    pub mark_apart: Switch,
     syncs: Arc<AtomicU64>,
 }
 
@@ -49,7 +54,7 @@ impl Switch {
 
 impl Faults {
     /// Reads the text form, words with commas between: `skip_fdatasync`, `answer_before_commit`, `sync_once=N`,
-    /// `sync_from=N`, `disk_full`.
+    /// `sync_from=N`, `disk_full`, `no_dedup`, `mark_apart`.
     ///
     /// # Errors
     /// The word that is none of these.
@@ -63,6 +68,8 @@ impl Faults {
                 ("sync_once", Ok(n)) => faults.sync = SyncFault::Once(n),
                 ("sync_from", Ok(n)) => faults.sync = SyncFault::From(n),
                 ("disk_full", _) => faults.disk_full.set(true),
+                ("no_dedup", _) => faults.no_dedup.set(true),
+                ("mark_apart", _) => faults.mark_apart.set(true),
                 _ => return Err(word.to_owned()),
             }
         }

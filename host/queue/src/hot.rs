@@ -6,10 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weir_model::{Batch, Claim, Ledger};
+use weir_model::{Batch, Claim, Ledger, Origin};
 
-/// A body, and what pays for it.
-pub(crate) type Paid = (Bytes, Option<Arc<Claim>>);
+/// A body, what pays for it, and the record's key.
+#[derive(Debug, Clone)]
+pub(crate) struct Paid {
+    pub(crate) body: Bytes,
+    pub(crate) claim: Option<Arc<Claim>>,
+    pub(crate) origin: Option<Origin>,
+}
 
 /// The newest bodies.
 #[derive(Debug)]
@@ -42,9 +47,9 @@ impl Hot {
             },
         };
         self.bytes += bytes;
-        self.bodies.insert(seq, (batch.body, claim));
+        self.bodies.insert(seq, Paid { body: batch.body, claim, origin: batch.origin });
         while self.bytes > self.bytes_max {
-            let Some((_, (body, _))) = self.bodies.pop_first() else { return };
+            let Some((_, Paid { body, .. })) = self.bodies.pop_first() else { return };
             self.bytes -= body.len() as u64;
         }
     }
@@ -56,7 +61,7 @@ impl Hot {
 
     /// Lets a body go that nobody needs any more.
     pub(crate) fn remove(&mut self, seq: u64) {
-        if let Some((body, _)) = self.bodies.remove(&seq) {
+        if let Some(Paid { body, .. }) = self.bodies.remove(&seq) {
             self.bytes -= body.len() as u64;
         }
     }

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 use tracing::error;
-use weir_model::{Admission, Batch, BoxFuture, Claim, Log, Reason, Receipt, Refusal};
+use weir_model::{Admission, Batch, BoxFuture, Claim, Log, Mark, Reason, Receipt, Refusal};
 
 use crate::book::{Book, Fate};
 use crate::committer::{DIRTY_MAX, Writer, run_committer};
@@ -36,10 +36,11 @@ use crate::digest::Digest;
 use crate::disk::{Disk, SystemDisk};
 use crate::hot::Hot;
 use crate::lease::{LeaseKey, SettleError};
+use crate::marks::{self, Marks};
 use crate::queue::QueueError;
 use crate::reader::{Read, run_reader};
 use crate::segment::Fault;
-use crate::segment_file::footprint;
+use crate::segment_file::footprint_of;
 use crate::settings::{Pace, Settings, is_small};
 use crate::status::QueueCounts;
 use crate::store::Store;
@@ -115,6 +116,8 @@ pub(crate) struct State {
     pub(crate) chore_next: bool,
     /// The written segment was found damaged: the next round begins another.
     pub(crate) abandon_active: bool,
+    /// What it has of other Weirs.
+    pub(crate) marks: Marks,
     pub(crate) draining: bool,
     /// Nothing is taken any more; the threads end.
     pub(crate) closed: bool,
@@ -289,7 +292,7 @@ impl Drop for DiskQueue {
 
 impl Log for DiskQueue {
     fn admit(&self, batches: Vec<Batch>) -> Result<Box<dyn Admission>, Refusal> {
-        let admitted = self.core.admit(&batches);
+        let admitted = marks::check(&batches).and_then(|()| self.core.admit(&batches));
         match admitted {
             Ok(footprint) => {
                 Ok(Box::new(DiskAdmission { core: Arc::clone(&self.core), batches, room: Some(footprint) }))
@@ -301,6 +304,10 @@ impl Log for DiskQueue {
                 Err(refusal)
             }
         }
+    }
+
+    fn marks(&self, identity: &str) -> Vec<Mark> {
+        self.core.state().marks.of(identity)
     }
 }
 
@@ -368,7 +375,7 @@ impl Core {
 
     /// Sets room aside for batches, or says why not.
     fn admit(&self, batches: &[Batch]) -> Result<u64, Refusal> {
-        let footprint: u64 = batches.iter().map(|batch| footprint(batch.body.len())).sum();
+        let footprint: u64 = batches.iter().map(footprint_of).sum();
         let budget = self.budget();
         let mut state = self.state();
         if state.closed || state.draining {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::warn;
-use weir_model::{BoxFuture, Claim, Lane, Seq, Signal};
+use weir_model::{BoxFuture, Claim, Lane, Origin, Seq, Signal};
 
 /// How long the lane of a lease that was dropped unsettled waits.
 ///
@@ -32,6 +32,8 @@ pub struct Record {
     pub body: Bytes,
     /// 1 for the first lease of this record since the start of the process, then one more for each further one.
     pub attempts: u32,
+    /// The key that it came with, where another Weir has handed it over.
+    pub origin: Option<Origin>,
 }
 
 /// What became of one record.

@@ -14,10 +14,11 @@
 //! | `operations.rs` | what the daemon asks of it |
 //! | `store.rs`, `hot.rs` | segments that are open, bodies that are still in memory |
 //! | `segment.rs`, `segment_file.rs` | records in a segment, and the file that they are in, with their pictures |
+//! | `marks.rs`, `keys.rs` | what the log has of other Weirs, so that it stores it once: in memory, in a segment |
 //! | `meta.rs` | cursors on disk |
 //! | `dead.rs` | the dead-letter log |
 //! | `recovery.rs` | what a start does with what it finds |
-//! | `inspect.rs` | what `weir queue` does, with the daemon running or not |
+//! | `inspect.rs` | looking into a log, with the daemon running or not |
 //! | `checked.rs` | small values with a checksum |
 //! | `durable.rs` | [`DurableMap`]: a small map in a file of its own, for other parts of Weir |
 //! | `backend.rs`, `disk.rs` | files that are synced until the first failure, on a disk that tests replace |
@@ -36,7 +37,9 @@ mod faults;
 mod hot;
 mod inspect;
 mod journal;
+mod keys;
 mod lease;
+mod marks;
 mod memory;
 mod meta;
 mod operations;
@@ -52,7 +55,7 @@ mod store;
 pub use disk::{Disk, DiskFile, FolderLock, SystemDisk};
 pub use durable::{DurableMap, MAP_BYTES_MAX, MAP_KEY_BYTES_MAX, MAP_ROWS_MAX, MAP_VALUE_BYTES_MAX, Opened};
 pub use faults::{Faults, Switch, SyncFault};
-pub use inspect::Listed;
+pub use inspect::{LoggedRecord, LoggedRecords, read_log};
 pub use journal::DiskQueue;
 pub use lease::{ABANDONED_WAIT, Lease, Record, SettleError, Settlement};
 pub use memory::MemoryQueue;

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::warn;
-use weir_model::{Admission, Batch, BoxFuture, Claim, Held, Log, Reason, Receipt, Refusal, Seq};
+use weir_model::{Admission, Batch, BoxFuture, Claim, Held, Log, Mark, Reason, Receipt, Refusal, Seq};
 
 use crate::book::{Book, Fate, Index, Plan, Requeued, Summary};
 use crate::digest::{Digest, LetterEnd, digest};
 use crate::hot::Paid;
 use crate::lease::{ABANDONED_WAIT, Lease, LeaseKey, Record, SettleError, Settlement, Settler};
+use crate::marks::{self, Marks};
 use crate::queue::{Cursor, Leased, Queue, QueueError, Watch, WhenFull, Wish};
 use crate::recovery::unix_seconds;
 use crate::segment::Head;
@@ -50,6 +51,8 @@ struct State {
     book: Book,
     segment: u64,
     bodies: BTreeMap<u64, Paid>,
+    /// What it has of other Weirs.
+    marks: Marks,
     /// Bytes held and admitted, with what each record costs beside.
     used: u64,
     watches: BTreeMap<u32, watch::Sender<u64>>,
@@ -75,6 +78,7 @@ impl MemoryQueue {
             book,
             segment: 1,
             bodies: BTreeMap::new(),
+            marks: Marks::new(u64::MAX),
             used: 0,
             watches: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -102,7 +106,7 @@ impl Log for MemoryQueue {
     fn admit(&self, batches: Vec<Batch>) -> Result<Box<dyn Admission>, Refusal> {
         let room = batches.iter().map(cost).sum();
         let is_small = is_small(&batches);
-        match self.core.admit(room, is_small) {
+        match marks::check(&batches).and_then(|()| self.core.admit(room, is_small)) {
             Ok(()) => {
                 Ok(Box::new(MemoryAdmission { core: Arc::clone(&self.core), batches, room: Some(room) }))
             }
@@ -113,6 +117,10 @@ impl Log for MemoryQueue {
                 Err(refusal)
             }
         }
+    }
+
+    fn marks(&self, identity: &str) -> Vec<Mark> {
+        self.core.state().marks.of(identity)
     }
 }
 
@@ -175,9 +183,20 @@ impl Core {
         Ok(())
     }
 
-    fn append(&self, batches: Vec<Batch>) -> Seq {
+    fn append(&self, mut batches: Vec<Batch>) -> Seq {
         let mut state = self.state();
         let first = state.book.next();
+        let sifted = state.marks.sift(first, &batches, false);
+        let room: u64 = batches.iter().map(cost).sum();
+        sifted.retain(&mut batches);
+        state.used -= room - batches.iter().map(cost).sum::<u64>();
+        for (signal, items) in sifted.duplicates {
+            self.counts.duplicates.of(signal).add(items);
+        }
+        self.counts.forgotten.add(state.marks.apply(sifted.change));
+        if batches.is_empty() {
+            return Seq(first - 1);
+        }
         let listeners = state.book.cursor_count() > 0;
         let mut heads = Vec::with_capacity(batches.len());
         for (seq, batch) in (first..).zip(batches) {
@@ -194,9 +213,11 @@ impl Core {
                 body_crc: 0,
                 begins_round: false,
                 torn: false,
+                keyed: batch.origin.is_some(),
             });
             if listeners {
-                state.bodies.insert(seq, (batch.body, batch.claim));
+                let Batch { body, claim, origin, .. } = batch;
+                state.bodies.insert(seq, Paid { body, claim, origin });
             } else {
                 state.used -= cost(&batch);
             }
@@ -227,7 +248,7 @@ impl State {
     }
 
     fn release(&mut self, seq: u64) {
-        if let Some((body, _)) = self.bodies.remove(&seq) {
+        if let Some(Paid { body, .. }) = self.bodies.remove(&seq) {
             self.used -= body.len() as u64 + RECORD_OVERHEAD;
         }
     }
@@ -313,39 +334,37 @@ impl Core {
         if state.closed {
             return Leased::Empty;
         }
-        let (key, records): (LeaseKey, Vec<(Record, Paid)>) = match state.book.plan(cursor, wish, now) {
-            Plan::Until(time) => return Leased::Until(time),
-            // Every index is in memory.
-            Plan::Empty | Plan::Load(_) => return Leased::Empty,
-            Plan::Take { key, records } => {
-                let bodies = records.iter().filter_map(|wanted| {
-                    let paid = state.bodies.get(&wanted.seq)?.clone();
-                    let body = paid.0.clone();
-                    Some((
-                        Record { seq: Seq(wanted.seq), items: wanted.items, body, attempts: wanted.attempts },
-                        paid,
-                    ))
-                });
-                (key, bodies.collect())
-            }
-            Plan::Letter { key, id, attempts } => {
-                let Some((letter, body)) = state.dead.get(&id).cloned() else {
-                    state.book.give_back(&key, None);
-                    state.book.drop_requeued(id);
-                    return Leased::Empty;
-                };
-                let record =
-                    Record { seq: Seq(letter.seq), items: letter.items, body: body.clone(), attempts };
-                (key, vec![(record, (body, None))])
-            }
-        };
+        let (key, records): (LeaseKey, Vec<(Record, Option<Arc<Claim>>)>) =
+            match state.book.plan(cursor, wish, now) {
+                Plan::Until(time) => return Leased::Until(time),
+                // Every index is in memory.
+                Plan::Empty | Plan::Load(_) => return Leased::Empty,
+                Plan::Take { key, records } => {
+                    let bodies = records.iter().filter_map(|wanted| {
+                        let Paid { body, claim, origin } = state.bodies.get(&wanted.seq)?.clone();
+                        let (items, attempts) = (wanted.items, wanted.attempts);
+                        Some((Record { seq: Seq(wanted.seq), items, body, attempts, origin }, claim))
+                    });
+                    (key, bodies.collect())
+                }
+                Plan::Letter { key, id, attempts } => {
+                    let Some((letter, body)) = state.dead.get(&id).cloned() else {
+                        state.book.give_back(&key, None);
+                        state.book.drop_requeued(id);
+                        return Leased::Empty;
+                    };
+                    let record =
+                        Record { seq: Seq(letter.seq), items: letter.items, body, attempts, origin: None };
+                    (key, vec![(record, None)])
+                }
+            };
         drop(state);
         self.counts.hot_hits.add(records.len() as u64);
         let mut claims: Vec<Arc<Claim>> = Vec::new();
         let records =
             records
                 .into_iter()
-                .map(|(record, (_, claim))| {
+                .map(|(record, claim)| {
                     claims.extend(claim.filter(|claim: &Arc<Claim>| {
                         claims.last().is_none_or(|last| !Arc::ptr_eq(last, claim))
                     }));
@@ -535,6 +554,8 @@ impl Queue for MemoryQueue {
             budget_bytes: self.core.budget(),
             oldest: state.bodies.keys().next().copied().map(Seq),
             newest: Seq(state.book.next() - 1),
+            sources: state.marks.len() as u64,
+            duplicates: self.core.counts.all_duplicates(),
             dead_letters: state.dead.len() as u64,
             dead_letter_bytes: state.dead_used,
             dead_letter_budget_bytes: self.core.dead_budget,

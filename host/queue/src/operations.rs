@@ -132,6 +132,8 @@ impl Queue for DiskQueue {
             quarantined: state.quarantined,
             degraded: (!degraded.is_empty()).then(|| degraded.join("; ")),
             durable: true,
+            sources: state.marks.len() as u64,
+            duplicates: self.core.counts.all_duplicates(),
             dead_letters,
             dead_letter_bytes,
             dead_letter_budget_bytes: self.core.settings.dead_letter_bytes,

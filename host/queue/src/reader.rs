@@ -20,7 +20,7 @@ use crate::journal::{Chore, Core};
 use crate::lease::{Lease, LeaseKey, Record, SettleError, Settlement, Settler};
 use crate::meta::set_aside;
 use crate::queue::{Cursor, Leased, Watch, Wish};
-use crate::segment::{Fault, file_name};
+use crate::segment::{Fault, Stored, file_name};
 use crate::settings::Pace;
 use crate::status::CursorStatus;
 
@@ -145,11 +145,12 @@ impl Core {
     ) -> Lease {
         let mut claims: Vec<Arc<Claim>> = Vec::new();
         let records = records
-            .map(|(wanted, (body, claim))| {
+            .map(|(wanted, Paid { body, claim, origin })| {
                 // Records of one request share its claim.
                 claims
                     .extend(claim.filter(|claim| claims.last().is_none_or(|last| !Arc::ptr_eq(last, claim))));
-                Record { seq: Seq(wanted.seq), items: wanted.items, body, attempts: wanted.attempts }
+                let Wanted { seq, items, attempts, .. } = wanted;
+                Record { seq: Seq(seq), items, body, attempts, origin }
             })
             .collect();
         let settler: Arc<dyn Settler> = Arc::new(DiskSettler(Arc::clone(self)));
@@ -227,14 +228,14 @@ impl Core {
             other => other,
         };
         for (record, answer) in records.iter().zip(answers.map_err(|fault| (first, fault))?) {
-            let sound = answer.and_then(|(head, body)| {
+            let sound = answer.and_then(|Stored { head, body, origin }| {
                 let same = head.items == record.items && head.bytes == record.bytes;
-                if same { Ok(body) } else { Err("its head is not the one of the index".to_owned()) }
+                if same { Ok((body, origin)) } else { Err("its head is not the one of the index".to_owned()) }
             });
             match sound {
-                Ok(body) => {
+                Ok((body, origin)) => {
                     self.counts.cold_reads.add(1);
-                    bodies.insert(record.seq, (body, Some(Arc::clone(claim))));
+                    bodies.insert(record.seq, Paid { body, claim: Some(Arc::clone(claim)), origin });
                 }
                 Err(why) => {
                     error!(seq = record.seq, segment = first, why, "record damaged on disk: lost");
@@ -260,7 +261,7 @@ impl Core {
                     bytes: body.len() as u32,
                     attempts,
                 };
-                let paid: Paid = (body, Some(Arc::new(claim)));
+                let paid = Paid { body, claim: Some(Arc::new(claim)), origin: None };
                 Step::Done(Leased::Lease(self.hand_out(key, now, std::iter::once((wanted, paid)))))
             }
             Ok(None) => {

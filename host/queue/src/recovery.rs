@@ -9,11 +9,13 @@
 //! | a segment that is empty, damaged, newer, or of another log | renamed to `*.quarantine`, counted, shown |
 //! | no cursors, but segments | every exporter begins at the oldest record |
 //! | the newest segment is gone or set aside | its places are not given again: numbering goes on far above |
+//! | marks of other Weirs | read from the newest segment that can be read; one that is damaged is made from records |
 //!
 //! Invariant: one bad file never keeps the queue from starting, and nothing that may hold records is deleted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
@@ -28,6 +30,8 @@ use crate::dead::DeadLog;
 use crate::disk::{Disk, FolderLock};
 use crate::hot::Hot;
 use crate::journal::{Core, State};
+use crate::keys::{ROWS_PART, Table};
+use crate::marks::Marks;
 use crate::meta::{Found, Kept, Meta, QUARANTINE, set_aside};
 use crate::queue::QueueError;
 use crate::segment::{Fault, Opening, Segment, file_name, first_of};
@@ -38,7 +42,7 @@ use crate::store::Store;
 /// The file that is given up for settlements when the disk is full.
 pub(crate) const RESERVE: &str = "reserve";
 /// The folder of segments.
-const SEGMENTS: &str = "segments";
+pub(crate) const SEGMENTS: &str = "segments";
 /// How far numbering jumps over a segment whose records are not known: more than any segment can hold.
 const UNKNOWN_RECORDS: u64 = 1 << 32;
 
@@ -53,6 +57,8 @@ struct Start {
     troubles: Vec<String>,
     quarantined: u64,
     counts: QueueCounts,
+    marks: Marks,
+    voids: Vec<Range<u64>>,
 }
 
 /// Brings a queue to where it can take and give.
@@ -93,6 +99,7 @@ pub(crate) fn recover(
         acked: kept.acked,
         strikes: 0,
         reserve: reserve.is_ok(),
+        voids: std::mem::take(&mut start.voids),
     };
     let core = start.finish(settings, folder, orphaned, writer, dead, wall);
     // From here on a start without a close is a crash.
@@ -170,6 +177,8 @@ impl Start {
             troubles,
             quarantined: 0,
             counts,
+            marks: Marks::new(settings.segment_bytes / ROWS_PART),
+            voids: Vec::new(),
         }
     }
 
@@ -190,6 +199,7 @@ impl Start {
             self.adopt_incarnation(&firsts);
         }
         let last = firsts.last().copied();
+        let marks_lost = self.read_marks(&firsts, kept.acked);
         let mut newest = 0;
         for first in firsts {
             let trusted = known && (kept.clean || Some(first) != last);
@@ -205,8 +215,89 @@ impl Start {
                 Err(other) => return Err(other),
             }
         }
+        if marks_lost {
+            self.cover_records();
+        }
         self.jump(names, kept, newest);
         Ok(newest)
+    }
+
+    /// Reads the marks of other Weirs, and which places are void, from the newest segment that can be read. Returns whether
+    /// some of them are lost.
+    fn read_marks(&mut self, firsts: &[u64], acked: u64) -> bool {
+        for first in firsts.iter().rev() {
+            // Of the others all is told by the segment that follows.
+            let acked = if Some(first) == firsts.last() { acked } else { 0 };
+            match self.table_of(*first, acked) {
+                Ok(table) => {
+                    self.voids = table.voids;
+                    for (source, row) in table.rows {
+                        self.marks.put(Arc::new(source), row);
+                    }
+                    if table.damaged > 0 {
+                        error!(segment = *first, rows = table.damaged, "marks of other Weirs damaged");
+                        self.troubles.push(format!(
+                            "segment {first} has {} damaged marks of other Weirs: what they send again may be stored again",
+                            table.damaged
+                        ));
+                    }
+                    return table.damaged > 0;
+                }
+                Err(fault) => {
+                    warn!(segment = *first, error = %fault, "no marks of other Weirs read");
+                    self.troubles.push(format!("segment {first} is {fault}"));
+                }
+            }
+        }
+        false
+    }
+
+    fn table_of(&self, first: u64, acked: u64) -> Result<Table, Fault> {
+        let (opening, path) = (&self.store.opening, self.store.path(first));
+        let segment = match Segment::recover(opening, &path, acked, &[]) {
+            Ok((segment, torn)) => {
+                self.note_torn(first, torn);
+                segment
+            }
+            // It is read again, and talked about, where it is added to the book.
+            Err(Fault::Io(_) | Fault::Full(_)) => {
+                let segment = Segment::open_frozen(opening, &path)?;
+                segment.mark_torn(&segment.torn(acked, &[])?)?;
+                segment
+            }
+            Err(other) => return Err(other),
+        };
+        if segment.identify()? != opening.incarnation {
+            return Err(Fault::Damaged("it belongs to another log".to_owned()));
+        }
+        let table = segment.table()?;
+        segment.close()?;
+        Ok(table)
+    }
+
+    /// Raises the marks to what the records say that are there. For marks that could not be read: what is missing then are
+    /// sources of which no record is left.
+    fn cover_records(&mut self) {
+        for first in self.book.segments_from(0) {
+            let found = self.store.get(first).and_then(|segment| {
+                let (heads, _) = segment.heads()?;
+                let origins = segment.origins(&heads)?;
+                Ok((heads, origins))
+            });
+            let (heads, origins) = match found {
+                Ok(found) => found,
+                // Whoever reads its records says more.
+                Err(fault) => {
+                    warn!(segment = first, error = %fault, "keys of records not read");
+                    continue;
+                }
+            };
+            for head in heads {
+                if let Some(origin) = origins.get(&head.seq) {
+                    self.marks.cover(origin, head.lane.index(), head.seq);
+                }
+            }
+        }
     }
 
     /// Takes over what the file of cursors says of a segment, without opening it.
@@ -225,14 +316,14 @@ impl Start {
     fn inspect(&mut self, first: u64, acked: u64) -> Result<(), Fault> {
         let opening = self.store.opening.clone();
         let path = self.store.path(first);
-        let (segment, torn, repaired) = match Segment::recover(&opening, &path, acked) {
+        let (segment, torn, repaired) = match Segment::recover(&opening, &path, acked, &self.voids) {
             Ok((segment, torn)) => (segment, torn, true),
             // A disk that does not let us repair may let us read.
             Err(Fault::Io(error) | Fault::Full(error)) => {
                 warn!(segment = first, error = %error, "segment not repaired on disk, read as it is");
                 self.troubles.push(format!("repair segment {first}: {error}"));
                 let segment = Segment::open_frozen(&opening, &path)?;
-                let torn = segment.torn(acked)?;
+                let torn = segment.torn(acked, &self.voids)?;
                 segment.mark_torn(&torn)?;
                 self.store.taint(first, torn.iter().map(|head| head.seq).collect());
                 (segment, torn.len() as u64, false)
@@ -279,7 +370,7 @@ impl Start {
 
     fn adopt_incarnation(&mut self, firsts: &[u64]) {
         for first in firsts.iter().rev() {
-            let recovered = Segment::recover(&self.store.opening, &self.store.path(*first), 0);
+            let recovered = Segment::recover(&self.store.opening, &self.store.path(*first), 0, &[]);
             let Ok((segment, torn)) = recovered else { continue };
             self.note_torn(*first, torn);
             if let Ok(incarnation) = segment.identify() {
@@ -402,6 +493,7 @@ impl Start {
             chore_next: false,
             restore_reserve: false,
             abandon_active: false,
+            marks: self.marks,
             draining: false,
             closed: false,
             failed: None,

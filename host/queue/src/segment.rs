@@ -8,8 +8,10 @@
 //! table facts    "log" ▶ incarnation u128
 //! table heads    seq u64 ▶ format u8 · signal u8 · lane u8 · flags u8 · items u32 · bytes u32
 //!                          · offset u64 · crc32c of the body u32 · crc32c u32          numbers are little-endian
+//! tables marks, origins                  of records that another Weir has handed over (keys.rs)
 //!
 //! flags          1 the first record of its round · 2 torn: a crash came before its body was on disk
+//!                · 4 it has a key in `origins`
 //! offset         where the body begins in the file
 //! ```
 //!
@@ -25,7 +27,7 @@
 //!
 //! Invariant: a record is read back exactly as it was appended, or is called damaged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -35,10 +37,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition};
-use weir_model::{Batch, Lane, Signal};
+use tracing::warn;
+use weir_model::{Batch, Lane, Origin, Signal};
 
 use crate::disk::Disk;
 use crate::faults::Faults;
+use crate::keys::{self, Base, Keys, Laid, Table};
+use crate::marks::Stamp;
 use crate::segment_file::{FORMAT, IndexBackend, Room, SegmentFile};
 
 const FACTS: TableDefinition<&str, &[u8]> = TableDefinition::new("facts");
@@ -49,6 +54,7 @@ const HEAD_BYTES: usize = 28;
 const HEAD_COVERED: usize = HEAD_BYTES - 4;
 const BEGINS_ROUND: u8 = 1;
 const TORN: u8 = 2;
+const KEYED: u8 = 4;
 
 /// redb's cache for a segment that is only read: what an exporter reads lies in a few leaves.
 const READ_CACHE_BYTES: usize = 128 << 10;
@@ -130,6 +136,8 @@ pub(crate) struct Head {
     pub(crate) begins_round: bool,
     /// Whether a crash came before its body was on disk.
     pub(crate) torn: bool,
+    /// Whether another Weir has handed it over.
+    pub(crate) keyed: bool,
 }
 
 impl Head {
@@ -146,7 +154,9 @@ impl Head {
         out[0] = FORMAT as u8;
         out[1] = signal_byte(self.signal);
         out[2] = self.lane.index() as u8;
-        out[3] = (u8::from(self.begins_round) * BEGINS_ROUND) | (u8::from(self.torn) * TORN);
+        out[3] = (u8::from(self.begins_round) * BEGINS_ROUND)
+            | (u8::from(self.torn) * TORN)
+            | (u8::from(self.keyed) * KEYED);
         out[4..8].copy_from_slice(&self.items.to_le_bytes());
         out[8..12].copy_from_slice(&self.bytes.to_le_bytes());
         out[12..20].copy_from_slice(&self.offset.to_le_bytes());
@@ -160,7 +170,7 @@ impl Head {
         let word = |at: usize| u32::from_le_bytes([value[at], value[at + 1], value[at + 2], value[at + 3]]);
         let sound = word(HEAD_COVERED) == head_crc(seq, value)
             && u32::from(value[0]) == FORMAT
-            && value[3] & !(BEGINS_ROUND | TORN) == 0
+            && value[3] & !(BEGINS_ROUND | TORN | KEYED) == 0
             && word(8) <= BODY_BYTES_MAX;
         sound.then_some(())?;
         Some(Self {
@@ -173,6 +183,7 @@ impl Head {
             body_crc: word(20),
             begins_round: value[3] & BEGINS_ROUND != 0,
             torn: value[3] & TORN != 0,
+            keyed: value[3] & KEYED != 0,
         })
     }
 }
@@ -227,8 +238,15 @@ pub(crate) struct Opening {
 }
 
 impl Segment {
-    /// Makes a new segment, whose first round is `room`: whole under its name, durably, or not there.
-    pub(crate) fn create(opening: &Opening, folder: &Path, first: u64, room: Room) -> Result<Self, Fault> {
+    /// Makes a new segment, whose first round is `room`: whole under its name with what it begins with, durably, or not
+    /// there.
+    pub(crate) fn create(
+        opening: &Opening,
+        folder: &Path,
+        first: u64,
+        room: Room,
+        base: &Base,
+    ) -> Result<Self, Fault> {
         let path = folder.join(file_name(first));
         let making = path.with_extension("tmp");
         match opening.disk.remove(&making) {
@@ -238,7 +256,7 @@ impl Segment {
         let file = opening.disk.open(&making, true)?;
         let made = SegmentFile::create(file, opening.segment_bytes, room, opening.faults.clone())
             .map_err(Fault::from)
-            .and_then(|file| Ok((Self::fill(opening, &file)?, file)))
+            .and_then(|file| Ok((Self::fill(opening, &file, base)?, file)))
             .and_then(|made| {
                 opening.disk.rename(&making, &path)?;
                 opening.disk.sync_folder(folder)?;
@@ -254,14 +272,18 @@ impl Segment {
         }
     }
 
-    fn fill(opening: &Opening, file: &Arc<SegmentFile>) -> Result<Database, Fault> {
+    fn fill(opening: &Opening, file: &Arc<SegmentFile>, base: &Base) -> Result<Database, Fault> {
         let db = database(file, opening.cache_bytes)?;
         let txn = db.begin_write().map_err(fault)?;
         {
             let mut facts = txn.open_table(FACTS).map_err(fault)?;
             facts.insert("log", opening.incarnation.to_le_bytes().as_slice()).map_err(fault)?;
+            if !base.voids.is_empty() {
+                facts.insert(keys::VOIDS, keys::lay_voids(&base.voids).as_slice()).map_err(fault)?;
+            }
             txn.open_table(HEADS).map_err(fault)?;
         }
+        keys::write(&txn, std::iter::empty(), &base.rows)?;
         txn.commit().map_err(fault)?;
         Ok(db)
     }
@@ -278,15 +300,20 @@ impl Segment {
     }
 
     /// The same for a segment of which nothing is known but that records below `acked` have a receipt: records of its
-    /// last round that a crash has torn are marked as torn. Returns how many.
-    pub(crate) fn recover(opening: &Opening, path: &Path, acked: u64) -> Result<(Self, u64), Fault> {
+    /// last round that a crash has torn are marked as torn, and those at places that are void. Returns how many.
+    pub(crate) fn recover(
+        opening: &Opening,
+        path: &Path,
+        acked: u64,
+        voids: &[Range<u64>],
+    ) -> Result<(Self, u64), Fault> {
         match Self::open_clean(opening, path) {
             Err(Fault::Damaged(_)) => {}
             Ok(segment) => return Ok((segment, 0)),
             Err(other) => return Err(other),
         }
         let segment = Self::open_to_repair(opening, path)?;
-        let torn = segment.torn(acked)?;
+        let torn = segment.torn(acked, voids)?;
         segment.mark_torn(&torn)?;
         // Blocks that were reserved and not used; it is only room.
         drop(segment.file.trim());
@@ -301,7 +328,7 @@ impl Segment {
         Ok(Self { handle: Handle::Write(db), file, path: path.to_owned() })
     }
 
-    fn open_clean(opening: &Opening, path: &Path) -> Result<Self, Fault> {
+    pub(crate) fn open_clean(opening: &Opening, path: &Path) -> Result<Self, Fault> {
         let file = SegmentFile::open(opening.disk.open(path, false)?, None)?;
         file.freeze();
         let db = guarded(|| {
@@ -329,6 +356,17 @@ impl Segment {
         })
     }
 
+    /// All marks, and which places of earlier segments are void.
+    pub(crate) fn table(&self) -> Result<Table, Fault> {
+        guarded(|| {
+            let txn = self.begin_read()?;
+            let facts = txn.open_table(FACTS).map_err(fault)?;
+            let voids = facts.get(keys::VOIDS).map_err(fault)?;
+            let voids = voids.map(|value| keys::read_voids(value.value())).transpose()?;
+            Ok(Table { voids: voids.unwrap_or_default(), ..keys::rows(&txn)? })
+        })
+    }
+
     /// The heads of a round that would be appended next: `first` is its first place, `crcs` are of its bodies.
     pub(crate) fn place(&self, first: u64, batches: &[Batch], crcs: impl Iterator<Item = u32>) -> Vec<Head> {
         let mut offset = self.file.next_body();
@@ -344,6 +382,7 @@ impl Segment {
                 body_crc,
                 begins_round: heads.is_empty(),
                 torn: false,
+                keyed: batch.origin.is_some(),
             });
             offset = offset.saturating_add(batch.body.len() as u64);
         }
@@ -354,16 +393,21 @@ impl Segment {
     ///
     /// After an error it is not known whether the records are in the file: nobody may be told that they are, and
     /// their places are not used again.
-    pub(crate) fn append(&self, heads: &[Head], batches: &[Batch]) -> Result<(), Fault> {
+    pub(crate) fn append(&self, heads: &[Head], batches: &[Batch], keys: &Keys) -> Result<(), Fault> {
         let Some(first) = heads.first() else { return Ok(()) };
         self.file.write_bodies(first.offset, batches.iter().map(|batch| &batch.body))?;
-        self.insert(heads)?;
+        self.insert(heads, &keys.stamps, &keys.rows)?;
         self.file.note_records(heads.len() as u64);
         Ok(())
     }
 
-    /// Writes heads in one transaction, with one `fdatasync`.
-    fn insert(&self, heads: &[Head]) -> Result<(), Fault> {
+    /// Writes marks in a transaction of their own: a fault that tests order.
+    pub(crate) fn write_marks(&self, rows: &[Laid]) -> Result<(), Fault> {
+        self.insert(&[], &[], rows)
+    }
+
+    /// Writes heads, keys and marks in one transaction, with one `fdatasync`.
+    fn insert(&self, heads: &[Head], stamps: &[Option<Stamp>], rows: &[Laid]) -> Result<(), Fault> {
         let Handle::Write(db) = &self.handle else {
             return Err(Fault::Io(io::Error::other("the segment is open for reading only")));
         };
@@ -374,6 +418,8 @@ impl Segment {
                 table.insert(head.seq, &head.encode()).map_err(fault)?;
             }
         }
+        let stamps = heads.iter().zip(stamps).filter_map(|(head, stamp)| Some((head.seq, (*stamp)?)));
+        keys::write(&txn, stamps, rows)?;
         txn.commit().map_err(fault)
     }
 
@@ -402,30 +448,42 @@ impl Segment {
         })
     }
 
-    /// Records of the last round, from place `acked` on, whose bodies are not what their heads say.
+    /// Records of the last round, from place `acked` on, whose bodies are not what their heads say, and those that follow
+    /// them of the same source and lane (`keys.rs`); and all records at places that are void.
     ///
     /// Only for a segment that was not closed: the last round is then the one that the crash came into, or the one
     /// before it, which is whole.
-    pub(crate) fn torn(&self, acked: u64) -> Result<Vec<Head>, Fault> {
-        let (heads, _) = self.all_heads()?;
+    pub(crate) fn torn(&self, acked: u64, voids: &[Range<u64>]) -> Result<Vec<Head>, Fault> {
+        let (mut heads, _) = self.all_heads()?;
         let begin = heads.iter().rposition(|head| head.begins_round).unwrap_or(0);
-        let mut torn = Vec::new();
-        for head in heads[begin..].iter().filter(|head| !head.torn && head.seq >= acked) {
+        let round: Vec<Head> =
+            heads[begin..].iter().filter(|head| !head.torn && head.seq >= acked).copied().collect();
+        let mut torn = BTreeSet::new();
+        for head in &round {
             let body = head.body();
             if !self.file.holds(&body) || !head.is_body(&self.file.read_bodies(body)?) {
-                torn.push(*head);
+                torn.insert(head.seq);
             }
         }
-        Ok(torn)
+        if !torn.is_empty() {
+            let stamps = guarded(|| keys::stamps(&self.begin_read()?, round.iter()))?;
+            torn.extend(keys::followers(&round, &torn, &stamps));
+        }
+        let is_void = |seq: u64| voids.iter().any(|void| void.contains(&seq));
+        heads.retain(|head| !head.torn && (torn.contains(&head.seq) || is_void(head.seq)));
+        Ok(heads)
     }
 
-    /// Marks records as torn: they are in the file, and are not of the log.
+    /// Marks records as torn: they are in the file, and are not of the log. Their marks go back.
     pub(crate) fn mark_torn(&self, heads: &[Head]) -> Result<(), Fault> {
         if heads.is_empty() {
             return Ok(());
         }
         let marked: Vec<Head> = heads.iter().map(|head| Head { torn: true, ..*head }).collect();
-        guarded(|| self.insert(&marked))
+        guarded(|| {
+            let rows = keys::taken_back(&self.begin_read()?, heads)?;
+            self.insert(&marked, &[], &rows)
+        })
     }
 
     /// Marks the records at these places, where they are there.
@@ -440,8 +498,8 @@ impl Segment {
 
     /// Reads records back. The inner error names what is wrong with that one record.
     #[expect(clippy::type_complexity, reason = "two levels of failure: the segment, one record")]
-    pub(crate) fn read(&self, seqs: &[u64]) -> Result<Vec<Result<(Head, Bytes), String>>, Fault> {
-        let heads = self.find(seqs)?;
+    pub(crate) fn read(&self, seqs: &[u64]) -> Result<Vec<Result<Stored, String>>, Fault> {
+        let (heads, mut origins) = self.find(seqs)?;
         let mut records = Vec::with_capacity(seqs.len());
         let mut rest = heads.as_slice();
         while let Some((head, _)) = rest.split_first() {
@@ -461,7 +519,7 @@ impl Segment {
                 let at = (head.offset - run.bytes.start) as usize;
                 let body = bodies.slice(at..at + head.bytes as usize);
                 records.push(if head.is_body(&body) {
-                    Ok((*head, body))
+                    Ok(Stored { head: *head, body, origin: origins.remove(&head.seq) })
                 } else {
                     Err("its checksum is not that of its bytes".to_owned())
                 });
@@ -471,8 +529,20 @@ impl Segment {
         Ok(records)
     }
 
-    /// The heads at these places; none where one is missing or damaged.
-    fn find(&self, seqs: &[u64]) -> Result<Vec<Option<Head>>, Fault> {
+    /// The keys of records, as far as they can be read: a record is worth more than its key.
+    pub(crate) fn origins(&self, heads: &[Head]) -> Result<BTreeMap<u64, Origin>, Fault> {
+        match guarded(|| keys::origins(&self.begin_read()?, heads.iter())) {
+            Err(Fault::Damaged(what)) => {
+                warn!(file = %self.path.display(), what, "keys of records not read");
+                Ok(BTreeMap::new())
+            }
+            other => other,
+        }
+    }
+
+    /// The heads at these places, none where one is missing or damaged, and the keys that there are.
+    #[expect(clippy::type_complexity, reason = "one answer for each place, and the few that have a key")]
+    fn find(&self, seqs: &[u64]) -> Result<(Vec<Option<Head>>, BTreeMap<u64, Origin>), Fault> {
         guarded(|| {
             let txn = self.begin_read()?;
             let table = txn.open_table(HEADS).map_err(fault)?;
@@ -482,6 +552,11 @@ impl Segment {
                 heads.push(head.and_then(|value| Head::decode(*seq, value.value())));
             }
             Ok(heads)
+        })
+        .and_then(|heads: Vec<Option<Head>>| {
+            let keyed: Vec<Head> = heads.iter().flatten().filter(|head| head.keyed).copied().collect();
+            let origins = if keyed.is_empty() { BTreeMap::new() } else { self.origins(&keyed)? };
+            Ok((heads, origins))
         })
     }
 
@@ -531,6 +606,14 @@ impl Segment {
     }
 }
 
+/// A record that was read back.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) head: Head,
+    pub(crate) body: Bytes,
+    pub(crate) origin: Option<Origin>,
+}
+
 /// Records that are read together.
 struct Run {
     records: usize,
@@ -573,6 +656,7 @@ mod tests {
             body_crc: crc32c::crc32c(b"abc"),
             begins_round: true,
             torn: false,
+            keyed: false,
         }
     }
 
@@ -580,7 +664,7 @@ mod tests {
     /// Guarantees: what is decoded is what was encoded, and nothing else is decoded.
     #[test]
     fn a_head_survives_and_nonsense_does_not() {
-        for head in [head(), Head { torn: true, begins_round: false, ..head() }] {
+        for head in [head(), Head { torn: true, begins_round: false, keyed: true, ..head() }] {
             assert_eq!(Head::decode(9, &head.encode()), Some(head));
             assert_eq!(Head::decode(8, &head.encode()), None);
             for bit in 0..HEAD_BYTES * 8 {
@@ -589,7 +673,7 @@ mod tests {
                 assert_eq!(Head::decode(9, &bytes), None, "bit {bit}");
             }
         }
-        for (at, value) in [(0, 9), (1, 0), (1, 4), (2, 16), (3, 4), (11, 0xff)] {
+        for (at, value) in [(0, 9), (1, 0), (1, 4), (2, 16), (3, 8), (11, 0xff)] {
             let mut bytes = head().encode();
             bytes[at] = value;
             let crc = head_crc(9, &bytes);
@@ -623,7 +707,7 @@ mod tests {
     fn append(segment: &Segment, first: u64, batches: &[Batch]) -> Vec<Head> {
         let crcs = batches.iter().map(|batch| crc32c::crc32c(&batch.body));
         let heads = segment.place(first, batches, crcs);
-        segment.append(&heads, batches).unwrap();
+        segment.append(&heads, batches, &Keys::default()).unwrap();
         heads
     }
 
@@ -647,8 +731,8 @@ mod tests {
             // Nothing is pulled out here; without waiting for the disk there is time for more rounds.
             let faults = Faults::parse("skip_fdatasync").unwrap();
             let opening = Opening { faults, ..opening(64 << 20) };
-            let room = Room { records, bytes: records * length as u64 };
-            let segment = Segment::create(&opening, folder.path(), 1, room).unwrap();
+            let room = Room { records, bytes: records * length as u64, keys: 0 };
+            let segment = Segment::create(&opening, folder.path(), 1, room, &Base::default()).unwrap();
             let context = format!("{count} rounds of {records} records of {length}");
             assert!(segment.file.disk_bytes() <= SMALLEST_BYTES, "{context}");
             let batches = vec![batch(length); records as usize];
@@ -670,7 +754,7 @@ mod tests {
             assert!(segment.file.disk_bytes() <= footprints, "{context}: closed");
             let seqs: Vec<u64> = (1..=all).collect();
             for record in segment.read(&seqs).unwrap() {
-                assert_eq!(record.unwrap().1, batches[0].body, "{context}");
+                assert_eq!(record.unwrap().body, batches[0].body, "{context}");
             }
         }
     }
@@ -681,8 +765,8 @@ mod tests {
     fn a_full_index_is_foreseen() {
         let folder = tempfile::tempdir().unwrap();
         let opening = opening(8 << 20);
-        let room = Room { records: 1_000, bytes: 1_000 };
-        let segment = Segment::create(&opening, folder.path(), 1, room).unwrap();
+        let room = Room { records: 1_000, bytes: 1_000, keys: 0 };
+        let segment = Segment::create(&opening, folder.path(), 1, room, &Base::default()).unwrap();
         let batches = vec![batch(1); 1_000];
         let mut first = 1;
         while segment.file.has_room(room, opening.segment_bytes) {
@@ -690,8 +774,8 @@ mod tests {
             first += 1_000;
         }
         assert!(first > 10_000, "only {first} records in 8 MiB");
-        let large = Room { records: 200_000, bytes: 200_000 };
-        let empty = Segment::create(&opening, folder.path(), first, large).unwrap();
+        let large = Room { records: 200_000, bytes: 200_000, keys: 0 };
+        let empty = Segment::create(&opening, folder.path(), first, large, &Base::default()).unwrap();
         assert!(
             empty.file.has_room(large, opening.segment_bytes),
             "an empty segment is made for its first round"
@@ -704,17 +788,17 @@ mod tests {
     #[test]
     fn a_head_that_points_elsewhere_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
-        let segment =
-            Segment::create(&opening(2 << 20), folder.path(), 1, Room { records: 3, bytes: 30 }).unwrap();
+        let room = Room { records: 3, bytes: 30, keys: 0 };
+        let segment = Segment::create(&opening(2 << 20), folder.path(), 1, room, &Base::default()).unwrap();
         let heads = append(&segment, 1, &[batch(10), batch(10), batch(10)]);
         for offset in [0, heads[0].offset - 1, heads[2].offset + 1, 1 << 60, u64::MAX] {
-            segment.insert(&[Head { offset, ..heads[1] }]).unwrap();
+            segment.insert(&[Head { offset, ..heads[1] }], &[], &[]).unwrap();
             let read = segment.read(&[1, 2, 3, 4]).unwrap();
             assert!(read[0].is_ok() && read[2].is_ok());
             assert!(read[1].as_ref().unwrap_err().contains("outside"), "offset {offset}");
             assert!(read[3].as_ref().unwrap_err().contains("missing"));
         }
-        segment.insert(&[Head { bytes: BODY_BYTES_MAX, ..heads[1] }]).unwrap();
+        segment.insert(&[Head { bytes: BODY_BYTES_MAX, ..heads[1] }], &[], &[]).unwrap();
         assert!(segment.read(&[2]).unwrap()[0].is_err());
     }
 

@@ -24,10 +24,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use redb::StorageBackend;
+use weir_model::Batch;
 
 use crate::backend::{SyncFile, step_for};
 use crate::disk::DiskFile;
 use crate::faults::Faults;
+use crate::keys::STAMP_INDEX_BYTES;
 use crate::segment::Fault;
 
 /// The format of the file. One with a higher format is set aside, not read.
@@ -63,6 +65,11 @@ pub(crate) fn footprint(length: usize) -> u64 {
     length as u64 + SECTOR as u64 + INDEX_RECORD_BYTES
 }
 
+/// The same for a batch, which may have a key. The mark that comes with it is in what admissions leave free.
+pub(crate) fn footprint_of(batch: &Batch) -> u64 {
+    footprint(batch.body.len()) + if batch.origin.is_some() { STAMP_INDEX_BYTES } else { 0 }
+}
+
 /// Bytes on disk of a segment without records, with the piece of the index that its first record may begin.
 pub(crate) const SMALLEST_BYTES: u64 = INDEX_START + INDEX_BASE_BYTES + CHUNK_BYTES;
 
@@ -72,11 +79,13 @@ pub(crate) struct Room {
     pub(crate) records: u64,
     /// Of bodies.
     pub(crate) bytes: u64,
+    /// Bytes of the index for keys of records and for marks.
+    pub(crate) keys: u64,
 }
 
-/// Bytes that the index of so many records takes from the disk at the most.
-fn index_bytes(records: u64) -> u64 {
-    INDEX_BASE_BYTES.saturating_add(records.saturating_mul(INDEX_RECORD_BYTES))
+/// Bytes that the index of so many records, and of keys and marks, takes from the disk at the most.
+fn index_bytes(records: u64, keys: u64) -> u64 {
+    INDEX_BASE_BYTES.saturating_add(records.saturating_mul(INDEX_RECORD_BYTES)).saturating_add(keys)
 }
 
 /// The file of one segment.
@@ -91,6 +100,8 @@ pub(crate) struct SegmentFile {
     end: AtomicU64,
     /// Records that were written since it was made.
     records: AtomicU64,
+    /// What keys and marks take of the index.
+    keys: AtomicU64,
     step: u64,
     taken: Mutex<Taken>,
 }
@@ -117,7 +128,9 @@ impl SegmentFile {
         faults: Faults,
     ) -> io::Result<Arc<Self>> {
         // redb doubles its storage, so what it needs is at most half of what it may ask for.
-        let capacity = (segment_bytes / 2).max(index_bytes(room.records).saturating_mul(2)).max(CAPACITY_MIN);
+        // Marks are there before the first record, so they come on top: it is only room in the file, not on the disk.
+        let most = (segment_bytes / 2).saturating_add(room.keys.saturating_mul(2));
+        let capacity = most.max(index_bytes(room.records, room.keys).saturating_mul(2)).max(CAPACITY_MIN);
         let capacity = capacity.min(CAPACITY_MAX).next_multiple_of(CHUNK_BYTES);
         let bodies = INDEX_START + capacity;
         let made = Self {
@@ -126,6 +139,7 @@ impl SegmentFile {
             length: AtomicU64::new(0),
             end: AtomicU64::new(bodies),
             records: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
             step: step_for(segment_bytes),
             taken: Mutex::new(Taken {
                 bytes: INDEX_START,
@@ -158,6 +172,7 @@ impl SegmentFile {
             length: AtomicU64::new(length),
             end: AtomicU64::new(end),
             records: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
             step: CHUNK_BYTES,
             taken: Mutex::new(Taken {
                 bytes: allocated,
@@ -209,7 +224,7 @@ impl SegmentFile {
     /// Whether a round can be added to a segment that is to grow to `segment_bytes`. An empty one may grow beyond.
     pub(crate) fn has_room(&self, room: Room, segment_bytes: u64) -> bool {
         let records = self.records.load(Ordering::Relaxed);
-        let index = index_bytes(records.saturating_add(room.records));
+        let index = self.index_with(room);
         let bodies = self.next_body() - self.bodies();
         let all = INDEX_START.saturating_add(index).saturating_add(bodies).saturating_add(room.bytes);
         index <= self.capacity / 2 && (records == 0 || all <= segment_bytes)
@@ -217,7 +232,7 @@ impl SegmentFile {
 
     /// What [`SegmentFile::disk_bytes`] would be once a round had been added.
     pub(crate) fn disk_bytes_with(&self, room: Room) -> u64 {
-        let index = index_bytes(self.records.load(Ordering::Relaxed).saturating_add(room.records));
+        let index = self.index_with(room);
         let taken = self.taken();
         let more_index = index.next_multiple_of(CHUNK_BYTES).saturating_sub(taken.index_bytes());
         let more_bodies =
@@ -228,8 +243,14 @@ impl SegmentFile {
     /// Reserves what a round needs, so that a full disk shows before it is begun.
     pub(crate) fn reserve_ahead(&self, room: Room) -> io::Result<()> {
         self.sync.refuse_if_full()?;
-        self.reserve_index(index_bytes(self.records.load(Ordering::Relaxed).saturating_add(room.records)))?;
+        self.reserve_index(self.index_with(room))?;
         self.reserve_bodies(self.next_body().saturating_add(room.bytes))
+    }
+
+    /// What the index takes once a round has been added.
+    fn index_with(&self, room: Room) -> u64 {
+        let records = self.records.load(Ordering::Relaxed).saturating_add(room.records);
+        index_bytes(records, self.keys.load(Ordering::Relaxed).saturating_add(room.keys))
     }
 
     /// Gives back what was reserved behind the last body. Nothing is appended any more.
@@ -336,6 +357,11 @@ impl SegmentFile {
     /// Counts records whose heads are in the index.
     pub(crate) fn note_records(&self, records: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Counts what keys and marks take that are in the index.
+    pub(crate) fn note_keys(&self, bytes: u64) {
+        self.keys.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether bodies can lie there.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use weir_model::count::{ByReason, BySignal};
-use weir_model::{Counter, Seq};
+use weir_model::{Counter, Seq, Signal};
 
 /// A queue at one moment.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +29,10 @@ pub struct Status {
     pub degraded: Option<String>,
     /// Whether records survive a crash.
     pub durable: bool,
+    /// Logs of other Weirs whose newest record is known.
+    pub sources: u64,
+    /// Items that other Weirs have sent again and that were there, since the start of the process.
+    pub duplicates: u64,
     /// Dead letters of all exporters.
     pub dead_letters: u64,
     /// Bytes of the dead-letter log.
@@ -102,6 +106,10 @@ pub struct QueueCounts {
     pub appended: BySignal,
     /// Records whose receipt was given.
     pub appended_records: Counter,
+    /// Items of records that another Weir has sent again: vouched for, and not stored twice.
+    pub duplicates: BySignal,
+    /// Logs of other Weirs that were forgotten for want of room: what they send again is stored again.
+    pub forgotten: Counter,
     /// Append rounds: transactions with one `fdatasync` each.
     pub rounds: Counter,
     /// Items in admissions that were refused.
@@ -132,4 +140,11 @@ pub struct QueueCounts {
     pub hot_hits: Counter,
     /// Records that were read from disk.
     pub cold_reads: Counter,
+}
+
+impl QueueCounts {
+    /// Items of records that were sent again, of all signals.
+    pub(crate) fn all_duplicates(&self) -> u64 {
+        Signal::ALL.iter().map(|signal| self.duplicates.of(*signal).get()).sum()
+    }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use tokio::runtime::Runtime;
 use weir_model::{Ledger, Signal};
-use weir_queue::{DiskQueue, Settings};
+use weir_queue::{DiskQueue, LoggedRecord, Settings};
 
 use super::{Failure, complain, say};
 use crate::admin::{self, QueueView, Reply, Request};
@@ -42,6 +42,11 @@ enum Act {
         /// Only letters with a greater number.
         #[arg(long, default_value_t = 0)]
         after: u64,
+    },
+    /// Lists every record that lies in the log of one pipeline, a line of JSON for each. No daemon may have it open.
+    Records {
+        /// The pipeline.
+        pipeline: String,
     },
     /// Writes a dead letter to standard output, as OTLP/JSON or as it lies there.
     Dump {
@@ -88,24 +93,80 @@ pub(super) fn queue(command: Queue) -> Result<ExitCode, Failure> {
         complain("error: expected --config FILE or --data-dir DIR");
         return Ok(ExitCode::from(64));
     };
+    if let Act::Records { pipeline } = &act {
+        return Ok(records(&data_dir, pipeline)?);
+    }
     let raw = matches!(act, Act::Dump { raw: true, .. });
     let all = matches!(act, Act::Ls { pipeline: None, .. });
     let runtime = Runtime::new().context("start the runtime")?;
-    let (reply, failures) = runtime.block_on(ask(&data_dir, config, request(act)))?;
+    let Some(request) = request(act) else { return Ok(ExitCode::from(64)) };
+    let (reply, failures) = runtime.block_on(ask(&data_dir, config, request))?;
     failures.iter().for_each(|failure| complain(&format!("error: {failure}")));
     show(reply, json, raw)?;
     Ok(if all && !failures.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn request(act: Act) -> Request {
-    match act {
+/// What a daemon can be asked; none where only files are read.
+fn request(act: Act) -> Option<Request> {
+    Some(match act {
+        Act::Records { .. } => return None,
         Act::Ls { pipeline: None, .. } => Request::Ls,
         Act::Ls { pipeline: Some(pipeline), after } => Request::DeadLetters { pipeline, after },
         Act::Dump { pipeline, id, .. } => Request::Dump { pipeline, id },
         Act::Requeue { pipeline, id } => Request::Requeue { pipeline, id },
         Act::Drop { pipeline, id } => Request::Drop { pipeline, id },
         Act::Forget { pipeline, exporter } => Request::Forget { pipeline, exporter },
+    })
+}
+
+/// Writes what lies in a log to standard output. Fails where some of it cannot be read.
+fn records(data_dir: &Path, pipeline: &str) -> anyhow::Result<ExitCode> {
+    let folders = assembly::queue_folders(data_dir)?;
+    let Some((_, folder)) = folders.iter().find(|(name, _)| name == pipeline) else {
+        let names: Vec<&str> = folders.iter().map(|(name, _)| name.as_str()).collect();
+        bail!("no queue of pipeline `{pipeline}` in {}: there are {}", data_dir.display(), names.join(", "));
+    };
+    let mut out = std::io::stdout().lock();
+    let mut written = Ok(());
+    let found = weir_queue::read_log(folder, |record| {
+        if written.is_ok() {
+            written = writeln!(out, "{}", line_of(&record));
+        }
+    })?;
+    written.context("write to standard output")?;
+    if found.torn > 0 {
+        complain(&format!(
+            "{} records of a round that was not finished, no receipt is known for them",
+            found.torn
+        ));
     }
+    found.unreadable.iter().for_each(|segment| complain(&format!("error: segment {segment}")));
+    if found.damaged > 0 {
+        complain(&format!("error: {} records cannot be read back", found.damaged));
+    }
+    let whole = found.damaged == 0 && found.unreadable.is_empty();
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn line_of(record: &LoggedRecord) -> serde_json::Value {
+    let origin = record.origin.as_ref().map(|origin| {
+        serde_json::json!({
+            "identity": origin.source.identity,
+            "incarnation": format!("{:032x}", origin.source.incarnation),
+            "log": origin.source.log,
+            "epoch": origin.epoch,
+            "seq": origin.seq.0,
+        })
+    });
+    serde_json::json!({
+        "seq": record.seq.0,
+        "lane": record.lane.index(),
+        "signal": record.signal.name(),
+        "items": record.items,
+        "bytes": record.body.len(),
+        "crc32c": format!("{:08x}", record.crc32c),
+        "origin": origin,
+    })
 }
 
 /// Asks the daemon that has the folder, or opens the files where none does.
@@ -229,6 +290,12 @@ fn show_queue(queue: &QueueView) {
         "{}  {} records, {} items, {} bytes in {} segments ({percent} % of the budget), {} dead letters",
         queue.pipeline, queue.records, queue.items, queue.bytes, queue.segments, queue.dead_letters,
     ));
+    if queue.sources > 0 {
+        say(&format!(
+            "  from other Weirs: {} logs, {} items came again and are there once",
+            queue.sources, queue.duplicates,
+        ));
+    }
     if let Some(why) = &queue.degraded {
         say(&format!("  degraded: {why}"));
     }

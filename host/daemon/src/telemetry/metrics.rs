@@ -403,6 +403,12 @@ impl Page {
         )?;
         gauge(
             encoder,
+            "weir_queue_sources",
+            "Logs of other Weirs whose newest record is known",
+            of(|s| s.sources),
+        )?;
+        gauge(
+            encoder,
             "weir_queue_degraded",
             "1 while the queue is not as it should be",
             of(|s| s.degraded.is_some().into()),
@@ -456,6 +462,10 @@ impl Page {
             };
             self.sources.pipelines.iter().map(row).collect::<Vec<_>>()
         };
+        let help = "Items that another Weir has sent again, not stored twice";
+        counter(encoder, "weir_queue_duplicate_items", help, lost(|counts| &counts.duplicates))?;
+        let help = "Logs of other Weirs forgotten for want of room: what they send again is stored again";
+        counter(encoder, "weir_queue_forgotten_sources", help, of(|counts| &counts.forgotten))?;
         let help = "Items lost because an exporter may skip the oldest";
         counter(encoder, "weir_queue_skipped_items", help, lost(|counts| &counts.skipped))?;
         let help = "Items lost from memory because their exporter was taken out of the configuration";
