@@ -41,7 +41,7 @@ async fn python_reports_and_watches_across_restarts() {
     let mut collector = Weir::start_as(Profile::Release, COLLECTOR, &[]).await;
     let link = collector.address("link");
     let mut agent = Weir::start_as(Profile::Release, AGENT, &[("link", link)]).await;
-    agent.log().announce("link");
+    agent.log().announce("no stream to the collector");
     let mut reporter = Client::start(&mut program(&agent, "report"));
     let watcher = Client::start(&mut program(&collector, "watch"));
 
