@@ -176,7 +176,7 @@ async fn live(
         tokio::select! {
             _ = beats.tick() => {
                 *beat += 1;
-                let next = if *beat % BEATS_EACH_BUNDLE == 0 {
+                let next = if beat.is_multiple_of(BEATS_EACH_BUNDLE) {
                     let load = fleet.corpus.get(*beat);
                     fleet.sent.fetch_add(1, Ordering::Relaxed);
                     // Without gRPC's frame.
