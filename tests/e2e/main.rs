@@ -19,6 +19,7 @@
 //! | `link.rs` | an agent and a collector: deaths on either side, who lives, both without a file |
 //! | `metrics.rs` | metrics of OTLP and OpenCensus on a page, and by remote write out and in |
 //! | `queue_command.rs` | `weir queue`, with the daemon running and stopped |
+//! | `handover.rs` | an agent and a collector over a bad wire: killed, cut off, copied, wiped; what each has in the end |
 //! | `swap.rs` | a plugin's file is replaced, by good ones and bad ones, under load |
 //!
 //! | tool | what it is |
@@ -27,6 +28,7 @@
 //! | `load.rs` | senders under way, and the book of what they were told |
 //! | `order.rs` | order within a node, as a backend sees it |
 //! | `memory.rs` | the daemon's resident memory, followed |
+//! | `record.rs` | what long runs have shown, written into `RELIABILITY.md` |
 //! | `stamp.rs` | batches made by patching ids, for load that the making must not slow |
 //! | `volume.rs` | a file system of its own, that can lose its power |
 //!
@@ -39,6 +41,10 @@
 //! WEIR_OVERLOAD=60 cargo test --release -p weir-tests --test e2e -- --nocapture overload
 //! WEIR_SWAPS=50 cargo test --release -p weir-tests --test e2e -- --nocapture swap
 //! WEIR_HOSTILE_ROUNDS=5 cargo test --release -p weir-tests --test e2e -- --nocapture hostile   (as root)
+//! WEIR_RECORD=1 WEIR_CYCLES=1000 cargo test --release -p weir-tests --test e2e -- --nocapture kills_and_a_bad_wire
+//! WEIR_RECORD=1 WEIR_PARTITIONS=60 cargo test --release -p weir-tests --test e2e -- --nocapture packets   (as root, with nft)
+//! WEIR_RECORD=1 WEIR_RESTARTS=120 cargo test --release -p weir-tests --test e2e -- --nocapture restarts_under_load
+//! WEIR_RECORD=1 WEIR_RECONNECTS=10000 WEIR_IDENTITIES=5000 cargo test --release -p weir-tests --test e2e -- --nocapture streams_that_come
 //! WEIR_SEED=…                                                                 the same random choices again
 //! ```
 
@@ -48,6 +54,7 @@ mod disk;
 mod drain;
 #[path = "../../host/plugin/build/guests.rs"]
 mod guests;
+mod handover;
 mod hostile;
 mod jaeger;
 mod kill;
@@ -61,6 +68,7 @@ mod overload;
 mod page;
 mod plugin_command;
 mod queue_command;
+mod record;
 mod reload;
 mod run;
 mod scraping;

@@ -22,7 +22,8 @@ pub(crate) fn sources(language: &str) -> PathBuf {
 /// The interpreter of one of the groups of Python packages, whose pins quarrel with one another.
 #[track_caller]
 pub(crate) fn python(group: &'static str) -> PathBuf {
-    static GROUPS: [(&str, Installed); 6] = [
+    static GROUPS: [(&str, Installed); 7] = [
+        ("events", OnceLock::new()),
         ("jaeger", OnceLock::new()),
         ("jaegerotel", OnceLock::new()),
         ("opencensus", OnceLock::new()),

@@ -20,6 +20,7 @@
 //! other: each is timed by what it sends, and the machine may have two cores.
 
 mod client;
+mod events;
 mod examples;
 mod install;
 mod jaeger;

@@ -19,6 +19,8 @@
 //! | `rows.rs` | the rows and their bars |
 //! | `measure.rs` | one run, closed loop or open loop |
 //! | `send.rs`, `sink.rs`, `corpus.rs`, `formats.rs` | senders, backends, the bytes |
+//! | `chain.rs` | an agent before a collector: the link beside OTLP |
+//! | `fleet.rs` | a thousand agents on one collector |
 //! | `targets.rs` | ten thousand targets that are scraped, and the page on which they stand then |
 //! | `tally.rs` | what was acknowledged, what arrived, how long it took |
 //! | `process.rs`, `subject.rs` | daemons, their configurations, what `/proc` says about them |
@@ -27,7 +29,9 @@
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod append;
+mod chain;
 mod corpus;
+mod fleet;
 mod formats;
 mod measure;
 mod process;
@@ -146,6 +150,9 @@ async fn run(bench: &mut Bench, arguments: &Arguments) -> anyhow::Result<()> {
         if arguments.wants("start") {
             failures.extend(bench.start().await.context("start").err());
         }
+        if arguments.wants("link") {
+            failures.extend(bench.link().await.context("link").err());
+        }
     }
     // Minutes long, and a bound on memory rather than a rate: once is enough.
     if arguments.wants("overload") {
@@ -157,6 +164,9 @@ async fn run(bench: &mut Bench, arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.wants("targets") {
         failures.extend(bench.targets().await.context("targets").err());
+    }
+    if arguments.wants("fleet") {
+        failures.extend(bench.fleet().await.context("fleet").err());
     }
     if failures.is_empty() {
         return Ok(());

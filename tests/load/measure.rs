@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use tokio::task::JoinSet;
 
 use crate::corpus::Corpus;
-use crate::process::{Process, machine_busy, our_cpu};
+use crate::process::{machine_busy, our_cpu};
 use crate::send::{self, Connection, Protocol, Schedule, Shared};
 use crate::subject::Daemon;
 use crate::tally::Tally;
@@ -88,9 +88,9 @@ pub(crate) async fn closed(
         workers.spawn(send::closed(connection, Arc::clone(&shared)));
     }
     tokio::time::sleep(times.warm).await;
-    let before = Sample::take(&daemon.process, tally)?;
+    let before = Sample::take(daemon, tally)?;
     tokio::time::sleep(times.window).await;
-    let after = Sample::take(&daemon.process, tally)?;
+    let after = Sample::take(daemon, tally)?;
     shared.stop();
     finish(workers, daemon, tally).await?;
     let items = (after.arrived - before.arrived) as f64;
@@ -222,11 +222,11 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(process: &Process, tally: &Tally) -> anyhow::Result<Self> {
+    fn take(daemon: &Daemon, tally: &Tally) -> anyhow::Result<Self> {
         Ok(Self {
             at: Instant::now(),
             arrived: tally.arrived(),
-            cpu: process.cpu()?,
+            cpu: daemon.cpu()?,
             ours: our_cpu()?,
             machine: machine_busy()?,
         })

@@ -19,10 +19,10 @@ use crate::subject::{self, Binaries, Daemon, Storage, Way};
 use crate::tally::Tally;
 
 /// Spans, or points, of a request: what the bars are for.
-const SPANS: u32 = 1000;
+pub(crate) const SPANS: u32 = 1000;
 
 /// Load at which latency is told: half of what the daemon has shown in the same round.
-const OPEN_SHARE: f64 = 0.5;
+pub(crate) const OPEN_SHARE: f64 = 0.5;
 
 /// Bytes that the queue alone is given in a round.
 const APPEND_BYTES: u64 = 512 << 20;
@@ -121,7 +121,7 @@ pub(crate) const ROWS: [Row; 10] = [
 ];
 
 /// The rows that are no way.
-pub(crate) const OTHERS: [&str; 5] = ["append", "idle", "start", "overload", "targets"];
+pub(crate) const OTHERS: [&str; 7] = ["append", "idle", "start", "link", "overload", "targets", "fleet"];
 
 /// What all rows need.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Bench {
         Ok(closed.per_cpu_second)
     }
 
-    fn tell(&mut self, name: &str, bar: Bar, closed: &measure::Closed) {
+    pub(crate) fn tell(&mut self, name: &str, bar: Bar, closed: &measure::Closed) {
         eprintln!(
             "  {name}: {:.0} spans/CPU-s, {:.0} spans/s, core {:.0} % busy, peak {:.0} MiB, {:.0} spans a request at the sink, \
              {} refused, others had {:.2} of a core",

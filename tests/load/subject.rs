@@ -121,6 +121,8 @@ fn collector_binary(root: &Path) -> anyhow::Result<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) process: Process,
+    /// Another one behind it, on the same core, whose work counts as well.
+    behind: Option<Process>,
     /// Where the way begins.
     pub(crate) entry: SocketAddr,
     // Removed with the daemon.
@@ -128,6 +130,33 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// One that runs, perhaps with another behind it.
+    pub(crate) fn of(process: Process, entry: SocketAddr, behind: Option<Process>, folder: TempDir) -> Self {
+        Self { process, behind, entry, _folder: folder }
+    }
+
+    /// CPU time of it, and of the one behind it.
+    ///
+    /// # Errors
+    /// Where `/proc` does not say.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let behind = self.behind.as_ref().map_or(Ok(Duration::ZERO), Process::cpu)?;
+        Ok(self.process.cpu()? + behind)
+    }
+
+    /// SIGTERM to it, then to the one behind it, each waited for.
+    ///
+    /// # Errors
+    /// Where one does not end, or not with success.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let Self { process, behind, entry: _, _folder } = self;
+        process.stop().await?;
+        match behind {
+            Some(behind) => behind.stop().await,
+            None => Ok(()),
+        }
+    }
+
     /// Starts Weir so that it has one way.
     ///
     /// # Errors
@@ -171,7 +200,7 @@ impl Daemon {
         let arguments: Vec<_> = arguments.iter().copied().chain([path]).collect();
         let mut process = Process::start(binary, &arguments, environment, &folder.path().join("log"))?;
         process.listens(entry, START_DEADLINE).await?;
-        Ok(Self { process, entry, _folder: folder })
+        Ok(Self::of(process, entry, None, folder))
     }
 }
 

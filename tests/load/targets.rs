@@ -115,7 +115,10 @@ impl Bench {
 }
 
 /// As many open files as the system lets us have, and the daemon after us.
-fn raise_files() -> anyhow::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub(crate) fn raise_files() -> anyhow::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(FILES, |maximum| maximum.min(FILES));
     if current.is_some_and(|current| current < wanted) {

@@ -135,6 +135,11 @@ impl Weir {
         running.child.id().expect("nobody has waited for it")
     }
 
+    /// Whether it was started and neither killed nor told to end since.
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// What its process uses now.
     ///
     /// # Panics
