@@ -61,15 +61,6 @@ pub(super) fn of_collectors(encoder: &mut DescriptorEncoder<'_>, all: &[Arc<dyn 
         let rows = all.iter().map(|roster| (label(roster), pick(&roster.counts()).get()));
         counter(encoder, name, help, rows)?;
     }
-    let help = "Records that came again and were there already, of agents that are shown";
-    let duplicates = |roster: &Arc<dyn Roster>| roster.agents().iter().filter_map(|row| row.duplicates).sum();
-    // Agents that are forgotten take their number with them.
-    gauge(
-        encoder,
-        "weir_link_duplicate_records",
-        help,
-        all.iter().map(|roster| (label(roster), duplicates(roster))),
-    )?;
     let by_reason = |pick: fn(&LinkCounts) -> &weir_link::collector::ByGoodbye| {
         let mut rows = Vec::new();
         for roster in all {
