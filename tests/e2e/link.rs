@@ -333,6 +333,12 @@ impl Bare {
         text.lines().find(|line| line.contains(part)).map(str::to_owned)
     }
 
+    /// The line, once it is there.
+    async fn tells(&self, part: &str) -> String {
+        wait_until(LIFE, &format!("a line with {part}"), || self.said(part)).await;
+        self.said(part).expect("it was there")
+    }
+
     async fn stop(mut self) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         kill_process(pid.expect("it runs"), Signal::TERM).expect("our own process may be told");
@@ -357,12 +363,12 @@ async fn two_commands_make_an_agent_and_a_collector() {
     let (there, here) = (own_address(), own_address());
     let link = format!("{there}:55680");
     let collector = Bare::start(&binary, folder.path(), "collector", &["--collect", &link]).await;
-    let next = collector.said("--send-to").expect("it says what to do next");
+    let next = collector.tells("--send-to").await;
     assert!(next.contains(&link), "{next}");
     let listen = here.to_string();
     let agent =
         Bare::start(&binary, folder.path(), "agent", &["--send-to", &link, "--listen", &listen]).await;
-    let next = agent.said("OTLP").expect("it says what to do next");
+    let next = agent.tells("OTLP").await;
     assert!(next.contains(&format!("{here}:4317")), "{next}");
 
     let mut sender = Sender::new(Protocol::OtlpGrpc, SocketAddr::from((here, 4317)));

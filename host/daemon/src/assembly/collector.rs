@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 use weir_link::collector::{Bound, Collector, CollectorSettings, FleetRow, LinkCounts, Marks};
-use weir_model::{Mark, Signal, Source};
+use weir_model::{Mark, Signal};
 use weir_net::Drain;
 use weir_net::tls::ServerTls;
 use weir_queue::Queue;
@@ -100,20 +100,9 @@ impl Fed {
 
 impl Marks for Fed {
     fn marks(&self, identity: &str) -> Vec<Mark> {
-        lowest(self.now().iter().flat_map(|log| log.marks(identity)))
+        // All of them: the registry wants the highest where it looks for a copy, and the lowest for what is persisted.
+        self.now().iter().flat_map(|log| log.marks(identity)).collect()
     }
-}
-
-/// Of each source the lowest mark: where several logs have a record, it is theirs only when the last has it.
-fn lowest(marks: impl Iterator<Item = Mark>) -> Vec<Mark> {
-    let mut lowest: BTreeMap<Source, Mark> = BTreeMap::new();
-    for mark in marks {
-        let known = lowest.entry(mark.source.clone()).or_insert_with(|| mark.clone());
-        if mark.seq < known.seq {
-            *known = mark;
-        }
-    }
-    lowest.into_values().collect()
 }
 
 /// A collector with its address.
@@ -226,26 +215,5 @@ impl Roster for Shown {
 
     fn counts(&self) -> LinkCounts {
         self.counts.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use weir_model::Seq;
-
-    use super::*;
-
-    /// Scenario: two logs have records of one source, one of them fewer; one has records of another source too.
-    /// Guarantees: of each source the lowest mark is told.
-    #[test]
-    fn of_several_logs_the_lowest_mark_counts() {
-        let mark = |log: &str, seq| Mark {
-            source: Source { identity: "edge-1".to_owned(), incarnation: 7, log: log.to_owned() },
-            seq: Seq(seq),
-            epoch: 1,
-        };
-        let marks = [mark("traces", 9), mark("logs", 3), mark("traces", 5)];
-        let told = lowest(marks.into_iter());
-        assert_eq!(told, [mark("logs", 3), mark("traces", 5)]);
     }
 }

@@ -119,12 +119,12 @@ async fn serve(prepared: Prepared, triggers: Triggers, next: Option<String>) -> 
     let mut signals = Signals::listen().context("listen for signals")?;
     let mut running = tokio::spawn(daemon.run(stop.clone(), triggers));
     info!(version = env!("CARGO_PKG_VERSION"), took = ?started.elapsed(), "weir runs");
+    if let Some(next) = next {
+        info!("{next}");
+    }
     match program::give_back() {
         Ok(bytes) => debug!(bytes, "pages of the program that the start has read are given back"),
         Err(error) => debug!(%error, "pages of the program stay in memory"),
-    }
-    if let Some(next) = next {
-        info!("{next}");
     }
     keep_pages_small(false);
     supervisor.tell(READY);
