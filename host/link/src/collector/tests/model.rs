@@ -381,6 +381,7 @@ fn what_is_acknowledged_is_there_whoever_comes_back() {
 #[test]
 fn without_the_rules_a_copy_costs_records() {
     for (is_lax, is_terse) in [(true, false), (false, true)] {
+        // That a copy was made, left behind and started twice between two welcomes is rare.
         let lost = (1..RUNS * 20).step_by(2).any(|seed| {
             let run = move || World { is_lax, is_terse, ..World::new(seed) }.run();
             std::panic::catch_unwind(run).is_err()
