@@ -85,6 +85,7 @@ impl BareAgent {
             next: self.next,
             epoch_first: 1,
             settled: 1,
+            firsts: Vec::new(),
         };
         Hello {
             version_min: 1,

@@ -50,7 +50,7 @@ use weir_queue::{Disk, DurableMap, Opened, QueueError, SystemDisk};
 use crate::agent::connection::Connection;
 use crate::agent::dial::Target;
 use crate::agent::exporter::{LogExporter, Unknown};
-use crate::agent::folder::{Folder, Memory, Rows, Seeds};
+use crate::agent::folder::{Folder, Memory, Rows, Seeds, Start};
 use crate::agent::gauge::Gauge;
 use crate::agent::session::{Names, Session};
 use crate::agent::shared::Shared;
@@ -182,22 +182,24 @@ impl Agent {
         check(&logs)?;
         let target = Target::parse(&endpoint, tls.is_some())?;
         let seeds = try_seeds()?;
-        let folder = Arc::new(Folder::open(open(&id, folder)?, identity.as_deref(), seeds)?);
+        let now = shared::now();
+        let gauges: Vec<_> = logs.into_iter().map(|log| Gauge::new(log, now)).collect();
+        let start = Start { boot: Boot(try_seeds()?.random), ends: gauges.iter().map(Gauge::end).collect() };
+        let folder = Arc::new(Folder::open(open(&id, folder)?, identity.as_deref(), &start, seeds)?);
         let life = folder.life();
         let names = Names {
             // Where a certificate says who the agent is, it does not say otherwise.
             identity: if tls.is_some() { identity.unwrap_or_default() } else { life.identity },
             incarnation: life.incarnation,
             epoch: life.epoch,
-            boot: Boot(try_seeds()?.random),
+            boot: start.boot,
+            boots: life.boots,
             store: life.store,
             host,
             program,
             encodings,
         };
-        let names_of_logs = logs.iter().map(|log| log.name.clone()).collect();
-        let now = shared::now();
-        let gauges = logs.into_iter().map(|log| Gauge::new(log, now)).collect();
+        let names_of_logs = gauges.iter().map(|gauge| gauge.log.name.clone()).collect();
         let shared = Arc::new(Shared::new(Session::new(names, states), gauges));
         let connection = Connection {
             id,

@@ -12,6 +12,9 @@ pub const DEAD_AFTER_TENTHS: u32 = 25;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Logs in a Hello: pipelines of one agent.
 pub const LOGS_MAX: usize = 64;
+/// Starts of an agent that its folder remembers and a Hello names: whoever starts more often between two welcomes takes a new
+/// incarnation, which costs only repeated records. A Hello of so many for [`LOGS_MAX`] logs is some 45 KiB.
+pub const STARTS_MAX: usize = 64;
 /// Bytes of one message of any kind but data.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a data part: what a heartbeat may have before it on the wire. A slow network gets smaller ones.

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | [`Incarnation`] | with the agent's folder, and anew where a collector asks for it | yes | two lives of one folder: an old copy that came back, a wiped disk |
 //! | epoch | 1 with the incarnation, one more at each start | yes | starts of one folder |
-//! | [`Boot`] | at each start | no | two processes that have a copy of the same folder, at the same epoch |
+//! | [`Boot`] | at each start | the last 64 of the incarnation | two processes that have a copy of the same folder, at the same epoch; two copies that were started since, at any epoch |
 //! | [`StoreId`] | with the collector's folder | yes | a collector that has lost what it had acknowledged |
 //!
 //! A numbering of data records ([`weir_model::Source::incarnation`]) is made of the agent's incarnation and of the log's own, so

@@ -79,5 +79,11 @@ async fn come(numbers: impl Iterator<Item = u64>, address: SocketAddr) {
         let welcomed = BareAgent::new(number).open(address).await;
         welcomed.unwrap_or_else(|why| panic!("agent {number}: {why}"));
     });
-    stream::iter(visits).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+    // One round of all agents after another: where two streams of one name overlap, the older is fenced, not welcomed.
+    let mut rounds = visits.collect::<Vec<_>>();
+    while !rounds.is_empty() {
+        let rest = rounds.split_off(rounds.len().min(AGENTS as usize));
+        stream::iter(rounds).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        rounds = rest;
+    }
 }

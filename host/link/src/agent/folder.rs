@@ -4,11 +4,14 @@
 //! identity       text: the name that it gave itself; not used where one is configured
 //! incarnation    16 bytes, big-endian
 //! epoch          u64 big-endian: starts in this incarnation, this one included
+//! boots          16 bytes for each of the last starts in this incarnation, the newest last
+//! firsts/LOG     the log's incarnation, 16 bytes · u64 big-endian for each of these starts: the first place that a record could get
 //! store          16 bytes: the collector's store that acknowledged last
 //! accepted/LOG   numbering, 16 bytes · u64 big-endian: the highest place of the log that this store has taken
 //! ```
 //!
-//! Incarnation and epoch are on disk before the first Hello says them. What was accepted is written now and then: a collector
+//! Incarnation, epoch, boots and first places are on disk, in one transaction, before the first Hello says them: from these a
+//! collector tells a copy of the folder from the one that it knows. What was accepted is written now and then: a collector
 //! uses it to find out that it has lost records, and a number that is too low only keeps it from noticing the last of them.
 //!
 //! Invariant: no pair of incarnation and epoch is said by two starts, unless the folder was copied.
@@ -21,11 +24,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use weir_model::{SOURCE_NAME_BYTES_MAX, Seq};
 use weir_queue::QueueError;
 
-use crate::names::{Incarnation, StoreId, from_wire, to_wire};
+use crate::limits::STARTS_MAX;
+use crate::names::{Boot, Incarnation, StoreId, from_wire, to_wire};
 
 const IDENTITY: &[u8] = b"identity";
 const INCARNATION: &[u8] = b"incarnation";
 const EPOCH: &[u8] = b"epoch";
+const BOOTS: &[u8] = b"boots";
+const FIRSTS: &[u8] = b"firsts/";
 const STORE: &[u8] = b"store";
 const ACCEPTED: &[u8] = b"accepted/";
 
@@ -57,6 +63,25 @@ pub(crate) struct Seeds {
     pub(crate) random: u128,
 }
 
+/// One start of the agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    /// The process.
+    pub(crate) boot: Boot,
+    /// Its logs, before anything is appended.
+    pub(crate) ends: Vec<LogEnd>,
+}
+
+/// Where a log ends at a start.
+#[derive(Debug, Clone)]
+pub(crate) struct LogEnd {
+    pub(crate) log: String,
+    /// The log's own incarnation.
+    pub(crate) numbering: u128,
+    /// The place that the next record will have.
+    pub(crate) next: Seq,
+}
+
 /// One agent's memory of itself.
 pub(crate) struct Folder {
     rows: Box<dyn Rows>,
@@ -70,6 +95,10 @@ pub(crate) struct Life {
     pub(crate) incarnation: Incarnation,
     pub(crate) epoch: u64,
     pub(crate) store: Option<StoreId>,
+    /// The last starts in this incarnation, the newest last: at most [`STARTS_MAX`].
+    pub(crate) boots: Vec<Boot>,
+    /// By log: its own incarnation, and the first place that a record could get at each of these starts, as far as it was there.
+    firsts: BTreeMap<String, (u128, Vec<u64>)>,
     /// By log: the numbering, and the highest place that `store` has taken under it.
     accepted: BTreeMap<String, (u128, Seq)>,
     /// `accepted` is not all on disk.
@@ -106,6 +135,7 @@ impl Folder {
     pub(crate) fn open(
         rows: Box<dyn Rows>,
         identity: Option<&str>,
+        start: &Start,
         seeds: Seeds,
     ) -> Result<Self, FolderError> {
         let known = rows.get(IDENTITY).and_then(|bytes| String::from_utf8(bytes).ok());
@@ -122,12 +152,21 @@ impl Folder {
         };
         let store = id_of(&*rows, STORE).map(StoreId);
         let accepted = rows.scan(ACCEPTED).iter().filter_map(accepted_of).collect();
-        let life = Life { identity, incarnation, epoch, store, accepted, is_ahead: false };
-        let changes = vec![
-            (IDENTITY.to_vec(), Some(own.into_bytes())),
-            (INCARNATION.to_vec(), Some(to_wire(incarnation.0))),
-            (EPOCH.to_vec(), Some(epoch.to_be_bytes().to_vec())),
-        ];
+        // Of a life that was given up there is nothing to remember.
+        let is_heir = epoch > 1;
+        let mut boots = if is_heir { boots_of(&*rows) } else { Vec::new() };
+        push(&mut boots, start.boot);
+        let mut firsts = BTreeMap::new();
+        for LogEnd { log, numbering, next } in &start.ends {
+            let known = if is_heir { firsts_of(&*rows, log) } else { None };
+            let known = known.filter(|(of, _)| of == numbering).map(|(_, firsts)| firsts);
+            let mut places = known.unwrap_or_default();
+            push(&mut places, next.0);
+            firsts.insert(log.clone(), (*numbering, places));
+        }
+        let life = Life { identity, incarnation, epoch, store, boots, firsts, accepted, is_ahead: false };
+        let mut changes = life.starts(&*rows);
+        changes.push((IDENTITY.to_vec(), Some(own.into_bytes())));
         rows.commit(changes).map_err(FolderError::Write)?;
         Ok(Self { rows, life: Mutex::new(life) })
     }
@@ -151,15 +190,17 @@ impl Folder {
         let old = self.life();
         let above = known.max(Some(old.incarnation));
         let incarnation = Incarnation::new(seeds.unix_millis, seeds.random, above);
-        let mut changes = vec![
-            (INCARNATION.to_vec(), Some(to_wire(incarnation.0))),
-            (EPOCH.to_vec(), Some(1_u64.to_be_bytes().to_vec())),
-        ];
+        let boots: Vec<_> = old.boots.last().copied().into_iter().collect();
+        // Whatever place a record has, it is sent in the first epoch of this life.
+        let begun = |(log, (numbering, _)): (&String, &(u128, _))| (log.clone(), (*numbering, vec![1]));
+        let firsts = old.firsts.iter().map(begun).collect();
+        let accepted = BTreeMap::new();
+        let new = Life { incarnation, epoch: 1, boots, firsts, accepted, is_ahead: false, ..old };
+        let mut changes = new.starts(&*self.rows);
         changes.extend(self.rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)));
         self.rows.commit(changes).map_err(FolderError::Write)?;
-        let mut life = self.locked();
-        *life = Life { incarnation, epoch: 1, accepted: BTreeMap::new(), is_ahead: false, ..old };
-        Ok(life.clone())
+        *self.locked() = new.clone();
+        Ok(new)
     }
 
     /// Another store acknowledges from now on: what the one before has taken says nothing about it. Durable when this returns.
@@ -239,6 +280,32 @@ impl Life {
             _ => Seq(0),
         }
     }
+
+    /// The first place that a record of the log could get at each of the last starts, the newest last.
+    pub(crate) fn firsts(&self, log: &str) -> Vec<u64> {
+        self.firsts.get(log).map(|(_, firsts)| firsts.clone()).unwrap_or_default()
+    }
+
+    /// The rows of its starts, where `rows` may have those of others: of logs that are gone, of an earlier life.
+    fn starts(&self, rows: &dyn Rows) -> Vec<Change> {
+        let mut changes: BTreeMap<_, _> = rows.scan(FIRSTS).into_iter().map(|(key, _)| (key, None)).collect();
+        for (log, (numbering, firsts)) in &self.firsts {
+            let places = firsts.iter().flat_map(|first| first.to_be_bytes());
+            let value = numbering.to_be_bytes().into_iter().chain(places).collect();
+            changes.insert([FIRSTS, log.as_bytes()].concat(), Some(value));
+        }
+        let boots = self.boots.iter().flat_map(|boot| boot.0.to_be_bytes()).collect();
+        changes.insert(INCARNATION.to_vec(), Some(to_wire(self.incarnation.0)));
+        changes.insert(EPOCH.to_vec(), Some(self.epoch.to_be_bytes().to_vec()));
+        changes.insert(BOOTS.to_vec(), Some(boots));
+        changes.into_iter().collect()
+    }
+}
+
+/// One more start; the oldest goes where there is no room.
+fn push<T>(starts: &mut Vec<T>, one: T) {
+    starts.push(one);
+    starts.drain(..starts.len().saturating_sub(STARTS_MAX));
 }
 
 fn id_of(rows: &dyn Rows, key: &[u8]) -> Option<u128> {
@@ -247,6 +314,20 @@ fn id_of(rows: &dyn Rows, key: &[u8]) -> Option<u128> {
 
 fn number_of(rows: &dyn Rows, key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(rows.get(key)?.try_into().ok()?))
+}
+
+/// Where one is missing, a collector that knows it asks for a new life.
+fn boots_of(rows: &dyn Rows) -> Vec<Boot> {
+    let bytes = rows.get(BOOTS).unwrap_or_default();
+    let (boots, _) = bytes.as_chunks::<16>();
+    boots.iter().map(|boot| Boot(u128::from_be_bytes(*boot))).collect()
+}
+
+fn firsts_of(rows: &dyn Rows, log: &str) -> Option<(u128, Vec<u64>)> {
+    let value = rows.get(&[FIRSTS, log.as_bytes()].concat())?;
+    let (numbering, places) = value.split_at_checked(16)?;
+    let (places, _) = places.as_chunks::<8>();
+    Some((from_wire(numbering)?, places.iter().map(|place| u64::from_be_bytes(*place)).collect()))
 }
 
 fn accepted_of((key, value): &(Vec<u8>, Vec<u8>)) -> Option<(String, (u128, Seq))> {
@@ -308,7 +389,51 @@ mod tests {
     }
 
     fn start(disk: &Kept) -> Folder {
-        Folder::open(Box::new(disk.clone()), None, SEEDS).unwrap()
+        started(disk, 0, Seq(1))
+    }
+
+    /// A start of the process `boot`, of which the next record has this place.
+    fn started(disk: &Kept, boot: u128, next: Seq) -> Folder {
+        Folder::open(Box::new(disk.clone()), None, &begin(boot, next), SEEDS).unwrap()
+    }
+
+    fn begin(boot: u128, next: Seq) -> Start {
+        Start { boot: Boot(boot), ends: vec![LogEnd { log: "traces".to_owned(), numbering: 5, next }] }
+    }
+
+    /// What a life says of its starts.
+    fn starts(life: &Life) -> (Vec<u128>, Vec<u64>) {
+        (life.boots.iter().map(|boot| boot.0).collect(), life.firsts("traces"))
+    }
+
+    /// Scenario: seventy starts, each ten records after the one before; the log is replaced by another of its name; a new life is
+    /// asked for; one more start; a start for which the disk fails.
+    /// Guarantees: the last 64 are remembered with their first places, over starts, the newest last; another log begins anew; a new
+    /// life has this process only; nothing of a start that is not on disk stays.
+    #[test]
+    fn the_last_starts_of_a_life_are_remembered() {
+        let disk = Kept::default();
+        for at in 1..70 {
+            started(&disk, at, Seq(at as u64 * 10));
+        }
+        let folder = started(&disk, 70, Seq(700));
+        let expected: (Vec<_>, Vec<_>) = ((7..=70).collect(), (7..=70).map(|at| at * 10).collect());
+        assert_eq!((starts(&folder.life()), folder.life().epoch), (expected, 70));
+        let other = LogEnd { log: "traces".to_owned(), numbering: 6, next: Seq(3) };
+        let other = Start { boot: Boot(71), ends: vec![other] };
+        let folder = Folder::open(Box::new(disk.clone()), None, &other, SEEDS).unwrap();
+        assert_eq!((folder.life().boots.len(), folder.life().firsts("traces")), (64, vec![3]));
+        assert_eq!(starts(&folder.renew(None, SEEDS).unwrap()), (vec![71], vec![1]));
+        assert_eq!(starts(&folder.life()), (vec![71], vec![1]));
+        *disk.1.lock().unwrap() = true;
+        Folder::open(Box::new(disk.clone()), None, &begin(72, Seq(8)), SEEDS).unwrap_err();
+        *disk.1.lock().unwrap() = false;
+        let again = Start { boot: Boot(73), ..other };
+        let last = Folder::open(Box::new(disk.clone()), None, &again, SEEDS).unwrap().life();
+        assert_eq!((starts(&last), last.epoch), ((vec![71, 73], vec![1, 3]), 2));
+        let gone = Start { boot: Boot(74), ends: Vec::new() };
+        Folder::open(Box::new(disk.clone()), None, &gone, SEEDS).unwrap();
+        assert_eq!(disk.scan(FIRSTS), []);
     }
 
     /// Scenario: an agent starts three times, and is told to begin a new life in the third.
@@ -319,13 +444,15 @@ mod tests {
         let disk = Kept::default();
         let first = start(&disk).life();
         assert_eq!(first.epoch, 1);
-        assert_eq!(start(&disk).life(), Life { epoch: 2, ..first.clone() });
+        let second = start(&disk).life();
+        assert_eq!((second.epoch, second.incarnation), (2, first.incarnation));
         let third = start(&disk);
         let known = Incarnation::new(SEEDS.unix_millis + 50, 1, None);
         let renewed = third.renew(Some(known), SEEDS).unwrap();
         assert!(renewed.incarnation > known && renewed.incarnation > first.incarnation);
         assert_eq!((renewed.epoch, &renewed.identity), (1, &first.identity));
-        assert_eq!(start(&disk).life(), Life { epoch: 2, ..renewed });
+        let last = start(&disk).life();
+        assert_eq!((last.epoch, last.incarnation), (2, renewed.incarnation));
     }
 
     /// Scenario: the row of the epoch is gone; then a configured identity is used.
@@ -335,7 +462,9 @@ mod tests {
         let disk = Kept::default();
         let before = start(&disk).life();
         disk.commit(vec![(EPOCH.to_vec(), None)]).unwrap();
-        let after = Folder::open(Box::new(disk.clone()), Some("spiffe://a/agent"), SEEDS).unwrap().life();
+        let after = Folder::open(Box::new(disk.clone()), Some("spiffe://a/agent"), &begin(9, Seq(1)), SEEDS)
+            .unwrap()
+            .life();
         assert!(after.incarnation > before.incarnation);
         assert_eq!((after.epoch, after.identity.as_str()), (1, "spiffe://a/agent"));
         assert_eq!(start(&disk).life().identity, before.identity);
@@ -349,7 +478,7 @@ mod tests {
         let folder = start(&disk);
         let before = folder.life();
         *disk.1.lock().unwrap() = true;
-        Folder::open(Box::new(disk.clone()), None, SEEDS).unwrap_err();
+        Folder::open(Box::new(disk.clone()), None, &begin(9, Seq(1)), SEEDS).unwrap_err();
         folder.renew(None, SEEDS).unwrap_err();
         folder.acknowledged_by(StoreId(1)).unwrap_err();
         assert_eq!(folder.life(), before);

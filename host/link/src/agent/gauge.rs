@@ -8,7 +8,7 @@ use weir_model::Seq;
 use weir_proto::weir::link::v1::LogFacts;
 use weir_queue::Queue;
 
-use crate::agent::folder::Life;
+use crate::agent::folder::{Life, LogEnd};
 use crate::names::{Incarnation, to_wire};
 
 /// Samples of one log's end: at one each five seconds five minutes at full grain; older ones are thinned out.
@@ -72,6 +72,11 @@ impl Gauge {
         self.epoch_first = Seq(1);
     }
 
+    /// Where the log ends at the agent's start.
+    pub(crate) fn end(&self) -> LogEnd {
+        LogEnd { log: self.log.name.clone(), numbering: self.log.queue.incarnation(), next: self.epoch_first }
+    }
+
     /// What the log's records are numbered by.
     pub(crate) fn numbering(&self, incarnation: Incarnation) -> u128 {
         incarnation.numbering(self.log.queue.incarnation())
@@ -94,6 +99,7 @@ impl Gauge {
             next: self.log.queue.next().0,
             epoch_first: self.epoch_first.0,
             settled: life.settled(&self.log.name, numbering, settled).0,
+            firsts: life.firsts(&self.log.name),
         }
     }
 

@@ -343,7 +343,7 @@ async fn whatever_ends_a_stream_is_followed_by_another() {
 /// twice, knowing a high incarnation; the process stops and starts again; another store takes over.
 /// Guarantees: the new life is above the known one, has epoch 1, is on disk, and numbers the records anew; what was not acknowledged
 /// goes again; `epoch_first` never has the third rule strike at the agent's own records; each Hello names the store that
-/// acknowledged last, and what it must have.
+/// acknowledged last, what it must have, and the starts of this life.
 #[tokio::test]
 async fn a_new_incarnation_goes_on_with_what_is_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
@@ -371,7 +371,7 @@ async fn a_new_incarnation_goes_on_with_what_is_not_acknowledged() {
     assert!(from_wire(&renewed.incarnation) > from_wire(&again.1.incarnation));
     assert_eq!((renewed.epoch, &renewed.boot, &renewed.identity), (1, &hello.boot, &hello.identity));
     assert_ne!(renewed.logs[0].incarnation, facts.incarnation);
-    assert_eq!((renewed.logs[0].epoch_first, renewed.logs[0].settled, renewed.store), (1, 0, to_wire(1)));
+    assert_eq!((renewed.logs[0].epoch_first, renewed.logs[0].settled, &renewed.store), (1, 0, &to_wire(1)));
     assert_eq!(stream.bundle().await.0.ordinal, 1);
     stream.ack(1).await;
     assert_eq!(outcome(second).await, Outcome::Accepted);
@@ -385,11 +385,16 @@ async fn a_new_incarnation_goes_on_with_what_is_not_acknowledged() {
     let mut stream = collector.stream().await;
     let restarted = stream.hello().await;
     assert_eq!(
-        (restarted.epoch, restarted.incarnation, restarted.store),
-        (2, renewed.incarnation, to_wire(1))
+        (restarted.epoch, &restarted.incarnation, &restarted.store),
+        (2, &renewed.incarnation, &to_wire(1))
     );
     assert_eq!((restarted.logs[0].epoch_first, &restarted.identity), (4, &hello.identity));
     assert_ne!(restarted.boot, hello.boot);
+    let boots = [&hello, &renewed, &restarted].map(|hello| hello.boots.clone());
+    let both = vec![hello.boot.clone(), restarted.boot.clone()];
+    assert_eq!(boots, [vec![hello.boot.clone()], vec![hello.boot.clone()], both]);
+    let firsts = [&hello, &renewed, &restarted].map(|hello| hello.logs[0].firsts.clone());
+    assert_eq!(firsts, [vec![4], vec![1], vec![1, 4]]);
     stream.say(Down::Welcome(Welcome { store: to_wire(2), ..welcome() })).await;
     let third = push(&agent, 3, 2);
     stream.bundle().await;

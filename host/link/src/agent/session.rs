@@ -205,7 +205,7 @@ impl Session {
     /// A connection is there: a Hello with these facts will be the first of the stream.
     pub fn connected(&mut self, logs: Vec<LogFacts>, now: Instant) {
         self.broken();
-        let Names { identity, incarnation, epoch, boot, store, host, program, encodings } =
+        let Names { identity, incarnation, epoch, boot, boots, store, host, program, encodings } =
             self.names.clone();
         let hello = Box::new(Hello {
             version_min: VERSION,
@@ -214,6 +214,7 @@ impl Session {
             incarnation: to_wire(incarnation.0),
             epoch,
             boot: to_wire(boot.0),
+            boots: boots.into_iter().map(|boot| to_wire(boot.0)).collect(),
             logs,
             store: store.map(|store| to_wire(store.0)).unwrap_or_default(),
             host,
@@ -252,6 +253,9 @@ impl Session {
 
     /// It begins a new life, or the store that acknowledges is another: the next Hello says so.
     pub fn rename(&mut self, incarnation: Incarnation, epoch: u64, store: Option<StoreId>) {
+        if incarnation != self.names.incarnation {
+            self.names.boots = vec![self.names.boot];
+        }
         self.names = Names { incarnation, epoch, store, ..self.names.clone() };
     }
 

@@ -62,6 +62,7 @@ pub(super) fn session() -> (Session, States) {
         incarnation: Incarnation(7),
         epoch: 3,
         boot: Boot(9),
+        boots: vec![Boot(8), Boot(9)],
         store: Some(StoreId(1)),
         host: String::new(),
         program: String::new(),

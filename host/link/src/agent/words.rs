@@ -24,6 +24,8 @@ pub struct Names {
     pub epoch: u64,
     /// This process.
     pub boot: Boot,
+    /// The last starts in this incarnation, the newest last: that is `boot`.
+    pub boots: Vec<Boot>,
     /// The store that acknowledged last.
     pub store: Option<StoreId>,
     /// For people.

@@ -11,7 +11,7 @@ use weir_wire::{Malformed, Reader, Value};
 use super::Violation;
 use crate::limits::{
     BUNDLE_RECORDS_MAX, COUNTERS_MAX, ENCODINGS_MAX, HEAD_BYTES_MAX, INVENTORY_KEYS_MAX, LOGS_MAX,
-    MESSAGE_BYTES_MAX, PART_BYTES_MAX,
+    MESSAGE_BYTES_MAX, PART_BYTES_MAX, STARTS_MAX,
 };
 
 /// Numbers of `AgentMessage`.
@@ -52,7 +52,7 @@ fn measure(message: &[u8]) -> Result<(), Violation> {
         return Err(Violation(format!("a message of {length} bytes; expected at most {MESSAGE_BYTES_MAX}")));
     }
     match field.number {
-        HELLO => repeated(inner, &[(7, LOGS_MAX, "logs"), (11, ENCODINGS_MAX, "encodings")]),
+        HELLO => hello(inner),
         DATA => part(inner),
         STATE => state(inner),
         HEARTBEAT => repeated(inner, &[(4, COUNTERS_MAX, "counters")]),
@@ -75,6 +75,23 @@ fn repeated(message: &[u8], bounds: &[(u32, usize, &str)]) -> Result<(), Violati
     Ok(())
 }
 
+/// Whether a Hello, and each of its logs, repeats no more than it may.
+fn hello(message: &[u8]) -> Result<(), Violation> {
+    const LOGS: u32 = 7;
+    /// `firsts` of a log.
+    const FIRSTS: u32 = 6;
+    let most = [(LOGS, LOGS_MAX, "logs"), (11, ENCODINGS_MAX, "encodings"), (12, STARTS_MAX, "boots")];
+    repeated(message, &most)?;
+    let mut reader = Reader::new(message);
+    while let Some(field) = reader.next()? {
+        let Value::Bytes(log) = field.value else { continue };
+        if field.number == LOGS {
+            numbers(log, FIRSTS, [STARTS_MAX], "starts of a log")?;
+        }
+    }
+    Ok(())
+}
+
 fn part(message: &[u8]) -> Result<(), Violation> {
     const ONCE: &[(u32, usize, &str)] = &[(1, 1, "head"), (2, 1, "body")];
     repeated(message, ONCE)?;
@@ -88,29 +105,33 @@ fn part(message: &[u8]) -> Result<(), Violation> {
             return Err(Violation(format!("a bundle's {what} of {length} bytes; expected at most {most}")));
         }
         if field.number == 1 {
-            head(value)?;
+            // `seqs`, `items`, `lengths`.
+            numbers(value, 5, [BUNDLE_RECORDS_MAX; 3], "records in a bundle")?;
         }
     }
     Ok(())
 }
 
-/// Whether the lists of a head have no more numbers than a bundle has records.
-fn head(message: &[u8]) -> Result<(), Violation> {
-    /// `seqs`, `items`, `lengths`.
-    const FIRST: u32 = 5;
-    let mut counts = [0_usize; 3];
+/// Whether the lists of numbers from field `first` on have no more than `most` each.
+fn numbers<const N: usize>(
+    message: &[u8],
+    first: u32,
+    most: [usize; N],
+    what: &str,
+) -> Result<(), Violation> {
+    let mut counts = [0_usize; N];
     let mut reader = Reader::new(message);
     while let Some(field) = reader.next()? {
-        let Some(count) = field.number.checked_sub(FIRST).and_then(|at| counts.get_mut(at as usize)) else {
+        let Some(at) = field.number.checked_sub(first).map(|at| at as usize).filter(|at| *at < N) else {
             continue;
         };
-        *count += match field.value {
+        counts[at] += match field.value {
             // A varint ends with the byte that has no high bit.
             Value::Bytes(packed) => packed.iter().filter(|byte| **byte < 0x80).count(),
             _ => 1,
         };
-        if *count > BUNDLE_RECORDS_MAX {
-            return Err(Violation(format!("a bundle of more than {BUNDLE_RECORDS_MAX} records")));
+        if counts[at] > most[at] {
+            return Err(Violation(format!("more than {} {what}", most[at])));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{Goodbye, Hello, LogFacts};
 
 use super::farewell;
-use crate::limits::{LOGS_MAX, TEXT_BYTES_MAX, VERSION};
+use crate::limits::{LOGS_MAX, STARTS_MAX, TEXT_BYTES_MAX, VERSION};
 use crate::names::{Boot, Incarnation, StoreId, from_wire};
 
 /// What the connection says of who is at its other end.
@@ -33,6 +33,8 @@ pub struct Facts {
     pub epoch: u64,
     /// The process.
     pub boot: Boot,
+    /// The last starts in that life, one for each epoch, the newest last: that is `boot`. At most [`STARTS_MAX`].
+    pub boots: Vec<Boot>,
     /// Its logs, in the order of the Hello; each name once.
     pub logs: Vec<LogSaid>,
     /// The store that acknowledged last.
@@ -56,6 +58,8 @@ pub struct LogSaid {
     pub epoch_first: u64,
     /// Every record below is settled.
     pub settled: u64,
+    /// `epoch_first` of the last starts, the newest last: that is this one. At most [`STARTS_MAX`].
+    pub firsts: Vec<u64>,
 }
 
 impl Facts {
@@ -76,7 +80,7 @@ impl Facts {
         let wrong = |what: &str| farewell(Reason::Misbehaviour, format!("hello of {identity:?}: {what}"));
         let incarnation = from_wire(&hello.incarnation).filter(|id| *id != 0);
         let incarnation = incarnation.ok_or_else(|| wrong("the incarnation is not 16 bytes"))?;
-        let boot = from_wire(&hello.boot).ok_or_else(|| wrong("the boot is not 16 bytes"))?;
+        let boot = from_wire(&hello.boot).map(Boot).ok_or_else(|| wrong("the boot is not 16 bytes"))?;
         let store = match &hello.store[..] {
             [] => None,
             store => Some(StoreId(from_wire(store).ok_or_else(|| wrong("the store is not 16 bytes"))?)),
@@ -84,6 +88,7 @@ impl Facts {
         if hello.epoch == 0 {
             return Err(wrong("the epoch is 0; the first is 1"));
         }
+        let boots = boots(&hello.boots, boot, hello.epoch).map_err(|what| wrong(&what))?;
         if hello.logs.len() > LOGS_MAX {
             return Err(wrong(&format!("{} logs; expected at most {LOGS_MAX}", hello.logs.len())));
         }
@@ -97,21 +102,28 @@ impl Facts {
             }
         }
         let can_zstd = hello.encodings.iter().any(|encoding| encoding == "zstd");
-        let (incarnation, boot, epoch) = (Incarnation(incarnation), Boot(boot), hello.epoch);
+        let (incarnation, epoch) = (Incarnation(incarnation), hello.epoch);
         let (host, program) = (shown(&hello.host), shown(&hello.program));
-        Ok(Self { identity, incarnation, epoch, boot, logs, store, host, program, can_zstd })
+        Ok(Self { identity, incarnation, epoch, boot, boots, logs, store, host, program, can_zstd })
+    }
+
+    /// The process that its folder remembers for a start in this life; none where that is too long ago, or still to come.
+    pub fn boot_at(&self, epoch: u64) -> Option<Boot> {
+        let back = usize::try_from(self.epoch.checked_sub(epoch)?).ok()?;
+        self.boots.iter().rev().nth(back).copied()
     }
 
     /// Bytes that a session keeps of it.
     pub fn bytes(&self) -> u64 {
         let names = self.logs.iter().map(|log| (log.source.log.len() + self.identity.len()) as u64);
-        names.sum::<u64>() + (self.host.len() + self.program.len()) as u64
+        let starts = self.boots.len() * 16 + self.logs.iter().map(|log| log.firsts.len() * 8).sum::<usize>();
+        names.sum::<u64>() + starts as u64 + (self.host.len() + self.program.len()) as u64
     }
 }
 
 impl LogSaid {
     fn read(identity: &str, log: LogFacts) -> Result<Self, String> {
-        let LogFacts { name, incarnation, next, epoch_first, settled } = log;
+        let LogFacts { name, incarnation, next, epoch_first, settled, mut firsts } = log;
         if name.is_empty() || name.len() > SOURCE_NAME_BYTES_MAX {
             let length = name.len();
             return Err(format!("a log's name has {length} bytes; expected 1 to {SOURCE_NAME_BYTES_MAX}"));
@@ -124,8 +136,47 @@ impl LogSaid {
                 "the log {name:?} goes on at {next}, but says {epoch_first} of its epoch and {settled} of what is settled"
             ));
         }
+        if firsts.is_empty() {
+            firsts.push(epoch_first);
+        }
+        if firsts.len() > STARTS_MAX {
+            let starts = firsts.len();
+            return Err(format!("{starts} starts of the log {name:?}; expected at most {STARTS_MAX}"));
+        }
+        if firsts.last() != Some(&epoch_first) {
+            return Err(format!(
+                "the last of the starts of the log {name:?} is not {epoch_first}, its epoch's"
+            ));
+        }
         let source = Arc::new(Source { identity: identity.to_owned(), incarnation, log: name });
-        Ok(Self { source, next, epoch_first, settled })
+        Ok(Self { source, next, epoch_first, settled, firsts })
+    }
+
+    /// The lowest place from which a start after `mark` began, up to the start `epoch` that says it; none where there is none.
+    /// What a start has left lies below.
+    pub fn first_after(&self, mark: u64, epoch: u64) -> Option<u64> {
+        let starts = usize::try_from(epoch.saturating_sub(mark)).unwrap_or(usize::MAX);
+        self.firsts.iter().rev().take(starts).min().copied()
+    }
+}
+
+/// The starts of a Hello.
+fn boots(said: &[Vec<u8>], boot: Boot, epoch: u64) -> Result<Vec<Boot>, String> {
+    if said.len() > STARTS_MAX || said.len() as u64 > epoch {
+        let starts = said.len();
+        return Err(format!(
+            "{starts} boots at start {epoch}; expected at most {STARTS_MAX}, one for each start"
+        ));
+    }
+    if said.is_empty() {
+        return Ok(vec![boot]);
+    }
+    let boots: Option<Vec<_>> = said.iter().map(|boot| from_wire(boot).map(Boot)).collect();
+    let boots = boots.ok_or_else(|| "one of the boots is not 16 bytes".to_owned())?;
+    if boots.last() == Some(&boot) {
+        Ok(boots)
+    } else {
+        Err("the last of the boots is not its own".to_owned())
     }
 }
 

@@ -5,8 +5,8 @@
 //! | | what is found | answer |
 //! | --- | --- | --- |
 //! | a | the incarnation is known with a higher epoch | NEW_INCARNATION: an older copy of the folder |
-//! | b | the same epoch, and another process | NEW_INCARNATION: two processes with one folder's copy |
-//! | c | a log's mark is where this epoch has not been: at or above `next`, or of an earlier epoch and not below `epoch_first` | NEW_INCARNATION: another copy used the numbering |
+//! | b | the process that was here last is not the one that the folder remembers for that epoch | NEW_INCARNATION: two copies of one folder, or one that was started too often since |
+//! | c | a log's mark is where its epoch has not been: at or above `next`, or not below the first place of a later epoch | NEW_INCARNATION: another copy used the numbering |
 //! | d | a live stream of a higher incarnation | FENCED |
 //! | e | the incarnation is not known, and below the highest that is | NEW_INCARNATION: states are ordered by it |
 //! | f | a live stream of the same or of a lower one | welcome; that stream is FENCED |

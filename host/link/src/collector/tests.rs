@@ -13,13 +13,13 @@ use weir_proto::opentelemetry::proto::trace::v1::{ResourceSpans, ScopeSpans, Spa
 use weir_proto::weir::link::v1::{BundleHead, DataPart, Hello, LogFacts};
 
 use super::hello::{Facts, Who};
-use crate::limits::VERSION;
+use crate::limits::{STARTS_MAX, VERSION};
 use crate::names::to_wire;
 
 /// A log of a Hello: name, numbering, next, first of the epoch, settled.
 type Said<'a> = (&'a str, u128, u64, u64, u64);
 
-/// What `identity` says at this start of this life.
+/// What `identity` says at this start of this life. Each earlier start had its epoch for its boot.
 fn hello(identity: &str, incarnation: u128, epoch: u64, boot: u128, logs: &[Said<'_>]) -> Hello {
     let facts = |(name, incarnation, next, epoch_first, settled): &Said<'_>| LogFacts {
         name: (*name).to_owned(),
@@ -27,7 +27,9 @@ fn hello(identity: &str, incarnation: u128, epoch: u64, boot: u128, logs: &[Said
         next: *next,
         epoch_first: *epoch_first,
         settled: *settled,
+        firsts: Vec::new(),
     };
+    let boots = (epoch.saturating_sub(STARTS_MAX as u64 - 1).max(1)..epoch).map(u128::from).chain([boot]);
     Hello {
         version_min: VERSION,
         version_max: VERSION,
@@ -35,6 +37,7 @@ fn hello(identity: &str, incarnation: u128, epoch: u64, boot: u128, logs: &[Said
         incarnation: to_wire(incarnation),
         epoch,
         boot: to_wire(boot),
+        boots: boots.map(to_wire).collect(),
         logs: logs.iter().map(facts).collect(),
         store: Vec::new(),
         host: "host-1".to_owned(),

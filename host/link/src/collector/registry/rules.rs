@@ -10,7 +10,7 @@ use super::row::Row;
 use super::{Note, Weight};
 use crate::collector::farewell;
 use crate::collector::hello::{Facts, LogSaid};
-use crate::limits::FENCED_WAIT;
+use crate::limits::{FENCED_WAIT, STARTS_MAX};
 use crate::names::{Incarnation, StoreId, to_wire};
 
 /// Rules a to e.
@@ -32,6 +32,13 @@ pub(super) fn judge(row: &Row, facts: &Facts, marks: &[Mark]) -> Result<(), Good
             let text = format!(
                 "a second process of {identity:?} at start {epoch}: two copies of one agent's folder, of which this one \
                  takes a new incarnation"
+            );
+            return Err(renew(text, highest));
+        }
+        if facts.boot_at(known) != Some(boot) {
+            let text = format!(
+                "start {epoch} of {identity:?} does not follow its start {known} that was here: another copy of the agent's \
+                 folder, or one that was started more than {STARTS_MAX} times since, which takes a new incarnation"
             );
             return Err(renew(text, highest));
         }
@@ -62,12 +69,14 @@ pub(super) fn numbering(facts: &Facts, marks: &[Mark], highest: Option<Incarnati
     let known = facts.logs.iter().flat_map(|log| marks_of(log, marks).map(move |mark| (log, mark)));
     for (log, mark) in known {
         let (seq, name) = (mark.seq.0, &log.source.log);
-        let (next, first, epoch) = (log.next, log.epoch_first, facts.epoch);
+        let (next, epoch) = (log.next, facts.epoch);
         let found = if seq >= next {
             format!("has place {seq} of the log {name:?}, which goes on at {next}")
-        } else if mark.epoch < epoch && seq >= first {
+        } else if let Some(first) = log.first_after(mark.epoch, epoch)
+            && seq >= first
+        {
             format!(
-                "has place {seq} of the log {name:?} since start {}, but start {epoch} begins at {first}",
+                "has place {seq} of the log {name:?} since start {}, but a later one begins at {first}",
                 mark.epoch
             )
         } else {

@@ -8,8 +8,9 @@ use weir_proto::weir::link::v1::{Goodbye, Heartbeat, Hello};
 
 use super::{facts, hello};
 use crate::collector::fleet::{FleetRow, FleetState};
+use crate::collector::hello::{Facts, Who};
 use crate::collector::registry::{Admitted, End, Registry, RejectedBundle, Weight};
-use crate::limits::{AWAY_DAYS_MAX, INCARNATIONS_MAX, SHOWN_FOR};
+use crate::limits::{AWAY_DAYS_MAX, INCARNATIONS_MAX, SHOWN_FOR, STARTS_MAX};
 use crate::names::{StoreId, to_wire};
 
 const STORE: StoreId = StoreId(77);
@@ -96,6 +97,87 @@ fn two_processes_with_one_folder_are_told_apart() {
     let back = meet(&mut registry, hello("a", 5, 2, 100, &[]), now).unwrap_err();
     assert_eq!(back.reason(), Reason::Fenced, "a stream of a newer life");
     assert!(registry.is_live("a", second.session));
+}
+
+/// Scenario: start 2 of an agent was here; then come copies of its folder that were started since, at other processes for start 2
+/// or at this one; a folder that remembers only itself; one that was started 63 and 64 times since; also after the collector
+/// started again.
+/// Guarantees: whoever does not remember that process for that start takes a new incarnation; its heirs are welcome.
+#[test]
+fn a_copy_that_was_started_often_is_told_from_its_heir() {
+    let now = Instant::now();
+    let most = STARTS_MAX as u64;
+    let short = |epoch, boots: &[u128]| Hello {
+        boots: boots.iter().map(|boot| to_wire(*boot)).collect(),
+        ..hello("a", 5, epoch, *boots.last().unwrap(), &[])
+    };
+    let cases = [
+        (short(3, &[1, 2, 3]), true, "an heir"),
+        (short(4, &[1, 2, 30, 40]), true, "an heir that was started twice"),
+        (short(4, &[2, 30, 40]), true, "that does not remember the first"),
+        (short(4, &[1, 20, 30, 40]), false, "another was start 2"),
+        (short(4, &[1, 20, 2, 40]), false, "the same process at another start"),
+        (short(3, &[30]), false, "no memory"),
+        (hello("a", 5, most + 1, 900, &[]), true, "as long ago as is remembered"),
+        (hello("a", 5, most + 2, 900, &[]), false, "longer ago"),
+    ];
+    for (hello, is_welcome, what) in cases {
+        let mut registry = registry(now);
+        let met = meet(&mut registry, short(2, &[1, 2]), now).unwrap();
+        registry.ended("a", met.session, End::Dead, "gone", now);
+        let mut registry = reopened(&mut registry, now);
+        let met = meet(&mut registry, hello, now);
+        let reason = met.map(|_| ()).map_err(|goodbye| (goodbye.reason(), goodbye.incarnation));
+        let expected = if is_welcome { Ok(()) } else { Err((Reason::NewIncarnation, to_wire(5))) };
+        assert_eq!(reason, expected, "{what}");
+    }
+}
+
+/// Scenario: a folder is copied while start 2 runs, which then hands over place 70; the copy is started three times, at places 60,
+/// 80 and 90, before it comes.
+/// Guarantees: NEW_INCARNATION: what start 2 has left is above where the copy's next start began, though below its last; a place
+/// below both is in order, and so is one of a start that the copy remembers.
+#[test]
+fn a_copy_of_a_running_agent_is_told_by_the_places_of_its_starts() {
+    let now = Instant::now();
+    for (seq, of, is_welcome) in
+        [(70, 2, false), (60, 2, false), (59, 2, true), (70, 3, true), (80, 3, false)]
+    {
+        let mut registry = registry(now);
+        let met = meet(&mut registry, hello("a", 5, 2, 2, &[]), now).unwrap();
+        registry.ended("a", met.session, End::Orderly, "left", now);
+        let mut copy = hello("a", 5, 5, 5, &[("traces", 11, 100, 90, 1)]);
+        copy.logs[0].firsts = vec![1, 50, 60, 80, 90];
+        let met = registry.admit(&facts(copy), &[mark("a", 11, "traces", seq, of)], now);
+        assert_eq!(met.is_ok(), is_welcome, "place {seq} of start {of}");
+    }
+}
+
+/// Scenario: Hellos with more starts than may be, more than there were, of other lengths, of another process; a log with more
+/// starts than may be, or whose last is not its epoch's.
+/// Guarantees: MISBEHAVIOUR, in words.
+#[test]
+fn starts_that_cannot_be_are_refused() {
+    let said = [("traces", 11, 100, 60, 1)];
+    let with = |epoch, boots: Vec<Vec<u8>>, firsts: Vec<u64>| {
+        let mut hello = Hello { boots, ..hello("a", 5, epoch, 7, &said) };
+        hello.logs[0].firsts = firsts;
+        Facts::read(hello, &Who::Local).map(|_| ()).map_err(|goodbye| (goodbye.reason(), goodbye.text))
+    };
+    let own = || vec![to_wire(7)];
+    with(500, vec![to_wire(7); STARTS_MAX], vec![60; STARTS_MAX]).unwrap();
+    with(1, Vec::new(), Vec::new()).unwrap();
+    for (found, word) in [
+        (with(500, vec![to_wire(7); STARTS_MAX + 1], Vec::new()), "65 boots"),
+        (with(1, vec![to_wire(7); 2], Vec::new()), "2 boots at start 1"),
+        (with(2, vec![vec![1; 15], to_wire(7)], Vec::new()), "not 16 bytes"),
+        (with(2, vec![to_wire(7), to_wire(8)], Vec::new()), "not its own"),
+        (with(1, own(), vec![60; STARTS_MAX + 1]), "65 starts"),
+        (with(1, own(), vec![60, 61]), "is not 60"),
+    ] {
+        let (reason, text) = found.unwrap_err();
+        assert!(reason == Reason::Misbehaviour && text.contains(word), "{word}: {text}");
+    }
 }
 
 /// Scenario: a copy of a folder went on offline past the mark, or its twin did (rule c): the collector has places that this start

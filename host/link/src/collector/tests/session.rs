@@ -8,8 +8,8 @@ use weir_proto::weir::link::v1::agent_message::Message as Up;
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{
-    Ack, AgentMessage, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Inventory, KeyDigest, StateAck,
-    StateDown, StateUp, state_down, state_up,
+    Ack, AgentMessage, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Hello, Inventory, KeyDigest,
+    StateAck, StateDown, StateUp, state_down, state_up,
 };
 
 use super::{bundle, facts, hello, receipt};
@@ -19,7 +19,7 @@ use crate::collector::hello::{Facts, Who};
 use crate::collector::session::{Heard, Session, Terms};
 use crate::limits::{
     BUNDLE_GRACE, BUNDLE_RECORDS_MAX, DRAIN_MAX, INVENTORY_KEYS_MAX, LOGS_MAX, MESSAGE_BYTES_MAX,
-    REASON_BYTES_MAX,
+    REASON_BYTES_MAX, STARTS_MAX,
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -227,6 +227,10 @@ fn a_wrong_order_ends_the_stream() {
 #[test]
 fn what_is_repeated_is_counted_before_it_is_read() {
     let up = |message: Up| AgentMessage { message: Some(message) }.encode_to_vec();
+    let boots = vec![Vec::new(); STARTS_MAX + 1];
+    let often = Hello { boots, ..hello("a", 1, 1, 1, &[]) };
+    let mut grown = hello("a", 1, 1, 1, &[("l", 1, 1, 1, 1)]);
+    grown.logs[0].firsts = vec![1; STARTS_MAX + 1];
     let said: Vec<_> = (0..=LOGS_MAX).map(|_| ("l", 1, 1, 1, 1)).collect();
     let keys = vec![KeyDigest::default(); INVENTORY_KEYS_MAX + 1];
     let inventory = state_up::Message::Inventory(Inventory { keys, ..Inventory::default() });
@@ -238,6 +242,8 @@ fn what_is_repeated_is_counted_before_it_is_read() {
     let large = StateUp { message: Some(state_up::Message::Value(state)) };
     let cases = [
         (up(Up::Hello(hello("a", 1, 1, 1, &said))), "more than 64 logs"),
+        (up(Up::Hello(often)), "more than 64 boots"),
+        (up(Up::Hello(grown)), "more than 64 starts of a log"),
         (up(Up::State(StateUp { message: Some(inventory) })), "more than 1000 keys"),
         (up(Up::Data(part)), "more than 8192 records"),
         (up(Up::Heartbeat(long)), "more than 64 counters"),
