@@ -23,7 +23,7 @@ use weir_proto::weir::link::v1::{
     Ack, AgentMessage, BundleHead, CollectorMessage, Goodbye, Heartbeat, Hello, KindDigest, Rejected,
     StateDown, StateUp, Welcome,
 };
-use weir_queue::{MemoryQueue, Queue as _, WhenFull};
+use weir_queue::{Leased, MemoryQueue, Queue as _, Settlement, WhenFull, Wish};
 
 use crate::agent::{Agent, AgentError, AgentSettings, EndpointError, LogHandle};
 use crate::lanes::AgentStates;
@@ -241,7 +241,7 @@ fn push_of(seq: u64, lane: u8, body: Bytes) -> Push {
         id: String::new(),
         attempt: 1,
         items: 1,
-        places: Some(Places { lane: Lane::new(lane).unwrap(), records }),
+        places: Some(Places { lane: Lane::new(lane).unwrap(), records, again: false }),
         searching: false,
     }
 }
@@ -305,6 +305,49 @@ async fn a_push_is_answered_by_the_acknowledgement() {
         (status.store, status.counts.acknowledged.get(), status.counts.rejected.get()),
         (Some(StoreId(1)), 1, 1)
     );
+}
+
+/// Scenario: a dead letter is requeued and pushed; a record is rejected alone, a later one of its lane taken, and the first pushed
+/// again; then one of the lane after both.
+/// Guarantees: what was rejected before says so, so that no mark speaks for it, and nothing else does.
+#[tokio::test]
+async fn what_was_rejected_goes_again_past_the_marks() {
+    let mut collector = Collector::new();
+    collector.start();
+    let log = log(1).await;
+    let agent = Agent::start(settings(&collector.address.to_string(), None), vec![log.clone()]).unwrap();
+    let (mut stream, _) = collector.welcome().await;
+    let mut letter = push_of(1, 0, Bytes::from_static(b"0123456789"));
+    letter.places.as_mut().unwrap().again = leased_as_letter(&log).await;
+    let exporter = agent.exporter("traces");
+    let pushing = tokio::spawn(async move { exporter.push(letter).await });
+    assert!(stream.bundle().await.0.again);
+    stream.ack(1).await;
+    assert_eq!(outcome(pushing).await, Outcome::Accepted);
+    for (ordinal, seq, again) in [(2, 2, false), (3, 3, false), (4, 2, true), (5, 4, false)] {
+        let pushing = push(&agent, seq, 0);
+        assert_eq!(stream.bundle().await.0.again, again, "bundle {ordinal}");
+        let is_refused = ordinal == 2;
+        let rejected =
+            is_refused.then(|| Rejected { ordinal, reason: "torn".to_owned() }).into_iter().collect();
+        stream.say(Down::Ack(Ack { upto: ordinal, rejected })).await;
+        assert_eq!(matches!(outcome(pushing).await, Outcome::Permanent(_)), is_refused);
+    }
+}
+
+/// Rejects the only record of a log and leases it as a dead letter: whether the lease says so.
+async fn leased_as_letter(log: &LogHandle) -> bool {
+    let cursor = log.queue.subscribe("weir/up", WhenFull::Refuse).unwrap();
+    let wish = Wish { items_max: 1, bytes_max: 1 << 20, linger: Duration::ZERO };
+    let Leased::Lease(lease) = cursor.lease(wish, Instant::now()).await else { panic!("no lease") };
+    assert!(!lease.is_letter(), "the first time it is a record like any other");
+    let rejected = Settlement::Rejected { reason: "torn".to_owned() };
+    let verdicts = vec![(lease.records()[0].seq, rejected)];
+    lease.settle(verdicts, Instant::now()).await.unwrap();
+    let letter = log.queue.dead_letters(0, 1).unwrap().remove(0);
+    log.queue.requeue(letter.id).await.unwrap();
+    let Leased::Lease(lease) = cursor.lease(wish, Instant::now()).await else { panic!("no letter") };
+    lease.is_letter()
 }
 
 /// Scenario: the collector is not there at first; then streams end by a status, without one, by a message that is not allowed, by a
