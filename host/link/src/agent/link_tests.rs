@@ -33,7 +33,7 @@ use crate::names::{Incarnation, StoreId, from_wire, to_wire};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A lane with nothing to say.
-struct NoStates;
+pub(super) struct NoStates;
 
 impl AgentStates for NoStates {
     fn welcomed(&mut self, _: &[KindDigest], _: bool, _: Instant) {}
@@ -305,6 +305,43 @@ async fn a_push_is_answered_by_the_acknowledgement() {
         (status.store, status.counts.acknowledged.get(), status.counts.rejected.get()),
         (Some(StoreId(1)), 1, 1)
     );
+}
+
+/// A lane that breaks.
+struct Broken;
+
+impl AgentStates for Broken {
+    fn welcomed(&mut self, _: &[KindDigest], _: bool, _: Instant) {
+        panic!("as the test wants it");
+    }
+
+    fn received(&mut self, _: StateDown, _: Instant) {}
+
+    fn next(&mut self, _: Instant) -> Option<StateUp> {
+        None
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        None
+    }
+
+    fn broken(&mut self) {}
+}
+
+/// Scenario: the agent's task panics while a push waits; another push comes.
+/// Guarantees: both are told that the agent has stopped, and may try again.
+#[tokio::test]
+async fn a_panic_of_the_task_leaves_no_push_waiting() {
+    let mut collector = Collector::new();
+    let settings =
+        AgentSettings { states: Box::new(Broken), ..settings(&collector.address.to_string(), None) };
+    let agent = Agent::start(settings, vec![log(0).await]).unwrap();
+    let pushing = push(&agent, 1, 0);
+    until("the push is kept", || agent.status().unacknowledged.bundles == 1).await;
+    collector.start();
+    collector.welcome().await;
+    assert!(matches!(outcome(pushing).await, Outcome::Retryable { .. }));
+    assert!(matches!(outcome(push(&agent, 2, 1)).await, Outcome::Retryable { .. }));
 }
 
 /// Scenario: a dead letter is requeued and pushed; a record is rejected alone, a later one of its lane taken, and the first pushed
