@@ -32,6 +32,13 @@ impl LogExporter {
         };
         let first = first.map_or(Seq(0), |place| place.seq);
         parcel.again = places.again || first <= self.shared.rejected(self.log, lane);
+        // A lease that is deferred gives its memory back; one that waits here keeps it for as long as the collector is away.
+        if self.shared.is_full_without_stream(parcel.bytes()) {
+            return Outcome::Retryable {
+                message: "no connection to the collector yet, and enough waits for one".to_owned(),
+                after: None,
+            };
+        }
         // Here it keeps nobody waiting but its own lane; the session packs what it finds unpacked.
         let encoding = self.shared.encoding();
         if encoding != Encoding::None {
@@ -50,7 +57,10 @@ impl LogExporter {
 }
 
 impl Exporter for LogExporter {
-    /// Waits until the collector has answered, however long it is away. A dropped push is withdrawn.
+    /// Waits until the collector has answered, however long it is away, but where [`AWAY_BYTES_MAX`] wait already. A dropped push
+    /// is withdrawn.
+    ///
+    /// [`AWAY_BYTES_MAX`]: crate::limits::AWAY_BYTES_MAX
     fn push(&self, push: Push) -> BoxFuture<'_, Outcome> {
         Box::pin(self.deliver(push))
     }

@@ -27,6 +27,7 @@ use weir_queue::{Leased, MemoryQueue, Queue as _, Settlement, WhenFull, Wish};
 
 use crate::agent::{Agent, AgentError, AgentSettings, EndpointError, LogHandle};
 use crate::lanes::AgentStates;
+use crate::limits::AWAY_BYTES_MAX;
 use crate::names::{Incarnation, StoreId, from_wire, to_wire};
 
 /// Far beyond what anything here takes on a busy machine.
@@ -342,6 +343,30 @@ async fn a_panic_of_the_task_leaves_no_push_waiting() {
     collector.welcome().await;
     assert!(matches!(outcome(pushing).await, Outcome::Retryable { .. }));
     assert!(matches!(outcome(push(&agent, 2, 1)).await, Outcome::Retryable { .. }));
+}
+
+/// Scenario: while the collector is away a body is pushed of the size that is kept meanwhile, and then a small one.
+/// Guarantees: the first waits, the second is told to try again later; once there is a connection both are taken.
+#[tokio::test]
+async fn what_is_kept_without_a_connection_is_bounded() {
+    let mut collector = Collector::new();
+    let agent = Agent::start(settings(&collector.address.to_string(), None), vec![log(0).await]).unwrap();
+    let body = Bytes::from(vec![7; usize::try_from(AWAY_BYTES_MAX).unwrap()]);
+    let (exporter, large) = (agent.exporter("traces"), push_of(1, 0, body));
+    let first = tokio::spawn(async move { exporter.push(large).await });
+    until("the first push is kept", || agent.status().unacknowledged.bundles == 1).await;
+    let refused = outcome(push(&agent, 2, 1)).await;
+    assert!(matches!(refused, Outcome::Retryable { message, .. } if message.contains("no connection")));
+    collector.start();
+    let mut stream = collector.stream().await;
+    stream.hello().await;
+    let large = Welcome { credit: 32 << 20, bundle_bytes_max: 32 << 20, ..welcome() };
+    stream.say(Down::Welcome(large)).await;
+    stream.bundle().await;
+    let second = push(&agent, 2, 1);
+    stream.bundle().await;
+    stream.ack(2).await;
+    assert_eq!((outcome(first).await, outcome(second).await), (Outcome::Accepted, Outcome::Accepted));
 }
 
 /// Scenario: a dead letter is requeued and pushed; a record is rejected alone, a later one of its lane taken, and the first pushed

@@ -16,6 +16,7 @@ use crate::agent::folder::Life;
 use crate::agent::gauge::{Gauge, Waiting};
 use crate::agent::parcel::{Encoding, Parcel};
 use crate::agent::session::{Effect, Ended, Outgoing, ParcelId, Session, Verdict};
+use crate::limits::AWAY_BYTES_MAX;
 use crate::names::{Incarnation, StoreId};
 
 /// What an agent counts, since the start of the process. Cloning shares.
@@ -136,6 +137,16 @@ impl Shared {
         core.waiting.insert(id, sender);
         core.wake_writer();
         Ok(Awaited { shared: Arc::clone(self), id, verdict })
+    }
+
+    /// Whether so many bytes more are too many to wait for a connection that is not there.
+    pub(crate) fn is_full_without_stream(&self, bytes: u64) -> bool {
+        let core = self.core();
+        if core.session.is_welcome() || core.is_closed {
+            return false;
+        }
+        let (parcels, _, kept, _) = core.session.kept();
+        parcels > 0 && kept.saturating_add(bytes) > AWAY_BYTES_MAX
     }
 
     /// The highest place of a lane that was rejected; 0: none.
