@@ -116,6 +116,7 @@ impl BareAgent {
             sent_bytes: bytes,
             bytes,
             crc: crc32c::crc32c(&body),
+            again: false,
         };
         self.next += 1;
         agent_message::Message::Data(DataPart { head: Some(head), body })

@@ -415,7 +415,11 @@ fn push_of(lease: &Lease, piece: &Piece, searching: bool) -> Push {
             let records = &lease.records()[range.clone()];
             let items = records.iter().map(|record| u64::from(record.items)).sum::<u64>();
             let attempt = records.iter().map(|record| record.attempts).max().unwrap_or(1);
-            let places = Places { lane: lease.lane(), records: records.iter().map(place_of).collect() };
+            let places = Places {
+                lane: lease.lane(),
+                records: records.iter().map(place_of).collect(),
+                again: lease.is_letter(),
+            };
             let items = u32::try_from(items).unwrap_or(u32::MAX);
             (join(records), lease.id_of(records), items, attempt, Some(places))
         }

@@ -168,6 +168,15 @@ pub struct Unacknowledged {
     pub oldest: Option<Duration>,
 }
 
+/// Tells who waits for an answer that the agent has stopped, however its task ended: also by a panic.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 // === impl Agent ===
 
 impl Agent {
@@ -211,13 +220,13 @@ impl Agent {
             is_renewed: false,
         };
         let cut = CancellationToken::new();
-        let (ending, closing) = (cut.clone(), Arc::clone(&shared));
+        let (ending, closing) = (cut.clone(), Closing(Arc::clone(&shared)));
         let task = tokio::spawn(async move {
+            let _closing = closing;
             tokio::select! {
                 () = connection.run() => (),
                 () = ending.cancelled() => (),
             }
-            closing.close();
         });
         Ok(Arc::new(Self { shared, folder, logs: names_of_logs, task: Mutex::new(Some(task)), cut }))
     }

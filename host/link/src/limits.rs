@@ -128,3 +128,8 @@ pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(600);
 pub const SHOWN_BYTES_MAX: usize = 4 << 10;
 /// How long an agent that has said that it leaves waits for the collector to end the stream.
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
+
+/// Bytes of bodies that an agent takes to wait while it has no stream; what was under way when the last one ended is beside it.
+///
+/// Enough for the first second of a stream; more would only hold memory that receivers need while the collector is away.
+pub const AWAY_BYTES_MAX: u64 = 16 << 20;

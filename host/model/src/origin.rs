@@ -41,6 +41,8 @@ pub struct Bundle {
     pub lane: Lane,
     /// In rising order of their places; their bytes are those of the whole body.
     pub records: Vec<Place>,
+    /// As [`Places::again`]: they are stored without their keys.
+    pub again: bool,
 }
 
 /// One record of a joined body.
@@ -61,6 +63,9 @@ pub struct Places {
     pub lane: Lane,
     /// In rising order.
     pub records: Vec<Place>,
+    /// They were rejected before, and others of their lane went past them: their places say nothing any more about what
+    /// the other side has.
+    pub again: bool,
 }
 
 /// The newest record of a source that a log has.

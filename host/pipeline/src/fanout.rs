@@ -55,7 +55,9 @@ mod tests {
     use std::sync::Mutex;
 
     use bytes::Bytes;
-    use weir_model::{Admission, Batch, Held, Ledger, Log, NodeRegistry, Seq, Signal};
+    use weir_model::{
+        Admission, Batch, Bundle, Held, Lane, Ledger, Log, NodeRegistry, Place, Seq, Signal, Source,
+    };
 
     use weir_wire::Addition;
 
@@ -112,6 +114,27 @@ mod tests {
             node: Some(weir_model::NodeId(7)),
             bundle: None,
             claim: None,
+        }
+    }
+
+    /// Scenario: a bundle of another Weir, and the same once more as one that was rejected before.
+    /// Guarantees: the first is stored under its key; the second without one, so that no mark speaks for it or is moved by it.
+    #[tokio::test]
+    async fn what_comes_again_after_a_rejection_has_no_key() {
+        let (pipeline, taken) = pipeline(false);
+        for again in [false, true] {
+            let source = Source { identity: "edge".to_owned(), incarnation: 1, log: "traces".to_owned() };
+            let records = vec![Place { seq: Seq(7), items: 1, bytes: 0 }];
+            let lane = Lane::new(3).unwrap();
+            let bundle = Bundle { source: Arc::new(source), epoch: 1, lane, records, again };
+            let arrival = Arrival { node: None, bundle: Some(Arc::new(bundle)), ..arrival() };
+            let admitted = pipeline.admit(&arrival).unwrap();
+            let _receipt = admitted.admission.commit().await.unwrap();
+            let batch = taken.lock().unwrap().pop().unwrap();
+            assert_eq!(
+                (batch.lane, batch.origin.map(|origin| origin.seq)),
+                (lane, (!again).then_some(Seq(7)))
+            );
         }
     }
 

@@ -82,7 +82,8 @@ impl Pipeline {
         Ok(Admitted { admission, spoke })
     }
 
-    /// The same for records of another Weir: each stays what it is, under its own key and in its own lane.
+    /// The same for records of another Weir: each stays what it is, in its own lane and under its own key, which it has but
+    /// where it comes again after a rejection.
     fn admit_bundle(&self, arrival: &Arrival, bundle: &Bundle) -> Result<Admitted, Refusal> {
         let mut batches = Vec::with_capacity(bundle.records.len());
         let mut rest = arrival.body.clone();
@@ -93,9 +94,11 @@ impl Pipeline {
                 return Err(Refusal::permanent(Reason::Malformed, why));
             }
             let (body, claim) = self.augmented(rest.split_to(bytes), arrival.claim.clone())?;
-            let origin = Origin { source: Arc::clone(&bundle.source), epoch: bundle.epoch, seq };
+            // A mark above the place of what was rejected before does not say that it is here: it is stored as what has no key.
+            let source = Some(&bundle.source).filter(|_| !bundle.again);
+            let origin = source.map(|source| Origin { source: Arc::clone(source), epoch: bundle.epoch, seq });
             let (signal, lane) = (arrival.signal, bundle.lane);
-            batches.push(Batch { signal, lane, items, body, origin: Some(origin), claim });
+            batches.push(Batch { signal, lane, items, body, origin, claim });
         }
         let admission = self.log.admit(batches)?;
         self.counts.outgoing.of(arrival.signal).add(u64::from(arrival.items));

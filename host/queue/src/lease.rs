@@ -116,6 +116,7 @@ pub struct Lease {
     incarnation: u128,
     leased_at: Instant,
     records: Vec<Record>,
+    is_letter: bool,
     settler: Option<Arc<dyn Settler>>,
     /// Pays for the bodies while the exporter has them.
     claims: Vec<Arc<Claim>>,
@@ -130,7 +131,19 @@ impl Lease {
         claims: Vec<Arc<Claim>>,
         settler: Arc<dyn Settler>,
     ) -> Self {
-        Self { key, incarnation, leased_at, records, settler: Some(settler), claims }
+        Self { key, incarnation, leased_at, records, is_letter: false, settler: Some(settler), claims }
+    }
+
+    /// Says that its record is a dead letter.
+    pub(crate) fn of_letter(mut self) -> Self {
+        self.is_letter = true;
+        self
+    }
+
+    /// Whether its one record is a dead letter that is tried again: others of its lane have gone past it, and it may be a
+    /// part of the record that had its place.
+    pub fn is_letter(&self) -> bool {
+        self.is_letter
     }
 
     /// The records, in order; at least one.

@@ -337,29 +337,30 @@ impl Core {
         if state.closed {
             return Leased::Empty;
         }
-        let (key, records): (LeaseKey, Vec<ClaimedRecord>) = match state.book.plan(cursor, wish, now) {
-            Plan::Until(time) => return Leased::Until(time),
-            // Every index is in memory.
-            Plan::Empty | Plan::Load(_) => return Leased::Empty,
-            Plan::Take { key, records } => {
-                let bodies = records.iter().filter_map(|wanted| {
-                    let Paid { body, claim, origin } = state.bodies.get(&wanted.seq)?.clone();
-                    let (items, attempts) = (wanted.items, wanted.attempts);
-                    Some((Record { seq: Seq(wanted.seq), items, body, attempts, origin }, claim))
-                });
-                (key, bodies.collect())
-            }
-            Plan::Letter { key, id, attempts } => {
-                let Some((letter, body)) = state.dead.get(&id).cloned() else {
-                    state.book.give_back(&key, None);
-                    state.book.drop_requeued(id);
-                    return Leased::Empty;
-                };
-                let record =
-                    Record { seq: Seq(letter.seq), items: letter.items, body, attempts, origin: None };
-                (key, vec![(record, None)])
-            }
-        };
+        let (key, records, is_letter): (LeaseKey, Vec<ClaimedRecord>, bool) =
+            match state.book.plan(cursor, wish, now) {
+                Plan::Until(time) => return Leased::Until(time),
+                // Every index is in memory.
+                Plan::Empty | Plan::Load(_) => return Leased::Empty,
+                Plan::Take { key, records } => {
+                    let bodies = records.iter().filter_map(|wanted| {
+                        let Paid { body, claim, origin } = state.bodies.get(&wanted.seq)?.clone();
+                        let (items, attempts) = (wanted.items, wanted.attempts);
+                        Some((Record { seq: Seq(wanted.seq), items, body, attempts, origin }, claim))
+                    });
+                    (key, bodies.collect(), false)
+                }
+                Plan::Letter { key, id, attempts } => {
+                    let Some((letter, body)) = state.dead.get(&id).cloned() else {
+                        state.book.give_back(&key, None);
+                        state.book.drop_requeued(id);
+                        return Leased::Empty;
+                    };
+                    let record =
+                        Record { seq: Seq(letter.seq), items: letter.items, body, attempts, origin: None };
+                    (key, vec![(record, None)], true)
+                }
+            };
         drop(state);
         self.counts.hot_hits.add(records.len() as u64);
         let mut claims: Vec<Arc<Claim>> = Vec::new();
@@ -374,7 +375,8 @@ impl Core {
                 })
                 .collect();
         let settler: Arc<dyn Settler> = Arc::new(MemorySettler(Arc::clone(self)));
-        Leased::Lease(Lease::new(key, self.incarnation, now, records, claims, settler))
+        let lease = Lease::new(key, self.incarnation, now, records, claims, settler);
+        Leased::Lease(if is_letter { lease.of_letter() } else { lease })
     }
 
     fn settle(

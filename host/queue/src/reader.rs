@@ -262,7 +262,8 @@ impl Core {
                     attempts,
                 };
                 let paid = Paid { body, claim: Some(Arc::new(claim)), origin: None };
-                Step::Done(Leased::Lease(self.hand_out(key, now, std::iter::once((wanted, paid)))))
+                let lease = self.hand_out(key, now, std::iter::once((wanted, paid)));
+                Step::Done(Leased::Lease(lease.of_letter()))
             }
             Ok(None) => {
                 let mut state = self.state();

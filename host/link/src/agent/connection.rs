@@ -126,16 +126,17 @@ impl Connection {
         match over {
             Over::Ended(Ended::Goodbye(farewell)) if farewell.reason == Reason::NewIncarnation => {
                 let again = self.is_renewed;
-                self.renew(farewell).await;
-                // At once, but for a collector that never has enough.
-                if again { wait } else { Duration::ZERO }
+                let is_new = self.renew(farewell).await;
+                // At once, but for a collector that never has enough, and a disk that takes nothing.
+                if again || !is_new { wait } else { Duration::ZERO }
             }
             Over::Ended(Ended::Goodbye(farewell)) => farewell.wait.max(wait),
             Over::Left | Over::Broken(_) | Over::Ended(_) => wait,
         }
     }
 
-    async fn renew(&mut self, farewell: Farewell) {
+    /// Begins a new life; false where it could not be written down.
+    async fn renew(&mut self, farewell: Farewell) -> bool {
         let folder = Arc::clone(&self.folder);
         let renewed = on_disk(move || folder.renew(farewell.incarnation, seeds())).await;
         match renewed {
@@ -147,8 +148,12 @@ impl Connection {
                 );
                 self.is_renewed = true;
                 self.shared.rename(&life, true);
+                true
             }
-            Err(cause) => error!(exporter = %self.id, error = chain(&cause), "begin a new incarnation"),
+            Err(cause) => {
+                error!(exporter = %self.id, error = chain(&cause), "begin a new incarnation");
+                false
+            }
         }
     }
 }
@@ -446,4 +451,75 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     cut(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use weir_proto::weir::link::v1::Goodbye;
+    use weir_queue::QueueError;
+
+    use super::*;
+    use crate::agent::folder::{Memory, Rows};
+    use crate::agent::link_tests::NoStates;
+    use crate::agent::session::{Names, Session};
+    use crate::names::Boot;
+
+    /// Takes nothing once the disk is full.
+    struct Full(Memory, Arc<AtomicBool>);
+
+    impl Rows for Full {
+        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+            self.0.get(key)
+        }
+
+        fn scan(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+            self.0.scan(prefix)
+        }
+
+        fn commit(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), QueueError> {
+            if self.1.load(Ordering::Relaxed) { Err(QueueError::Closed) } else { self.0.commit(changes) }
+        }
+    }
+
+    fn connection(is_full: &Arc<AtomicBool>) -> Connection {
+        let rows = Box::new(Full(Memory::default(), Arc::clone(is_full)));
+        let folder = Arc::new(Folder::open(rows, None, seeds()).unwrap());
+        let life = folder.life();
+        let names = Names {
+            identity: life.identity,
+            incarnation: life.incarnation,
+            epoch: life.epoch,
+            boot: Boot(1),
+            store: None,
+            host: String::new(),
+            program: String::new(),
+            encodings: Vec::new(),
+        };
+        Connection {
+            id: "weir/up".to_owned(),
+            target: Target::parse("127.0.0.1:1", false).unwrap(),
+            tls: None,
+            shared: Arc::new(Shared::new(Session::new(names, Box::new(NoStates)), Vec::new())),
+            folder,
+            shown: None,
+            is_renewed: false,
+        }
+    }
+
+    /// Scenario: a collector asks for a new incarnation, again and again, while the disk takes nothing; then it takes it.
+    /// Guarantees: without a new one the agent waits as after any other end; with one it comes at once, but only once.
+    #[tokio::test]
+    async fn a_new_life_that_cannot_be_written_is_waited_for() {
+        let is_full = Arc::new(AtomicBool::new(false));
+        let mut connection = connection(&is_full);
+        for (full, at_once) in [(true, false), (true, false), (false, true), (false, false)] {
+            is_full.store(full, Ordering::Relaxed);
+            let goodbye = Goodbye { reason: Reason::NewIncarnation.into(), ..Goodbye::default() };
+            let over = Over::Ended(Ended::Goodbye(Farewell::of(goodbye)));
+            let wait = connection.over(over, "new incarnation".to_owned()).await;
+            assert_eq!(wait.is_zero(), at_once, "a disk that is full: {full}");
+        }
+    }
 }

@@ -5,10 +5,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -24,6 +25,13 @@ const WINDOW_BYTES: u32 = 2 * MESSAGE_BYTES_MAX as u32;
 
 /// Bytes that the writer may have given away while the socket is full: small, for what is in there goes before a heartbeat.
 const SEND_BUFFER_BYTES: usize = PART_BYTES_FIRST;
+
+/// A silent connection is asked whether it lives this often: where a collector wants no heartbeats, nothing else finds out that
+/// it is gone without a word.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the answer may take, beyond which the connection is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes of the headers of an answer.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
@@ -214,6 +222,10 @@ impl Target {
             None => Box::new(stream),
         };
         let handshake = Builder::new(tasks)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -285,6 +297,19 @@ mod tests {
         for bad in ["collector", "https://a:1", "ftp://a:1", ":1", "u@a:1", "a:1/path", ""] {
             origin(bad, false).unwrap_err();
         }
+    }
+
+    /// Scenario: a collector accepts a connection and says nothing, ever.
+    /// Guarantees: the connection ends by itself, although no heartbeat is due.
+    #[tokio::test]
+    async fn a_collector_that_is_gone_without_a_word_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
+        let dialled = target.dial::<http_body_util::Empty<Bytes>>(None, Tasks::default()).await.unwrap();
+        let _silent = listener.accept().await.unwrap();
+        tokio::time::pause();
+        let ended = tokio::time::timeout((PING_INTERVAL + PING_TIMEOUT) * 4, dialled.motion).await;
+        assert!(ended.expect("it is noticed").unwrap_err().is_timeout());
     }
 
     /// Scenario: a name that is not of this machine, without TLS.

@@ -23,17 +23,18 @@ use weir_proto::weir::link::v1::{
     Ack, AgentMessage, BundleHead, CollectorMessage, Goodbye, Heartbeat, Hello, KindDigest, Rejected,
     StateDown, StateUp, Welcome,
 };
-use weir_queue::{MemoryQueue, Queue as _, WhenFull};
+use weir_queue::{Leased, MemoryQueue, Queue as _, Settlement, WhenFull, Wish};
 
 use crate::agent::{Agent, AgentError, AgentSettings, EndpointError, LogHandle};
 use crate::lanes::AgentStates;
+use crate::limits::AWAY_BYTES_MAX;
 use crate::names::{Incarnation, StoreId, from_wire, to_wire};
 
 /// Far beyond what anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A lane with nothing to say.
-struct NoStates;
+pub(super) struct NoStates;
 
 impl AgentStates for NoStates {
     fn welcomed(&mut self, _: &[KindDigest], _: bool, _: Instant) {}
@@ -241,7 +242,7 @@ fn push_of(seq: u64, lane: u8, body: Bytes) -> Push {
         id: String::new(),
         attempt: 1,
         items: 1,
-        places: Some(Places { lane: Lane::new(lane).unwrap(), records }),
+        places: Some(Places { lane: Lane::new(lane).unwrap(), records, again: false }),
         searching: false,
     }
 }
@@ -305,6 +306,110 @@ async fn a_push_is_answered_by_the_acknowledgement() {
         (status.store, status.counts.acknowledged.get(), status.counts.rejected.get()),
         (Some(StoreId(1)), 1, 1)
     );
+}
+
+/// A lane that breaks.
+struct Broken;
+
+impl AgentStates for Broken {
+    fn welcomed(&mut self, _: &[KindDigest], _: bool, _: Instant) {
+        panic!("as the test wants it");
+    }
+
+    fn received(&mut self, _: StateDown, _: Instant) {}
+
+    fn next(&mut self, _: Instant) -> Option<StateUp> {
+        None
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        None
+    }
+
+    fn broken(&mut self) {}
+}
+
+/// Scenario: the agent's task panics while a push waits; another push comes.
+/// Guarantees: both are told that the agent has stopped, and may try again.
+#[tokio::test]
+async fn a_panic_of_the_task_leaves_no_push_waiting() {
+    let mut collector = Collector::new();
+    let settings =
+        AgentSettings { states: Box::new(Broken), ..settings(&collector.address.to_string(), None) };
+    let agent = Agent::start(settings, vec![log(0).await]).unwrap();
+    let pushing = push(&agent, 1, 0);
+    until("the push is kept", || agent.status().unacknowledged.bundles == 1).await;
+    collector.start();
+    collector.welcome().await;
+    assert!(matches!(outcome(pushing).await, Outcome::Retryable { .. }));
+    assert!(matches!(outcome(push(&agent, 2, 1)).await, Outcome::Retryable { .. }));
+}
+
+/// Scenario: while the collector is away a body is pushed of the size that is kept meanwhile, and then a small one.
+/// Guarantees: the first waits, the second is told to try again later; once there is a connection both are taken.
+#[tokio::test]
+async fn what_is_kept_without_a_connection_is_bounded() {
+    let mut collector = Collector::new();
+    let agent = Agent::start(settings(&collector.address.to_string(), None), vec![log(0).await]).unwrap();
+    let body = Bytes::from(vec![7; usize::try_from(AWAY_BYTES_MAX).unwrap()]);
+    let (exporter, large) = (agent.exporter("traces"), push_of(1, 0, body));
+    let first = tokio::spawn(async move { exporter.push(large).await });
+    until("the first push is kept", || agent.status().unacknowledged.bundles == 1).await;
+    let refused = outcome(push(&agent, 2, 1)).await;
+    assert!(matches!(refused, Outcome::Retryable { message, .. } if message.contains("no connection")));
+    collector.start();
+    let mut stream = collector.stream().await;
+    stream.hello().await;
+    let large = Welcome { credit: 32 << 20, bundle_bytes_max: 32 << 20, ..welcome() };
+    stream.say(Down::Welcome(large)).await;
+    stream.bundle().await;
+    let second = push(&agent, 2, 1);
+    stream.bundle().await;
+    stream.ack(2).await;
+    assert_eq!((outcome(first).await, outcome(second).await), (Outcome::Accepted, Outcome::Accepted));
+}
+
+/// Scenario: a dead letter is requeued and pushed; a record is rejected alone, a later one of its lane taken, and the first pushed
+/// again; then one of the lane after both.
+/// Guarantees: what was rejected before says so, so that no mark speaks for it, and nothing else does.
+#[tokio::test]
+async fn what_was_rejected_goes_again_past_the_marks() {
+    let mut collector = Collector::new();
+    collector.start();
+    let log = log(1).await;
+    let agent = Agent::start(settings(&collector.address.to_string(), None), vec![log.clone()]).unwrap();
+    let (mut stream, _) = collector.welcome().await;
+    let mut letter = push_of(1, 0, Bytes::from_static(b"0123456789"));
+    letter.places.as_mut().unwrap().again = leased_as_letter(&log).await;
+    let exporter = agent.exporter("traces");
+    let pushing = tokio::spawn(async move { exporter.push(letter).await });
+    assert!(stream.bundle().await.0.again);
+    stream.ack(1).await;
+    assert_eq!(outcome(pushing).await, Outcome::Accepted);
+    for (ordinal, seq, again) in [(2, 2, false), (3, 3, false), (4, 2, true), (5, 4, false)] {
+        let pushing = push(&agent, seq, 0);
+        assert_eq!(stream.bundle().await.0.again, again, "bundle {ordinal}");
+        let is_refused = ordinal == 2;
+        let rejected =
+            is_refused.then(|| Rejected { ordinal, reason: "torn".to_owned() }).into_iter().collect();
+        stream.say(Down::Ack(Ack { upto: ordinal, rejected })).await;
+        assert_eq!(matches!(outcome(pushing).await, Outcome::Permanent(_)), is_refused);
+    }
+}
+
+/// Rejects the only record of a log and leases it as a dead letter: whether the lease says so.
+async fn leased_as_letter(log: &LogHandle) -> bool {
+    let cursor = log.queue.subscribe("weir/up", WhenFull::Refuse).unwrap();
+    let wish = Wish { items_max: 1, bytes_max: 1 << 20, linger: Duration::ZERO };
+    let Leased::Lease(lease) = cursor.lease(wish, Instant::now()).await else { panic!("no lease") };
+    assert!(!lease.is_letter(), "the first time it is a record like any other");
+    let rejected = Settlement::Rejected { reason: "torn".to_owned() };
+    let verdicts = vec![(lease.records()[0].seq, rejected)];
+    lease.settle(verdicts, Instant::now()).await.unwrap();
+    let letter = log.queue.dead_letters(0, 1).unwrap().remove(0);
+    log.queue.requeue(letter.id).await.unwrap();
+    let Leased::Lease(lease) = cursor.lease(wish, Instant::now()).await else { panic!("no letter") };
+    lease.is_letter()
 }
 
 /// Scenario: the collector is not there at first; then streams end by a status, without one, by a message that is not allowed, by a

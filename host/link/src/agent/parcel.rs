@@ -30,6 +30,8 @@ pub struct Parcel {
     pub lane: Lane,
     /// What the body is.
     pub signal: Signal,
+    /// Records of it were rejected before: the collector stores them without a look at its marks.
+    pub again: bool,
     /// One after another in the body, with rising places; at least one.
     records: Vec<Place>,
     body: Bytes,
@@ -100,7 +102,7 @@ impl Parcel {
             return Err(Unfit::Order(pair[1].seq.0));
         }
         let crc = crc32c::crc32c(&body);
-        Ok(Self { log, lane, signal, records, body, crc, packed: None })
+        Ok(Self { log, lane, signal, again: false, records, body, crc, packed: None })
     }
 
     /// Bytes of its body, uncompressed.
@@ -152,6 +154,7 @@ impl Parcel {
             sent_bytes,
             bytes: self.bytes(),
             crc: self.crc,
+            again: self.again,
         }
     }
 }

@@ -93,7 +93,7 @@ pub struct Session {
     /// Those of `kept` that are not begun on this stream.
     unsent: BTreeSet<ParcelId>,
     next_id: u64,
-    /// By the last Welcome.
+    /// By the Welcome of this stream.
     bundle_bytes_max: Option<u64>,
     stream: Option<Stream>,
     stay: Stay,
@@ -240,6 +240,8 @@ impl Session {
     /// The stream is gone: all that is kept will be sent on the next one, in the order in which it was offered.
     pub fn broken(&mut self) {
         let Some(stream) = self.stream.take() else { return };
+        // The next collector may take larger ones: what is kept is looked at when it has said.
+        self.bundle_bytes_max = None;
         for sent in &stream.sent {
             if let Some(kept) = self.kept.get_mut(&sent.id) {
                 kept.was_sent = true;

@@ -277,6 +277,20 @@ fn a_rejected_bundle_is_not_taken() {
     assert_eq!(session.received(ack(3), now).unwrap(), []);
 }
 
+/// Scenario: a collector takes small bundles only; the stream breaks, a larger one is offered, and a collector comes that takes it.
+/// Guarantees: what was said on an earlier stream refuses nothing.
+#[test]
+fn the_next_collector_may_take_larger_ones() {
+    let (mut session, _) = session();
+    let now = Instant::now();
+    up(&mut session, Welcome { bundle_bytes_max: 1_000, ..welcome(1 << 20) }, now);
+    session.broken();
+    let id = session.offer(parcel(0, 1, &[1], 1_001), now).unwrap();
+    assert_eq!(settled(&up(&mut session, welcome(1 << 20), now)), []);
+    parts(&mut session, now);
+    assert_eq!(settled(&session.received(ack(1), now).unwrap()), [(id, Verdict::Taken)]);
+}
+
 /// Scenario: a bundle larger than the collector takes is offered before it is known how large may be, and one after.
 /// Guarantees: both get a verdict that names both sizes, and neither is sent.
 #[test]

@@ -3,18 +3,20 @@
 //! Invariant: the lock is never held over an await, and a verdict is given once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
-use weir_model::Counter;
+use weir_model::{Counter, LANES, Lane, Seq};
 use weir_proto::weir::link::v1::{self, CollectorMessage, Heartbeat, LogFacts};
 
 use crate::agent::folder::Life;
 use crate::agent::gauge::{Gauge, Waiting};
 use crate::agent::parcel::{Encoding, Parcel};
 use crate::agent::session::{Effect, Ended, Outgoing, ParcelId, Session, Verdict};
+use crate::limits::AWAY_BYTES_MAX;
 use crate::names::{Incarnation, StoreId};
 
 /// What an agent counts, since the start of the process. Cloning shares.
@@ -73,6 +75,12 @@ struct Core {
 pub(crate) struct Shared {
     core: Mutex<Core>,
     gauges: Mutex<Vec<Gauge>>,
+    /// The highest place in each lane of each log that was rejected alone since the start of the process: where it comes
+    /// again (the dead-letter log was full, say), a mark of the collector may have passed it.
+    ///
+    /// What a crash loses of it is not known any more: a record that was rejected, of which no verdict was on disk, and
+    /// that later ones of its lane have passed, comes again under its key and is taken for one that the collector has.
+    rejected: Vec<[AtomicU64; LANES]>,
     /// Tells who reads the stream that it should look again.
     pub(crate) changed: Notify,
     /// Tells who is without a stream that the agent may end.
@@ -107,6 +115,7 @@ impl Shared {
         };
         Self {
             core: Mutex::new(core),
+            rejected: gauges.iter().map(|_| Default::default()).collect(),
             gauges: Mutex::new(gauges),
             changed: Notify::new(),
             left: Notify::new(),
@@ -128,6 +137,32 @@ impl Shared {
         core.waiting.insert(id, sender);
         core.wake_writer();
         Ok(Awaited { shared: Arc::clone(self), id, verdict })
+    }
+
+    /// Whether so many bytes more are too many to wait for a connection that is not there.
+    pub(crate) fn is_full_without_stream(&self, bytes: u64) -> bool {
+        let core = self.core();
+        if core.session.is_welcome() || core.is_closed {
+            return false;
+        }
+        let (parcels, _, kept, _) = core.session.kept();
+        parcels > 0 && kept.saturating_add(bytes) > AWAY_BYTES_MAX
+    }
+
+    /// The highest place of a lane that was rejected; 0: none.
+    pub(crate) fn rejected(&self, log: u32, lane: Lane) -> Seq {
+        Seq(self.rejected_in(log, lane).map_or(0, |highest| highest.load(Ordering::Relaxed)))
+    }
+
+    /// A record was rejected that went alone.
+    pub(crate) fn was_rejected(&self, log: u32, lane: Lane, seq: Seq) {
+        if let Some(highest) = self.rejected_in(log, lane) {
+            highest.fetch_max(seq.0, Ordering::Relaxed);
+        }
+    }
+
+    fn rejected_in(&self, log: u32, lane: Lane) -> Option<&AtomicU64> {
+        self.rejected.get(usize::try_from(log).ok()?)?.get(lane.index())
     }
 
     /// How bodies go now.

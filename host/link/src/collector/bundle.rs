@@ -33,6 +33,8 @@ pub struct Head {
     pub bytes: u64,
     /// CRC-32C of the body.
     pub crc: u32,
+    /// The records are stored without a look at the marks.
+    pub again: bool,
 }
 
 impl Head {
@@ -84,8 +86,8 @@ impl Head {
         let records =
             places.map(|((seq, items), bytes)| Place { seq: Seq(*seq), items: *items, bytes: *bytes });
         let records = records.collect();
-        let (sent_bytes, bytes, crc) = (sent, sum, head.crc);
-        Ok(Self { ordinal, log, lane, signal, records, items, sent_bytes, bytes, crc })
+        let (sent_bytes, bytes, crc, again) = (sent, sum, head.crc, head.again);
+        Ok(Self { ordinal, log, lane, signal, records, items, sent_bytes, bytes, crc, again })
     }
 
     /// The place of its last record.
@@ -100,7 +102,7 @@ impl Head {
 
     /// As the pipelines take it.
     pub fn bundle(self, source: Arc<Source>, epoch: u64) -> Bundle {
-        Bundle { source, epoch, lane: self.lane, records: self.records }
+        Bundle { source, epoch, lane: self.lane, records: self.records, again: self.again }
     }
 }
 

@@ -69,6 +69,7 @@ fn bundle(ordinal: u64, log: u32, lane: u32, records: &[(u64, &[u8])]) -> DataPa
         sent_bytes: body.len() as u64,
         bytes: body.len() as u64,
         crc: crc32c::crc32c(&body),
+        again: false,
     };
     DataPart { head: Some(head), body: Bytes::from(body) }
 }
