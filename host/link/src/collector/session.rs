@@ -81,6 +81,9 @@ pub struct Session {
     out: VecDeque<Out>,
     acked: u64,
     rejected: Vec<Rejected>,
+    /// Logs and lanes that the next Ack frees: not before it is on its way, so that an agent that does not read can have no more
+    /// done than it has lanes.
+    freed: Vec<(usize, usize)>,
     owes_ack: bool,
     /// Bytes that may still come.
     credit: u64,
@@ -131,6 +134,7 @@ impl Session {
             out: VecDeque::new(),
             acked: 0,
             rejected: Vec::new(),
+            freed: Vec::new(),
             owes_ack: false,
             credit: terms.credit_bytes,
             credit_owed: 0,
@@ -264,7 +268,7 @@ impl Session {
         while let Some(out) = self.out.pop_front_if(|out| out.done.is_some()) {
             self.acked += 1;
             self.owes_ack = true;
-            self.logs[out.log].is_out[out.lane] = false;
+            self.freed.push((out.log, out.lane));
             if let Some(Err(reason)) = out.done {
                 self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
             }
@@ -375,6 +379,9 @@ impl Session {
             Some(Down::Goodbye(goodbye))
         } else if self.owes_ack {
             self.owes_ack = false;
+            for (log, lane) in self.freed.drain(..) {
+                self.logs[log].is_out[lane] = false;
+            }
             Some(Down::Ack(Ack { upto: self.acked, rejected: std::mem::take(&mut self.rejected) }))
         } else if self.credit_owed > 0 {
             let bytes = std::mem::take(&mut self.credit_owed);

@@ -101,6 +101,23 @@ fn what_is_rejected_is_named_and_may_come_again_in_parts() {
     assert!(session.received(Up::Data(bundle(5, 0, 1, &[(11, b"x")])), now).is_some(), "taken before");
 }
 
+/// Scenario: an agent that does not read has a bundle without bytes rejected, and sends another of the same lane.
+/// Guarantees: the lane is not free before its ack was said, so that what is to be said to such an agent does not grow with what
+/// it sends, for which an empty body costs it no credit.
+#[test]
+fn a_lane_is_free_when_its_ack_was_said() {
+    let now = Instant::now();
+    for reads in [true, false] {
+        let mut session = session(now);
+        assert!(session.received(Up::Data(bundle(1, 0, 0, &[(1, b"")])), now).is_some());
+        session.consumed(1, Err("never this".to_owned()));
+        if reads {
+            assert!(matches!(session.next(now), Some(Down::Ack(_))));
+        }
+        assert_eq!(session.received(Up::Data(bundle(2, 0, 0, &[(2, b"")])), now).is_some(), reads);
+    }
+}
+
 /// Scenario: a goodbye, an ack, credit, a heartbeat that is due and an answer of the store, all at once.
 /// Guarantees: they are said in the order of their lanes; after a goodbye nothing is.
 #[test]
