@@ -245,6 +245,11 @@ impl Session {
     /// The collector itself reads nothing now: what is silent meanwhile is not the agent's fault.
     pub fn paused(&mut self, now: Instant) {
         self.heard = now;
+        self.measure_anew(now);
+    }
+
+    /// How slowly the bundle comes that comes now is measured from here on.
+    fn measure_anew(&mut self, now: Instant) {
         if let Some(coming) = &mut self.coming {
             (coming.since, coming.came) = (now, 0);
         }
@@ -339,7 +344,7 @@ impl Session {
             let text = format!("nothing was heard for two and a half intervals of {heartbeat} s");
             self.end(farewell(Reason::Silent, text));
         } else if let Some(coming) = &self.coming
-            && now >= slow_at(coming)
+            && self.slow_at().is_some_and(|at| now >= at)
         {
             let Coming { ordinal, left, .. } = coming;
             let text = format!("bundle {ordinal} comes too slowly: {left} bytes are missing");
@@ -357,11 +362,18 @@ impl Session {
         (!heartbeat.is_zero()).then(|| self.said + heartbeat)
     }
 
+    /// When a bundle has come too slowly, unless more of it comes before. One that stands still for want of credit waits for
+    /// us.
+    fn slow_at(&self) -> Option<Instant> {
+        let coming = self.coming.as_ref().filter(|_| self.credit > 0)?;
+        let grace = BUNDLE_GRACE.max(Duration::from_secs(coming.came / BUNDLE_RATE_BYTES_MIN));
+        Some(coming.since + grace)
+    }
+
     /// When [`Session::tick`] has something to do although nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
         let draining = self.draining.map(|since| since + DRAIN_MAX);
-        let coming = self.coming.as_ref().map(slow_at);
-        [self.dead_at(), draining, coming].into_iter().flatten().min()
+        [self.dead_at(), draining, self.slow_at()].into_iter().flatten().min()
     }
 
     /// When [`Session::tick`] or [`Session::next`] has something to do although nothing comes.
@@ -385,6 +397,9 @@ impl Session {
             Some(Down::Ack(Ack { upto: self.acked, rejected: std::mem::take(&mut self.rejected) }))
         } else if self.credit_owed > 0 {
             let bytes = std::mem::take(&mut self.credit_owed);
+            if self.credit == 0 {
+                self.measure_anew(now);
+            }
             self.credit += bytes;
             Some(Down::Credit(Credit { bytes }))
         } else if self.speak_at().is_some_and(|at| now >= at) {
@@ -397,11 +412,6 @@ impl Session {
         }
         next
     }
-}
-
-/// When a bundle has come too slowly, unless more of it comes before.
-fn slow_at(coming: &Coming) -> Instant {
-    coming.since + BUNDLE_GRACE.max(Duration::from_secs(coming.came / BUNDLE_RATE_BYTES_MIN))
 }
 
 /// A reason that an Ack has room for.

@@ -320,6 +320,29 @@ fn a_bundle_that_does_not_come_on_ends_the_stream() {
     );
 }
 
+/// Scenario: the credit ends within a bundle, and comes back an hour later, when the bundle before it was taken.
+/// Guarantees: what stands still for want of credit is not too slow; with the credit its time begins anew.
+#[test]
+fn a_bundle_without_credit_is_not_too_slow() {
+    let start = Instant::now();
+    let facts = facts(hello("a", 1, 1, 1, &[("traces", 11, 100, 1, 1)]));
+    let mut session = Session::new(&facts, Terms { heartbeat: Duration::ZERO, ..TERMS }, start);
+    assert!(session.received(Up::Data(bundle(1, 0, 0, &[(1, &[7; 600])])), start).is_some());
+    let mut part = bundle(2, 0, 1, &[(2, &[7; 600])]);
+    part.body.truncate(400);
+    assert!(session.received(Up::Data(part), start).is_some());
+    let later = start + Duration::from_secs(3600);
+    session.tick(later);
+    assert!(!session.is_ending() && session.deadline().is_none());
+    session.consumed(1, Ok(receipt()));
+    assert_eq!(said(&mut session, later), [ack(1), credit(600)]);
+    assert_eq!(session.deadline(), Some(later + BUNDLE_GRACE));
+    session.tick(later + BUNDLE_GRACE - Duration::from_millis(1));
+    assert!(!session.is_ending());
+    session.tick(later + BUNDLE_GRACE);
+    assert!(session.is_ending());
+}
+
 /// Scenario: the collector drains with a bundle under way that is taken a moment later, and with one that never is.
 /// Guarantees: the first is acknowledged before the goodbye; the second delays it no longer than the bound.
 #[test]
