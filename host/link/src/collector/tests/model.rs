@@ -229,15 +229,17 @@ impl World {
                 self.cut(at);
                 return;
             }
-            while let Some(entry) = stream.out.first_entry().filter(|entry| *entry.key() <= ack.upto) {
-                for seq in entry.remove().1 {
-                    folder.settled.insert(seq);
-                    let (seed, payload) = (self.seed, folder.records[seq as usize - 1].1);
-                    assert!(
-                        self.log.contains_key(&payload),
-                        "seed {seed}: {payload} is acknowledged and not there"
-                    );
-                }
+            let done: Vec<_> = stream
+                .out
+                .extract_if(.., |ordinal, _| *ordinal <= ack.upto || ack.also.contains(ordinal))
+                .collect();
+            for seq in done.into_iter().flat_map(|(_, (_, places))| places) {
+                folder.settled.insert(seq);
+                let (seed, payload) = (self.seed, folder.records[seq as usize - 1].1);
+                assert!(
+                    self.log.contains_key(&payload),
+                    "seed {seed}: {payload} is acknowledged and not there"
+                );
             }
         }
     }
@@ -352,15 +354,18 @@ fn without_the_rules_a_copy_costs_records() {
         let run = move || {
             let mut world = World::new(seed);
             for _ in 0..STEPS {
-                let marks = std::mem::take(&mut world.marks);
-                let is_hello = world.rng.u32(..10) == 0;
-                let at = world.rng.usize(..world.processes.len());
-                if is_hello {
+                if world.rng.u32(..10) == 0 {
+                    let at = world.rng.usize(..world.processes.len());
+                    let marks = std::mem::take(&mut world.marks);
                     world.rows.clear();
                     world.start_collector_again();
                     world.connect(at);
+                    world.marks = marks;
+                    for _ in 0..10 {
+                        world.send(at);
+                        world.take(at);
+                    }
                 }
-                world.marks = marks;
                 world.step();
             }
         };

@@ -8,8 +8,8 @@ use weir_proto::weir::link::v1::agent_message::Message as Up;
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{
-    Ack, AgentMessage, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Inventory, KeyDigest, StateAck,
-    StateDown, StateUp, state_down, state_up,
+    Ack, AgentMessage, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Inventory, KeyDigest, Rejected,
+    StateAck, StateDown, StateUp, state_down, state_up,
 };
 
 use super::{bundle, facts, hello, receipt};
@@ -39,7 +39,7 @@ fn said(session: &mut Session, now: Instant) -> Vec<Down> {
 }
 
 fn ack(upto: u64) -> Down {
-    Down::Ack(Ack { upto, rejected: Vec::new() })
+    Down::Ack(Ack { upto, ..Ack::default() })
 }
 
 fn credit(bytes: u64) -> Down {
@@ -60,23 +60,31 @@ fn goodbye_of(messages: Vec<Up>) -> Goodbye {
     }
 }
 
-/// Scenario: bundles of three lanes; the second and third are taken before the first.
-/// Guarantees: nothing is acknowledged before the first is; then one ack names all, with the credit of all.
+/// Scenario: bundles of three lanes; the third and second are taken before the first, and the lane of the third goes on.
+/// Guarantees: what is done before the first is named beyond it, once, and its lane is free; then one ack passes over all.
 #[test]
-fn acks_are_cumulative_and_in_order() {
+fn acks_are_cumulative_and_pass_over_what_was_named_before() {
     let now = Instant::now();
     let mut session = session(now);
+    let one = |ordinal, lane| Up::Data(bundle(ordinal, 0, lane, &[(ordinal, b"ten bytes.")]));
     for (ordinal, lane) in [(1, 0), (2, 1), (3, 15)] {
-        assert!(
-            session.received(Up::Data(bundle(ordinal, 0, lane, &[(ordinal, b"ten bytes.")])), now).is_some()
-        );
+        assert!(session.received(one(ordinal, lane), now).is_some());
     }
     session.consumed(3, Ok(receipt()));
-    session.consumed(2, Ok(receipt()));
-    assert_eq!(said(&mut session, now), [credit(20)], "bytes are free, and nothing is acknowledged");
+    session.consumed(2, Err("never this".to_owned()));
+    let rejected = vec![Rejected { ordinal: 2, reason: "never this".to_owned() }];
+    assert_eq!(
+        said(&mut session, now),
+        [Down::Ack(Ack { upto: 0, rejected, also: vec![2, 3] }), credit(20)],
+        "the first holds nobody back"
+    );
+    assert!(session.owes());
+    assert!(session.received(one(4, 15), now).is_some(), "the lane is free");
+    session.consumed(4, Ok(receipt()));
     session.consumed(1, Ok(receipt()));
-    assert_eq!(said(&mut session, now), [ack(3), credit(10)]);
+    assert_eq!(said(&mut session, now), [ack(4), credit(20)]);
     assert!(!session.owes());
+    assert!(session.received(one(5, 0), now).is_some(), "and that of the first");
 }
 
 /// Scenario: the second of three bundles is rejected with a long reason; its records come again, in two.
