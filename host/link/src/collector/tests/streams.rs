@@ -388,6 +388,47 @@ async fn bodies_arrive_whole_and_paid_for() {
     until("and what the stream had", || ledger.used() == 0).await;
 }
 
+/// Scenario: a pipeline refuses for now, without end: a packed bundle that is larger than the room for such ones, then one that
+/// is not packed.
+/// Guarantees: of the first only what was sent stays in memory; the second ends its stream, with a wait, and costs nothing then;
+/// the first is taken as it was meant when the pipeline takes again.
+#[tokio::test]
+async fn what_is_refused_for_now_has_bounded_room() {
+    // Large requests may have 6 MiB of it, what is refused for now half of that.
+    let served = serve(|settings| settings.ledger = Ledger::new(16 << 20));
+    let others = served.collector.lot.park((3 << 20) - 500_000).expect("that much room");
+    assert!(served.collector.lot.park(500_001).is_none());
+    let ledger = Arc::clone(&served.collector.settings.ledger);
+    let body = span(&"n".repeat(1_000_000));
+    (0..10_000).for_each(|_| served.pipeline.say(Say::ForNow));
+    let hello = Hello { encodings: vec!["zstd".to_owned()], ..agent_hello() };
+    let (mut first, _) = Agent::welcome(served.addr, hello).await;
+    first.say(Up::Data(packed(bundle(1, 0, 0, &[(1, &body)])))).await;
+    until("it was refused and given back", || {
+        let seen = std::mem::take(&mut *served.pipeline.arrivals.lock().unwrap());
+        !seen.is_empty() && {
+            drop(seen);
+            ledger.used() < 100_000
+        }
+    })
+    .await;
+    let other = Hello { identity: "other".to_owned(), ..agent_hello() };
+    let (mut second, _) = Agent::welcome(served.addr, other).await;
+    second.say(Up::Data(bundle(1, 0, 0, &[(1, &body)]))).await;
+    let goodbye = second.goodbye().await;
+    assert!(goodbye.reason() == Reason::TooMany && goodbye.text.contains("for now"), "{goodbye:?}");
+    assert!(goodbye.wait_ms > 0);
+    drop(second);
+    served.pipeline.script.lock().unwrap().clear();
+    assert_eq!(first.ack().await, (1, vec![]));
+    assert_eq!(served.pipeline.arrivals.lock().unwrap().last().unwrap().body, body);
+    served.pipeline.arrivals.lock().unwrap().clear();
+    drop(first);
+    until("all memory is back", || ledger.used() == 0).await;
+    drop(others);
+    assert!(served.collector.lot.park(3 << 20).is_some(), "and all room");
+}
+
 /// Scenario: a body that is not its checksum's, packed and not; a packed one that grows beyond its length.
 /// Guarantees: MISBEHAVIOUR with the bundle's number; nothing reaches the pipeline.
 #[tokio::test]
