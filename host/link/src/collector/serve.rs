@@ -274,6 +274,7 @@ impl Stream {
             Heard::State(state) => self.states.push(state, claim),
             Heard::Heartbeat(_) => (),
             Heard::Leaving => {
+                (self.coming, self.paying) = (None, None);
                 (self.place.end, self.place.why) = (End::Orderly, "the agent took its leave".to_owned());
             }
         }

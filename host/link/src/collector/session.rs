@@ -163,10 +163,14 @@ impl Session {
             }
             Up::State(state) => Ok(Heard::State(state)),
             Up::Heartbeat(heartbeat) => Ok(Heard::Heartbeat(heartbeat)),
-            Up::Leaving(_) if self.coming.is_some() => {
-                Err(Violation("the agent leaves within a bundle".to_owned()))
+            Up::Leaving(_) => {
+                // Whoever leaves at once leaves within a bundle too: it was never whole, and is sent again on the next stream.
+                if let Some(coming) = self.coming.take() {
+                    self.out.remove(&coming.ordinal);
+                    self.begun = coming.ordinal - 1;
+                }
+                Ok(Heard::Leaving)
             }
-            Up::Leaving(_) => Ok(Heard::Leaving),
         };
         heard.map_err(|violation| self.misbehaved(&violation)).ok()
     }

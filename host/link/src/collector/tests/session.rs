@@ -181,6 +181,23 @@ fn a_bundle_comes_in_parts() {
     assert_eq!(session.source(1).0.log, "metrics");
 }
 
+/// Scenario: an agent takes its leave within its second bundle, while the first is under way.
+/// Guarantees: it leaves in order: the bundle that never was whole is owed nothing and never acknowledged, the first is.
+#[test]
+fn an_agent_may_leave_within_a_bundle() {
+    let now = Instant::now();
+    let mut session = session(now);
+    assert!(session.received(Up::Data(bundle(1, 0, 0, &[(1, b"x")])), now).is_some());
+    let mut part = bundle(2, 0, 1, &[(2, b"two parts")]);
+    part.body.truncate(3);
+    assert!(session.received(Up::Data(part), now).is_some());
+    assert!(matches!(session.received(Up::Leaving(Default::default()), now), Some(Heard::Leaving)));
+    assert!(session.owes() && !session.is_ending());
+    session.consumed(1, Ok(receipt()));
+    assert_eq!(said(&mut session, now), [ack(1), credit(1)]);
+    assert!(!session.owes() && session.deadline() == Some(now + HEARTBEAT * 5 / 2));
+}
+
 /// A head that is wrong in one way.
 fn broken(change: impl FnOnce(&mut BundleHead)) -> Vec<Up> {
     let mut part = bundle(1, 0, 0, &[(1, b"abc"), (2, b"def")]);
@@ -235,7 +252,7 @@ fn a_wrong_order_ends_the_stream() {
         (vec![begun(100), one(2, 1, 1)], "bundle 2 begins within bundle 1, of which 500 bytes are missing"),
         (vec![begun(100), part(501)], "a part of 501 bytes, and 500 are missing"),
         (vec![begun(100), part(0)], "a part without bytes"),
-        (vec![begun(100), Up::Leaving(Default::default())], "leaves within a bundle"),
+        (vec![Up::Leaving(Default::default()), part(1)], "a part without a head"),
         (vec![one(1, 0, 1), one(2, 0, 2)], "another one of the log \"traces\", lane 0"),
         (vec![one(1, 0, 1), one(2, 1, 1), one(3, 2, 1), one(4, 3, 1)], "300 bytes with a credit of 100"),
         (vec![Up::Hello(hello("a", 1, 1, 1, &[]))], "a second hello"),
