@@ -7,6 +7,7 @@
 //! | `collector/session.rs` | one stream after its Welcome: the protocol, acknowledgements, credit, lanes, liveness |
 //! | `collector/decode.rs`, `bundle.rs` | messages and bundles, read under bounds |
 //! | `collector/assembly.rs`, `intake.rs`, `patience.rs` | a body paid for, unpacked, walked, and handed to its pipeline |
+//! | `collector/lot.rs` | room for what a pipeline refuses for now |
 //! | `collector/states_lane.rs` | states of one agent on their way to the store |
 //! | `collector/greet.rs`, `serve.rs`, `door.rs` | the stream's task and the address |
 //! | `collector/store.rs` | the collector's folder |
@@ -23,6 +24,7 @@ mod fleet;
 mod greet;
 mod hello;
 mod intake;
+mod lot;
 mod patience;
 mod registry;
 mod serve;
@@ -62,6 +64,7 @@ pub use registry::{Admitted, Change, End, Note, Registry, RejectedBundle, Weight
 pub use session::{Heard, Part, Session, Terms};
 pub use store::{OpenError, Table};
 
+use lot::Lot;
 use store::Store;
 
 /// Who takes each signal now: asked for each try, since pipelines may be exchanged under streams that are open.
@@ -142,6 +145,8 @@ pub struct Collector {
     store: Arc<Store>,
     /// How to tell a live stream that it is over.
     live: Arc<Mutex<Hands>>,
+    /// Room for bundles that are refused for now.
+    lot: Lot,
     /// Streams that are open, welcomed or not.
     tasks: TaskTracker,
     cut: CancellationToken,
@@ -161,12 +166,17 @@ impl Collector {
     /// while this one still drains. The folder of `settings` is not looked at.
     pub fn renewed(&self, settings: CollectorSettings) -> Arc<Self> {
         let (store, live) = (Arc::clone(&self.store), Arc::clone(&self.live));
-        Arc::new(Self { settings, store, live, tasks: TaskTracker::new(), cut: CancellationToken::new() })
+        Arc::new(Self::with(settings, store, live))
     }
 
     fn over(settings: CollectorSettings, store: Store) -> Arc<Self> {
-        let (live, tasks, cut) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
-        Arc::new(Self { settings, store: Arc::new(store), live, tasks, cut })
+        Arc::new(Self::with(settings, Arc::new(store), Arc::default()))
+    }
+
+    fn with(settings: CollectorSettings, store: Arc<Store>, live: Arc<Mutex<Hands>>) -> Self {
+        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+        let lot = Lot::of(settings.ledger.limit());
+        Self { settings, store, live, lot, tasks, cut }
     }
 
     /// The store that agents know it by.

@@ -86,6 +86,9 @@ pub const TEXT_BYTES_MAX: usize = 255;
 pub const REASON_BYTES_MAX: usize = 512;
 /// Incarnations of an agent that a collector remembers, the highest: an unknown one below the highest is never taken anyway.
 pub const INCARNATIONS_MAX: usize = 16;
+/// Numberings of an agent's logs of which a collector remembers the highest place that it refused for good: so that ten thousand
+/// agents' rows have room in one file. Without it an agent is at most noted for records that it dropped itself.
+pub const REJECTED_LOGS_MAX: usize = 16;
 /// How long an agent stays away after somebody newer has its name: rare enough to cost nothing, soon enough to come back when
 /// the other is gone.
 pub const FENCED_WAIT: Duration = Duration::from_secs(10);

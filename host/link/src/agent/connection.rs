@@ -461,7 +461,7 @@ mod tests {
     use weir_queue::QueueError;
 
     use super::*;
-    use crate::agent::folder::{Memory, Rows};
+    use crate::agent::folder::{Memory, Rows, Start};
     use crate::agent::link_tests::NoStates;
     use crate::agent::session::{Names, Session};
     use crate::names::Boot;
@@ -485,13 +485,15 @@ mod tests {
 
     fn connection(is_full: &Arc<AtomicBool>) -> Connection {
         let rows = Box::new(Full(Memory::default(), Arc::clone(is_full)));
-        let folder = Arc::new(Folder::open(rows, None, seeds()).unwrap());
+        let start = Start { boot: Boot(1), ends: Vec::new() };
+        let folder = Arc::new(Folder::open(rows, None, &start, seeds()).unwrap());
         let life = folder.life();
         let names = Names {
             identity: life.identity,
             incarnation: life.incarnation,
             epoch: life.epoch,
             boot: Boot(1),
+            boots: vec![Boot(1)],
             store: None,
             host: String::new(),
             program: String::new(),

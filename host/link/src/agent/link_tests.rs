@@ -178,7 +178,7 @@ impl Opened {
     }
 
     async fn ack(&self, upto: u64) {
-        self.say(Down::Ack(Ack { upto, rejected: Vec::new() })).await;
+        self.say(Down::Ack(Ack { upto, ..Ack::default() })).await;
     }
 
     async fn goodbye(self, reason: Reason, known: u128) {
@@ -293,7 +293,7 @@ async fn a_push_is_answered_by_the_acknowledgement() {
     assert_eq!(stream.bundle().await.0.ordinal, 2);
     assert!(!first.is_finished() && !second.is_finished());
     let rejected = vec![Rejected { ordinal: 2, reason: "torn".to_owned() }];
-    stream.say(Down::Ack(Ack { upto: 2, rejected })).await;
+    stream.say(Down::Ack(Ack { upto: 2, rejected, ..Ack::default() })).await;
     assert_eq!(outcome(first).await, Outcome::Accepted);
     assert_eq!(outcome(second).await, Outcome::Permanent("torn".to_owned()));
     let part = Push { places: None, ..push_of(3, 0, Bytes::new()) };
@@ -392,7 +392,7 @@ async fn what_was_rejected_goes_again_past_the_marks() {
         let is_refused = ordinal == 2;
         let rejected =
             is_refused.then(|| Rejected { ordinal, reason: "torn".to_owned() }).into_iter().collect();
-        stream.say(Down::Ack(Ack { upto: ordinal, rejected })).await;
+        stream.say(Down::Ack(Ack { upto: ordinal, rejected, also: Vec::new() })).await;
         assert_eq!(matches!(outcome(pushing).await, Outcome::Permanent(_)), is_refused);
     }
 }

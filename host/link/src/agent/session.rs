@@ -74,8 +74,6 @@ struct Stream {
     said: Instant,
     /// Of the last bundle that was begun.
     ordinal: u64,
-    /// The last that was acknowledged.
-    acknowledged: u64,
     under_way: Option<UnderWay>,
     /// Begun and not acknowledged, in the order of their ordinals.
     sent: VecDeque<Sent>,
@@ -117,7 +115,8 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// A session without a stream.
-    pub fn new(names: Names, states: Box<dyn AgentStates>) -> Self {
+    pub fn new(names: Names, mut states: Box<dyn AgentStates>) -> Self {
+        states.numbered(names.incarnation.0);
         Self {
             names,
             states,
@@ -228,7 +227,6 @@ impl Session {
             heard: now,
             said: now,
             ordinal: 0,
-            acknowledged: 0,
             under_way: None,
             sent: VecDeque::new(),
             busy: HashSet::new(),
@@ -259,6 +257,8 @@ impl Session {
             self.names.boots = vec![self.names.boot];
         }
         self.names = Names { incarnation, epoch, store, ..self.names.clone() };
+        // States are ordered by it: what a copy of this folder says from now on must not pass for what this one says.
+        self.states.numbered(incarnation.0);
     }
 
     /// Says Leaving, and nothing after it: at once, or when nothing is kept any more.
@@ -433,25 +433,35 @@ impl Session {
         if ack.upto > complete {
             return Err(violation(&format!("it acknowledged bundle {} of {complete}", ack.upto)));
         }
-        let news = stream.acknowledged + 1..=ack.upto;
+        if ack.also.len() > BUNDLES_MAX {
+            return Err(violation(&format!("it acknowledged {} bundles beside the others", ack.also.len())));
+        }
+        let also: BTreeSet<u64> = ack.also.into_iter().collect();
+        let is_done = |sent: &Sent| sent.ordinal <= ack.upto || also.contains(&sent.ordinal);
+        let news: BTreeSet<u64> =
+            stream.sent.iter().filter(|sent| is_done(sent)).map(|sent| sent.ordinal).collect();
+        if let Some(other) = also.iter().find(|one| **one > complete || !news.contains(one)) {
+            return Err(violation(&format!(
+                "it acknowledged bundle {other} of {complete}, which was not out any more, or not yet"
+            )));
+        }
         let mut rejected = BTreeMap::new();
         for one in ack.rejected {
             if !news.contains(&one.ordinal) {
+                let ordinal = one.ordinal;
                 return Err(violation(&format!(
-                    "it rejected bundle {} when it acknowledged {} to {}",
-                    one.ordinal,
-                    news.start(),
-                    news.end()
+                    "it rejected bundle {ordinal}, which it did not acknowledge"
                 )));
             }
             rejected.insert(one.ordinal, one.reason);
         }
-        let mut done = Vec::new();
-        while let Some(sent) = stream.sent.pop_front_if(|sent| sent.ordinal <= ack.upto) {
+        // Nothing is refused from here on: what leaves `sent` is settled.
+        let (done, out): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut stream.sent).into_iter().partition(|sent| news.contains(&sent.ordinal));
+        stream.sent = out.into();
+        for sent in &done {
             stream.busy.remove(&sent.lane);
-            done.push(sent);
         }
-        stream.acknowledged = stream.acknowledged.max(ack.upto);
         let mut effects = Vec::with_capacity(done.len());
         for Sent { ordinal, id, .. } in done {
             let verdict = match rejected.remove(&ordinal) {

@@ -106,7 +106,7 @@ impl Model {
         credit += if self.granted - self.bytes == 0 { missing.max(1) } else { 0 };
         self.granted += credit;
         vec![
-            down(Down::Ack(Ack { upto: self.answered, rejected })),
+            down(Down::Ack(Ack { upto: self.answered, rejected, ..Ack::default() })),
             down(Down::Credit(Credit { bytes: credit })),
         ]
     }

@@ -96,7 +96,7 @@ pub(super) fn down(message: Down) -> CollectorMessage {
 }
 
 fn ack(upto: u64) -> CollectorMessage {
-    down(Down::Ack(Ack { upto, rejected: Vec::new() }))
+    down(Down::Ack(Ack { upto, ..Ack::default() }))
 }
 
 /// A stream that is up: Hello sent, Welcome heard.
@@ -271,7 +271,8 @@ fn a_rejected_bundle_is_not_taken() {
     up(&mut session, welcome(1 << 20), now);
     parts(&mut session, now);
     let rejected = vec![Rejected { ordinal: 2, reason: "torn".to_owned() }];
-    let effects = session.received(down(Down::Ack(Ack { upto: 3, rejected })), now).unwrap();
+    let effects =
+        session.received(down(Down::Ack(Ack { upto: 3, rejected, ..Ack::default() })), now).unwrap();
     let torn = Verdict::Rejected("torn".to_owned());
     assert_eq!(settled(&effects), [(ids[0], Verdict::Taken), (ids[1], torn), (ids[2], Verdict::Taken)]);
     assert_eq!(session.received(ack(3), now).unwrap(), []);
@@ -343,10 +344,13 @@ fn a_collector_that_breaks_the_protocol_is_left() {
     ];
     let later = [
         (Down::Welcome(welcome(1)), "second Welcome"),
-        (Down::Ack(Ack { upto: 2, rejected: Vec::new() }), "bundle 2 of 1"),
-        (Down::Ack(Ack { upto: u64::MAX, rejected: Vec::new() }), "of 1"),
-        (Down::Ack(Ack { upto: 0, rejected: rejected(1) }), "rejected bundle 1"),
-        (Down::Ack(Ack { upto: 1, rejected: rejected(2) }), "rejected bundle 2"),
+        (Down::Ack(Ack { upto: 2, ..Ack::default() }), "bundle 2 of 1"),
+        (Down::Ack(Ack { upto: u64::MAX, ..Ack::default() }), "of 1"),
+        (Down::Ack(Ack { also: vec![2], ..Ack::default() }), "bundle 2 of 1"),
+        (Down::Ack(Ack { also: vec![3], ..Ack::default() }), "bundle 3 of 1"),
+        (Down::Ack(Ack { also: vec![1; BUNDLES_MAX + 1], ..Ack::default() }), "1025 bundles"),
+        (Down::Ack(Ack { upto: 0, rejected: rejected(1), ..Ack::default() }), "rejected bundle 1"),
+        (Down::Ack(Ack { upto: 1, rejected: rejected(2), ..Ack::default() }), "rejected bundle 2"),
     ];
     let now = Instant::now();
     let cases = first.map(|case| (case, false)).into_iter().chain(later.map(|case| (case, true)));
@@ -367,6 +371,34 @@ fn a_collector_that_breaks_the_protocol_is_left() {
         session.broken();
         assert_eq!(session.kept().0, 2);
     }
+}
+
+/// Scenario: of three bundles the third is taken first, then the second is rejected, then the first is taken; a fourth of the
+/// third's lane waits. At last the collector names the third anew.
+/// Guarantees: each is settled when it is named, and its lane goes on at once; a later `upto` passes over it; what is not out any
+/// more cannot be named.
+#[test]
+fn what_is_acknowledged_out_of_order_is_settled_at_once() {
+    let (mut session, _) = session();
+    let now = Instant::now();
+    let offer =
+        |session: &mut Session, lane| session.offer(parcel(0, lane, &[lane.into()], 10), now).unwrap();
+    let ids: Vec<_> = [1, 2, 3, 3].into_iter().map(|lane| offer(&mut session, lane)).collect();
+    up(&mut session, welcome(1 << 20), now);
+    assert_eq!(heads(&mut session, now).len(), 3);
+    let named = |also, rejected| down(Down::Ack(Ack { also, rejected, ..Ack::default() }));
+    let effects = session.received(named(vec![3], Vec::new()), now).unwrap();
+    assert_eq!(settled(&effects), [(ids[2], Verdict::Taken)]);
+    assert_eq!(heads(&mut session, now).len(), 1, "the lane goes on");
+    let rejected = vec![Rejected { ordinal: 2, reason: "never this".to_owned() }];
+    let effects = session.received(named(vec![2], rejected), now).unwrap();
+    assert_eq!(settled(&effects), [(ids[1], Verdict::Rejected("never this".to_owned()))]);
+    let effects = session.received(ack(3), now).unwrap();
+    assert_eq!(settled(&effects), [(ids[0], Verdict::Taken)]);
+    let ended = session.received(named(vec![3], Vec::new()), now).unwrap_err();
+    assert!(matches!(&ended, Ended::Violation(text) if text.contains("bundle 3")), "{ended}");
+    session.broken();
+    assert_eq!(session.kept().0, 1, "the fourth is kept");
 }
 
 /// Scenario: a collector says goodbye for each reason, before and after its Welcome, with a wait of seven weeks.

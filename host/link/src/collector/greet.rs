@@ -89,7 +89,8 @@ pub(super) async fn greet(
     }
     let who = match (collector.settings.peer_name)(peer) {
         Some(name) => Who::Certified(name),
-        None if peer.addr.ip().to_canonical().is_loopback() => Who::Local,
+        // A certificate that names nobody is not the lack of one: whoever shows it may not choose a name, from nowhere.
+        None if peer.identity.is_none() && peer.addr.ip().to_canonical().is_loopback() => Who::Local,
         None => Who::Stranger,
     };
     let facts = Facts::read(hello, &who)?;

@@ -128,6 +128,9 @@ impl LogSaid {
             let length = name.len();
             return Err(format!("a log's name has {length} bytes; expected 1 to {SOURCE_NAME_BYTES_MAX}"));
         }
+        if name.contains(char::is_control) {
+            return Err(format!("the log {name:?} has control characters in its name"));
+        }
         let Some(incarnation) = from_wire(&incarnation) else {
             return Err(format!("the incarnation of the log {name:?} is not 16 bytes"));
         };

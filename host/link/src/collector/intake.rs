@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::debug;
-use weir_model::{Arrival, Claim, Reason, Receipt, Refusal, Signal, Source};
+use weir_model::{Arrival, Claim, Ledger, Reason, Receipt, Refusal, Signal, Source};
 use weir_net::decompress::{DecompressError, Encoding, decompress};
 use weir_net::limits::BodyLimits;
 
 use super::assembly::Sent;
 use super::bundle::{Head, check};
+use super::lot::Parked;
 use super::patience::Patience;
 use super::{Collector, Violation};
 
@@ -65,43 +66,66 @@ pub(super) async fn take(
     };
     done.fate = match unpack(&collector, &head, body, claim, is_packed).await {
         Err(fate) => fate,
-        Ok((body, claim)) => match walk_all(&collector, &head, &body).await {
+        Ok(Whole { body, claim, packed }) => match walk_all(&collector, &head, &body).await {
             Err(text) => Fate::Rejected(Reason::Malformed, text),
             Ok(()) => {
                 let (signal, items) = (head.signal, head.items);
                 let bundle = Some(Arc::new(head.bundle(source, epoch)));
                 let (receiver, claim) = (Arc::clone(&collector.settings.id), Some(Arc::new(claim)));
-                hand_on(&collector, Arrival { signal, body, items, receiver, node: None, bundle, claim })
-                    .await
+                let arrival = Arrival { signal, body, items, receiver, node: None, bundle, claim };
+                hand_on(&collector, arrival, packed).await
             }
         },
     };
     done
 }
 
-/// The body as it was meant, and its payment.
+/// A body as it was meant, and its payment.
+struct Whole {
+    body: Bytes,
+    claim: Claim,
+    /// Where it came packed: what is kept of it while there is no room for more.
+    packed: Option<Packed>,
+}
+
+/// A body as it was sent, and its payment.
+struct Packed {
+    body: Bytes,
+    /// Bytes of it when it is unpacked.
+    bytes: u64,
+    _claim: Claim,
+}
+
+impl Packed {
+    async fn unpack(&self, ledger: &Arc<Ledger>) -> Result<(Bytes, Claim), DecompressError> {
+        // The size is known, so that there is nothing to be learned from how much it grows.
+        let bytes_max = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+        let limits = BodyLimits { ratio_max: u32::MAX, ..BodyLimits::of_bytes(bytes_max) };
+        let (unpacked, claim) = decompress(Encoding::Zstd, &self.body, &limits, ledger).await?;
+        Ok((Bytes::from(unpacked), claim))
+    }
+}
+
 async fn unpack(
     collector: &Collector,
     head: &Head,
     body: Bytes,
     claim: Claim,
     is_packed: bool,
-) -> Result<(Bytes, Claim), Fate> {
+) -> Result<Whole, Fate> {
     let ordinal = head.ordinal;
     let broken = |what: String| Fate::Broken(Violation(format!("bundle {ordinal}: {what}")));
     // What packing would not have made shorter may come as it is.
     if !is_packed || (head.sent_bytes == head.bytes && head.is_of(&body)) {
         return match head.is_of(&body) {
-            true => Ok((body, claim)),
+            true => Ok(Whole { body, claim, packed: None }),
             false => Err(broken("its body does not have its checksum".to_owned())),
         };
     }
-    // The size is known, so that there is nothing to be learned from how much it grows.
-    let bytes_max = usize::try_from(head.bytes).unwrap_or(usize::MAX);
-    let limits = BodyLimits { ratio_max: u32::MAX, ..BodyLimits::of_bytes(bytes_max) };
+    let packed = Packed { body, bytes: head.bytes, _claim: claim };
     let mut patience = Patience::for_memory();
-    let (unpacked, paid) = loop {
-        match decompress(Encoding::Zstd, &body, &limits, &collector.settings.ledger).await {
+    let (body, claim) = loop {
+        match packed.unpack(&collector.settings.ledger).await {
             Ok(unpacked) => break unpacked,
             Err(DecompressError::Exhausted(error)) => {
                 patience.wait(error).await.map_err(|error| Fate::NoMemory(error.to_string()))?;
@@ -109,8 +133,8 @@ async fn unpack(
             Err(error) => return Err(broken(format!("its body cannot be unpacked: {error}"))),
         }
     };
-    match head.is_of(&unpacked) {
-        true => Ok((Bytes::from(unpacked), paid)),
+    match head.is_of(&body) {
+        true => Ok(Whole { body, claim, packed: Some(packed) }),
         false => Err(broken("its body does not have its length and checksum when it is unpacked".to_owned())),
     }
 }
@@ -131,10 +155,22 @@ async fn walk_all(collector: &Collector, head: &Head, body: &Bytes) -> Result<()
     Ok(())
 }
 
-/// Hands an arrival to its pipeline, and again while that refuses it for now.
-async fn hand_on(collector: &Collector, arrival: Arrival) -> Fate {
+/// Hands an arrival to its pipeline, and again while that refuses it for now. Meanwhile it has a place in the lot: as it is, or
+/// as it was packed, and is unpacked for each try then. Where there is room for neither its stream ends, and the agent keeps it.
+async fn hand_on(collector: &Collector, mut arrival: Arrival, packed: Option<Packed>) -> Fate {
     let mut patience = Patience::endless();
+    let mut parked: Option<Parked<'_>> = None;
     loop {
+        if let (None, Some(packed)) = (&arrival.claim, &packed) {
+            match packed.unpack(&collector.settings.ledger).await {
+                Ok((body, claim)) => (arrival.body, arrival.claim) = (body, Some(Arc::new(claim))),
+                // It was unpacked before: there is no memory now.
+                Err(_) => {
+                    tokio::time::sleep(patience.pause(None)).await;
+                    continue;
+                }
+            }
+        }
         // Asked for each try: what refuses while it is taken out of the configuration may have a successor.
         let Some(consumer) = collector.settings.pipelines.of(arrival.signal) else {
             let (signal, id) = (arrival.signal, &arrival.receiver);
@@ -153,6 +189,20 @@ async fn hand_on(collector: &Collector, arrival: Arrival) -> Fate {
         collector.settings.link_counts.refused_for_now.add(1);
         let (reason, cause) = refusal;
         debug!(%reason, %cause, "bundle refused for now, trying on");
+        let bytes = arrival.body.len() as u64;
+        let is_whole = parked.as_ref().is_some_and(|parked| parked.bytes() >= bytes);
+        if !is_whole && let Some(place) = collector.lot.park(bytes) {
+            parked = Some(place);
+        } else if !is_whole {
+            let sent = packed.as_ref().map(|packed| packed.body.len() as u64);
+            parked = parked.or_else(|| collector.lot.park(sent?));
+            if parked.is_none() {
+                return Fate::NoMemory(format!(
+                    "its pipeline refuses it for now ({cause}), and as much waits as may"
+                ));
+            }
+            (arrival.body, arrival.claim) = (Bytes::new(), None);
+        }
         tokio::time::sleep(patience.pause(retry_after)).await;
     }
 }

@@ -213,7 +213,12 @@ impl Stream {
         let now = Instant::now();
         match event {
             Event::Said | Event::Due => (),
-            Event::Fenced(goodbye) => self.session.end(goodbye),
+            Event::Fenced(goodbye) => {
+                // What it has under way is sent again by whoever has its place: it hands nothing on any more.
+                self.under_way.clear();
+                (self.coming, self.paying) = (None, None);
+                self.session.end(goodbye);
+            }
             Event::Done(done) => self.done(done, now),
             Event::Answered(answers) => self.session.answered(answers),
             Event::Paid(Ok(assembly)) => self.coming = Some(assembly),
@@ -274,6 +279,7 @@ impl Stream {
             Heard::State(state) => self.states.push(state, claim),
             Heard::Heartbeat(_) => (),
             Heard::Leaving => {
+                (self.coming, self.paying) = (None, None);
                 (self.place.end, self.place.why) = (End::Orderly, "the agent took its leave".to_owned());
             }
         }

@@ -1,7 +1,7 @@
 //! One stream after its Welcome: what is heard is held against the protocol, and what is to be said goes by lanes.
 //!
 //! ```text
-//! head ─▶ parts ─▶ whole ─▶ under way ─consumed─▶ done ─all before it are done─▶ in an Ack
+//! head ─▶ parts ─▶ whole ─▶ under way ─consumed─▶ done ─▶ in an Ack: below `upto`, or in `also` before others are done
 //! ```
 //!
 //! Pure: messages and time go in, messages and what is to be done come out. The bodies of bundles pass through; who keeps
@@ -9,7 +9,7 @@
 //!
 //! Invariant: an Ack names a bundle for which `consumed` was given a `Receipt`, or says that it is rejected.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,11 +77,12 @@ pub struct Session {
     begun: u64,
     /// The one whose parts come now.
     coming: Option<Coming>,
-    /// Those that are not in an Ack yet, in order: the first is `acked + 1`.
-    out: VecDeque<Out>,
-    acked: u64,
+    /// Those that are not done, by ordinal: of each lane one.
+    out: BTreeMap<u64, Out>,
+    /// Those that are done and for the next Ack, which frees their lanes: not before it is on its way, so that an agent that does
+    /// not read can have no more done than it has lanes.
+    done: BTreeMap<u64, Out>,
     rejected: Vec<Rejected>,
-    owes_ack: bool,
     /// Bytes that may still come.
     credit: u64,
     /// Bytes that are to be granted.
@@ -115,7 +116,6 @@ struct Out {
     log: usize,
     lane: usize,
     sent_bytes: u64,
-    done: Option<Result<(), String>>,
 }
 
 impl Session {
@@ -128,10 +128,9 @@ impl Session {
             epoch: facts.epoch,
             begun: 0,
             coming: None,
-            out: VecDeque::new(),
-            acked: 0,
+            out: BTreeMap::new(),
+            done: BTreeMap::new(),
             rejected: Vec::new(),
-            owes_ack: false,
             credit: terms.credit_bytes,
             credit_owed: 0,
             states: VecDeque::new(),
@@ -143,7 +142,7 @@ impl Session {
         }
     }
 
-    /// Bytes that a session with so many logs keeps, beside names.
+    /// Bytes that a session with so many logs keeps, beside names: each lane has one bundle out or done.
     pub fn bytes(logs: usize) -> u64 {
         (logs * (size_of::<LogOut>() + LANES * size_of::<Out>())) as u64
     }
@@ -164,10 +163,14 @@ impl Session {
             }
             Up::State(state) => Ok(Heard::State(state)),
             Up::Heartbeat(heartbeat) => Ok(Heard::Heartbeat(heartbeat)),
-            Up::Leaving(_) if self.coming.is_some() => {
-                Err(Violation("the agent leaves within a bundle".to_owned()))
+            Up::Leaving(_) => {
+                // Whoever leaves at once leaves within a bundle too: it was never whole, and is sent again on the next stream.
+                if let Some(coming) = self.coming.take() {
+                    self.out.remove(&coming.ordinal);
+                    self.begun = coming.ordinal - 1;
+                }
+                Ok(Heard::Leaving)
             }
-            Up::Leaving(_) => Ok(Heard::Leaving),
         };
         heard.map_err(|violation| self.misbehaved(&violation)).ok()
     }
@@ -229,7 +232,7 @@ impl Session {
         // know of it. The log that has them tells.
         self.begun = next;
         self.coming = Some(Coming { ordinal: next, left: head.sent_bytes, since: now, came: 0 });
-        self.out.push_back(Out { log: head.log, lane, sent_bytes: head.sent_bytes, done: None });
+        self.out.insert(next, Out { log: head.log, lane, sent_bytes: head.sent_bytes });
         Ok(head)
     }
 
@@ -241,6 +244,11 @@ impl Session {
     /// The collector itself reads nothing now: what is silent meanwhile is not the agent's fault.
     pub fn paused(&mut self, now: Instant) {
         self.heard = now;
+        self.measure_anew(now);
+    }
+
+    /// How slowly the bundle comes that comes now is measured from here on.
+    fn measure_anew(&mut self, now: Instant) {
         if let Some(coming) = &mut self.coming {
             (coming.since, coming.came) = (now, 0);
         }
@@ -256,19 +264,24 @@ impl Session {
     /// A bundle was taken, for which there is a proof, or is rejected for good, for this reason. Anything else is not said
     /// here: what is refused for now is tried again.
     pub fn consumed(&mut self, ordinal: u64, result: Result<Receipt, String>) {
-        let at = ordinal.checked_sub(self.acked + 1).and_then(|at| usize::try_from(at).ok());
-        let Some(out) = at.and_then(|at| self.out.get_mut(at)) else { return };
-        // The proof is used up here: it is what the Ack will say.
-        out.done = Some(result.map(|_proof| ()));
+        let Some(out) = self.out.remove(&ordinal) else { return };
         self.credit_owed += out.sent_bytes;
-        while let Some(out) = self.out.pop_front_if(|out| out.done.is_some()) {
-            self.acked += 1;
-            self.owes_ack = true;
-            self.logs[out.log].is_out[out.lane] = false;
-            if let Some(Err(reason)) = out.done {
-                self.rejected.push(Rejected { ordinal: self.acked, reason: cut(reason) });
-            }
+        // The proof is used up here: it is what the Ack will say.
+        if let Err(reason) = result.map(|_proof| ()) {
+            self.rejected.push(Rejected { ordinal, reason: cut(reason) });
         }
+        self.done.insert(ordinal, out);
+    }
+
+    /// The next Ack; what it names may come again.
+    fn ack(&mut self) -> Ack {
+        let done = std::mem::take(&mut self.done);
+        for out in done.values() {
+            self.logs[out.log].is_out[out.lane] = false;
+        }
+        let upto = self.out.first_key_value().map_or(self.begun, |(first, _)| first - 1);
+        let also = done.into_keys().filter(|ordinal| *ordinal > upto).collect();
+        Ack { upto, rejected: std::mem::take(&mut self.rejected), also }
     }
 
     /// What the store answers.
@@ -318,7 +331,7 @@ impl Session {
 
     /// Whether bundles that came whole are not acknowledged, or an Ack was not said.
     pub fn owes(&self) -> bool {
-        self.owes_ack || self.out.len() > usize::from(self.coming.is_some())
+        !self.done.is_empty() || self.out.len() > usize::from(self.coming.is_some())
     }
 
     // === time, and what is said ===
@@ -335,7 +348,7 @@ impl Session {
             let text = format!("nothing was heard for two and a half intervals of {heartbeat} s");
             self.end(farewell(Reason::Silent, text));
         } else if let Some(coming) = &self.coming
-            && now >= slow_at(coming)
+            && self.slow_at().is_some_and(|at| now >= at)
         {
             let Coming { ordinal, left, .. } = coming;
             let text = format!("bundle {ordinal} comes too slowly: {left} bytes are missing");
@@ -353,11 +366,18 @@ impl Session {
         (!heartbeat.is_zero()).then(|| self.said + heartbeat)
     }
 
+    /// When a bundle has come too slowly, unless more of it comes before. One that stands still for want of credit waits for
+    /// us.
+    fn slow_at(&self) -> Option<Instant> {
+        let coming = self.coming.as_ref().filter(|_| self.credit > 0)?;
+        let grace = BUNDLE_GRACE.max(Duration::from_secs(coming.came / BUNDLE_RATE_BYTES_MIN));
+        Some(coming.since + grace)
+    }
+
     /// When [`Session::tick`] has something to do although nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
         let draining = self.draining.map(|since| since + DRAIN_MAX);
-        let coming = self.coming.as_ref().map(slow_at);
-        [self.dead_at(), draining, coming].into_iter().flatten().min()
+        [self.dead_at(), draining, self.slow_at()].into_iter().flatten().min()
     }
 
     /// When [`Session::tick`] or [`Session::next`] has something to do although nothing comes.
@@ -373,11 +393,13 @@ impl Session {
         let next = if let Some(goodbye) = self.goodbye.take() {
             self.is_over = true;
             Some(Down::Goodbye(goodbye))
-        } else if self.owes_ack {
-            self.owes_ack = false;
-            Some(Down::Ack(Ack { upto: self.acked, rejected: std::mem::take(&mut self.rejected) }))
+        } else if !self.done.is_empty() {
+            Some(Down::Ack(self.ack()))
         } else if self.credit_owed > 0 {
             let bytes = std::mem::take(&mut self.credit_owed);
+            if self.credit == 0 {
+                self.measure_anew(now);
+            }
             self.credit += bytes;
             Some(Down::Credit(Credit { bytes }))
         } else if self.speak_at().is_some_and(|at| now >= at) {
@@ -390,11 +412,6 @@ impl Session {
         }
         next
     }
-}
-
-/// When a bundle has come too slowly, unless more of it comes before.
-fn slow_at(coming: &Coming) -> Instant {
-    coming.since + BUNDLE_GRACE.max(Duration::from_secs(coming.came / BUNDLE_RATE_BYTES_MIN))
 }
 
 /// A reason that an Ack has room for.

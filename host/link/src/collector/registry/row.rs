@@ -12,7 +12,7 @@ use super::{End, Note, RejectedBundle};
 use crate::collector::fleet::{FleetRow, FleetState, Waiting};
 use crate::collector::hello::{Facts, shown};
 use crate::collector::seconds;
-use crate::limits::{INCARNATIONS_MAX, LOGS_MAX};
+use crate::limits::{INCARNATIONS_MAX, REJECTED_LOGS_MAX};
 use crate::names::{Boot, Incarnation};
 
 /// One agent.
@@ -161,7 +161,7 @@ impl Row {
             Some(at) => at.upto = rejected.last,
             None => {
                 // The oldest is of a numbering that is hardly in use any more.
-                if list.len() >= LOGS_MAX {
+                if list.len() >= REJECTED_LOGS_MAX {
                     list.remove(0);
                 }
                 let log = rejected.source.log.clone();

@@ -268,16 +268,18 @@ impl World {
                 self.cut(at);
                 return;
             }
-            while let Some(entry) = stream.out.first_entry().filter(|entry| *entry.key() <= ack.upto) {
-                for seq in entry.remove().1 {
-                    folder.settled.insert(seq);
-                    let (seed, payload) = (self.seed, folder.records[seq as usize - 1].1);
-                    self.acknowledged.insert(payload);
-                    assert!(
-                        self.log.contains_key(&payload) || self.elsewhere.contains(&payload),
-                        "seed {seed}: {payload} is acknowledged and not there"
-                    );
-                }
+            let done: Vec<_> = stream
+                .out
+                .extract_if(.., |ordinal, _| *ordinal <= ack.upto || ack.also.contains(ordinal))
+                .collect();
+            for seq in done.into_iter().flat_map(|(_, (_, places))| places) {
+                folder.settled.insert(seq);
+                let (seed, payload) = (self.seed, folder.records[seq as usize - 1].1);
+                self.acknowledged.insert(payload);
+                assert!(
+                    self.log.contains_key(&payload) || self.elsewhere.contains(&payload),
+                    "seed {seed}: {payload} is acknowledged and not there"
+                );
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{facts, hello};
 use crate::collector::fleet::{FleetRow, FleetState};
 use crate::collector::hello::{Facts, Who};
 use crate::collector::registry::{Admitted, End, Registry, RejectedBundle, Weight};
-use crate::limits::{AWAY_DAYS_MAX, INCARNATIONS_MAX, SHOWN_FOR, STARTS_MAX};
+use crate::limits::{AGENTS_MAX, AWAY_DAYS_MAX, INCARNATIONS_MAX, SHOWN_FOR, STARTS_MAX};
 use crate::names::{StoreId, to_wire};
 
 const STORE: StoreId = StoreId(77);
@@ -43,6 +43,24 @@ fn reopened(registry: &mut Registry, now: Instant) -> Registry {
     let (registry, broken) = Registry::new(STORE, rows, now);
     assert_eq!(broken, Vec::<String>::new());
     registry
+}
+
+/// Scenario: a bundle of each of 64 logs with the longest names is rejected.
+/// Guarantees: what is durable of the agent stays small enough for ten thousand such rows in one file.
+#[test]
+fn what_is_remembered_of_rejected_bundles_is_bounded() {
+    let now = Instant::now();
+    let mut registry = registry(now);
+    meet(&mut registry, hello("a", 5, 1, 1, &[]), now).unwrap();
+    for log in 0..64 {
+        let source = source("a", 11, &format!("{log:0255}"));
+        let rejected =
+            RejectedBundle { source: &source, last: 1, records: 1, cause: Cause::Rejected, text: "never" };
+        registry.rejected("a", &rejected, now);
+    }
+    let changes = registry.take_changes();
+    let [(_, Some(row))] = changes.as_slice() else { panic!("{changes:?}") };
+    assert!(row.len() * AGENTS_MAX <= weir_queue::MAP_BYTES_MAX, "{} bytes", row.len());
 }
 
 /// Scenario: starts 1 to 3 of one agent, one after the other; between two of them the collector starts again.

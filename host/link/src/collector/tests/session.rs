@@ -9,7 +9,7 @@ use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{
     Ack, AgentMessage, BundleHead, Credit, DataPart, Goodbye, Heartbeat, Hello, Inventory, KeyDigest,
-    StateAck, StateDown, StateUp, state_down, state_up,
+    Rejected, StateAck, StateDown, StateUp, state_down, state_up,
 };
 
 use super::{bundle, facts, hello, receipt};
@@ -39,7 +39,7 @@ fn said(session: &mut Session, now: Instant) -> Vec<Down> {
 }
 
 fn ack(upto: u64) -> Down {
-    Down::Ack(Ack { upto, rejected: Vec::new() })
+    Down::Ack(Ack { upto, ..Ack::default() })
 }
 
 fn credit(bytes: u64) -> Down {
@@ -60,23 +60,31 @@ fn goodbye_of(messages: Vec<Up>) -> Goodbye {
     }
 }
 
-/// Scenario: bundles of three lanes; the second and third are taken before the first.
-/// Guarantees: nothing is acknowledged before the first is; then one ack names all, with the credit of all.
+/// Scenario: bundles of three lanes; the third and second are taken before the first, and the lane of the third goes on.
+/// Guarantees: what is done before the first is named beyond it, once, and its lane is free; then one ack passes over all.
 #[test]
-fn acks_are_cumulative_and_in_order() {
+fn acks_are_cumulative_and_pass_over_what_was_named_before() {
     let now = Instant::now();
     let mut session = session(now);
+    let one = |ordinal, lane| Up::Data(bundle(ordinal, 0, lane, &[(ordinal, b"ten bytes.")]));
     for (ordinal, lane) in [(1, 0), (2, 1), (3, 15)] {
-        assert!(
-            session.received(Up::Data(bundle(ordinal, 0, lane, &[(ordinal, b"ten bytes.")])), now).is_some()
-        );
+        assert!(session.received(one(ordinal, lane), now).is_some());
     }
     session.consumed(3, Ok(receipt()));
-    session.consumed(2, Ok(receipt()));
-    assert_eq!(said(&mut session, now), [credit(20)], "bytes are free, and nothing is acknowledged");
+    session.consumed(2, Err("never this".to_owned()));
+    let rejected = vec![Rejected { ordinal: 2, reason: "never this".to_owned() }];
+    assert_eq!(
+        said(&mut session, now),
+        [Down::Ack(Ack { upto: 0, rejected, also: vec![2, 3] }), credit(20)],
+        "the first holds nobody back"
+    );
+    assert!(session.owes());
+    assert!(session.received(one(4, 15), now).is_some(), "the lane is free");
+    session.consumed(4, Ok(receipt()));
     session.consumed(1, Ok(receipt()));
-    assert_eq!(said(&mut session, now), [ack(3), credit(10)]);
+    assert_eq!(said(&mut session, now), [ack(4), credit(20)]);
     assert!(!session.owes());
+    assert!(session.received(one(5, 0), now).is_some(), "and that of the first");
 }
 
 /// Scenario: the second of three bundles is rejected with a long reason; its records come again, in two.
@@ -99,6 +107,23 @@ fn what_is_rejected_is_named_and_may_come_again_in_parts() {
     assert_eq!(ack.rejected[0].reason.len(), REASON_BYTES_MAX);
     assert!(session.received(Up::Data(bundle(4, 0, 2, &[(20, b"x")])), now).is_some());
     assert!(session.received(Up::Data(bundle(5, 0, 1, &[(11, b"x")])), now).is_some(), "taken before");
+}
+
+/// Scenario: an agent that does not read has a bundle without bytes rejected, and sends another of the same lane.
+/// Guarantees: the lane is not free before its ack was said, so that what is to be said to such an agent does not grow with what
+/// it sends, for which an empty body costs it no credit.
+#[test]
+fn a_lane_is_free_when_its_ack_was_said() {
+    let now = Instant::now();
+    for reads in [true, false] {
+        let mut session = session(now);
+        assert!(session.received(Up::Data(bundle(1, 0, 0, &[(1, b"")])), now).is_some());
+        session.consumed(1, Err("never this".to_owned()));
+        if reads {
+            assert!(matches!(session.next(now), Some(Down::Ack(_))));
+        }
+        assert_eq!(session.received(Up::Data(bundle(2, 0, 0, &[(2, b"")])), now).is_some(), reads);
+    }
 }
 
 /// Scenario: a goodbye, an ack, credit, a heartbeat that is due and an answer of the store, all at once.
@@ -156,6 +181,23 @@ fn a_bundle_comes_in_parts() {
     assert_eq!(session.source(1).0.log, "metrics");
 }
 
+/// Scenario: an agent takes its leave within its second bundle, while the first is under way.
+/// Guarantees: it leaves in order: the bundle that never was whole is owed nothing and never acknowledged, the first is.
+#[test]
+fn an_agent_may_leave_within_a_bundle() {
+    let now = Instant::now();
+    let mut session = session(now);
+    assert!(session.received(Up::Data(bundle(1, 0, 0, &[(1, b"x")])), now).is_some());
+    let mut part = bundle(2, 0, 1, &[(2, b"two parts")]);
+    part.body.truncate(3);
+    assert!(session.received(Up::Data(part), now).is_some());
+    assert!(matches!(session.received(Up::Leaving(Default::default()), now), Some(Heard::Leaving)));
+    assert!(session.owes() && !session.is_ending());
+    session.consumed(1, Ok(receipt()));
+    assert_eq!(said(&mut session, now), [ack(1), credit(1)]);
+    assert!(!session.owes() && session.deadline() == Some(now + HEARTBEAT * 5 / 2));
+}
+
 /// A head that is wrong in one way.
 fn broken(change: impl FnOnce(&mut BundleHead)) -> Vec<Up> {
     let mut part = bundle(1, 0, 0, &[(1, b"abc"), (2, b"def")]);
@@ -210,7 +252,7 @@ fn a_wrong_order_ends_the_stream() {
         (vec![begun(100), one(2, 1, 1)], "bundle 2 begins within bundle 1, of which 500 bytes are missing"),
         (vec![begun(100), part(501)], "a part of 501 bytes, and 500 are missing"),
         (vec![begun(100), part(0)], "a part without bytes"),
-        (vec![begun(100), Up::Leaving(Default::default())], "leaves within a bundle"),
+        (vec![Up::Leaving(Default::default()), part(1)], "a part without a head"),
         (vec![one(1, 0, 1), one(2, 0, 2)], "another one of the log \"traces\", lane 0"),
         (vec![one(1, 0, 1), one(2, 1, 1), one(3, 2, 1), one(4, 3, 1)], "300 bytes with a credit of 100"),
         (vec![Up::Hello(hello("a", 1, 1, 1, &[]))], "a second hello"),
@@ -309,6 +351,29 @@ fn a_bundle_that_does_not_come_on_ends_the_stream() {
     );
 }
 
+/// Scenario: the credit ends within a bundle, and comes back an hour later, when the bundle before it was taken.
+/// Guarantees: what stands still for want of credit is not too slow; with the credit its time begins anew.
+#[test]
+fn a_bundle_without_credit_is_not_too_slow() {
+    let start = Instant::now();
+    let facts = facts(hello("a", 1, 1, 1, &[("traces", 11, 100, 1, 1)]));
+    let mut session = Session::new(&facts, Terms { heartbeat: Duration::ZERO, ..TERMS }, start);
+    assert!(session.received(Up::Data(bundle(1, 0, 0, &[(1, &[7; 600])])), start).is_some());
+    let mut part = bundle(2, 0, 1, &[(2, &[7; 600])]);
+    part.body.truncate(400);
+    assert!(session.received(Up::Data(part), start).is_some());
+    let later = start + Duration::from_secs(3600);
+    session.tick(later);
+    assert!(!session.is_ending() && session.deadline().is_none());
+    session.consumed(1, Ok(receipt()));
+    assert_eq!(said(&mut session, later), [ack(1), credit(600)]);
+    assert_eq!(session.deadline(), Some(later + BUNDLE_GRACE));
+    session.tick(later + BUNDLE_GRACE - Duration::from_millis(1));
+    assert!(!session.is_ending());
+    session.tick(later + BUNDLE_GRACE);
+    assert!(session.is_ending());
+}
+
 /// Scenario: the collector drains with a bundle under way that is taken a moment later, and with one that never is.
 /// Guarantees: the first is acknowledged before the goodbye; the second delays it no longer than the bound.
 #[test]
@@ -369,6 +434,7 @@ fn a_hello_is_checked() {
         hello("a", 1, 1, 1, &[("l", 1, 9, 10, 1)]),
         hello("a", 1, 1, 1, &[("l", 1, 9, 1, 10)]),
         hello("a", 1, 1, 1, &[("", 1, 9, 1, 1)]),
+        hello("a", 1, 1, 1, &[("l\u{1}", 1, 9, 1, 1)]),
         hello("a", 1, 1, 1, &[("l", 1, 9, 1, 1), ("l", 2, 9, 1, 1)]),
     ];
     for wrong in cases {

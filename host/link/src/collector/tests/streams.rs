@@ -21,8 +21,8 @@ use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::link_service_client::LinkServiceClient;
 use weir_proto::weir::link::v1::{
-    AgentMessage, CollectorMessage, DataPart, Goodbye, Heartbeat, Hello, KindDigest, StateAck, StateDown,
-    StateUp, Welcome, state_down,
+    AgentMessage, CollectorMessage, DataPart, Goodbye, Heartbeat, Hello, KindDigest, State, StateAck,
+    StateDown, StateUp, Want, Welcome, state_down, state_up,
 };
 
 use super::{bundle, hello, span};
@@ -388,6 +388,47 @@ async fn bodies_arrive_whole_and_paid_for() {
     until("and what the stream had", || ledger.used() == 0).await;
 }
 
+/// Scenario: a pipeline refuses for now, without end: a packed bundle that is larger than the room for such ones, then one that
+/// is not packed.
+/// Guarantees: of the first only what was sent stays in memory; the second ends its stream, with a wait, and costs nothing then;
+/// the first is taken as it was meant when the pipeline takes again.
+#[tokio::test]
+async fn what_is_refused_for_now_has_bounded_room() {
+    // Large requests may have 6 MiB of it, what is refused for now half of that.
+    let served = serve(|settings| settings.ledger = Ledger::new(16 << 20));
+    let others = served.collector.lot.park((3 << 20) - 500_000).expect("that much room");
+    assert!(served.collector.lot.park(500_001).is_none());
+    let ledger = Arc::clone(&served.collector.settings.ledger);
+    let body = span(&"n".repeat(1_000_000));
+    (0..10_000).for_each(|_| served.pipeline.say(Say::ForNow));
+    let hello = Hello { encodings: vec!["zstd".to_owned()], ..agent_hello() };
+    let (mut first, _) = Agent::welcome(served.addr, hello).await;
+    first.say(Up::Data(packed(bundle(1, 0, 0, &[(1, &body)])))).await;
+    until("it was refused and given back", || {
+        let seen = std::mem::take(&mut *served.pipeline.arrivals.lock().unwrap());
+        !seen.is_empty() && {
+            drop(seen);
+            ledger.used() < 100_000
+        }
+    })
+    .await;
+    let other = Hello { identity: "other".to_owned(), ..agent_hello() };
+    let (mut second, _) = Agent::welcome(served.addr, other).await;
+    second.say(Up::Data(bundle(1, 0, 0, &[(1, &body)]))).await;
+    let goodbye = second.goodbye().await;
+    assert!(goodbye.reason() == Reason::TooMany && goodbye.text.contains("for now"), "{goodbye:?}");
+    assert!(goodbye.wait_ms > 0);
+    drop(second);
+    served.pipeline.script.lock().unwrap().clear();
+    assert_eq!(first.ack().await, (1, vec![]));
+    assert_eq!(served.pipeline.arrivals.lock().unwrap().last().unwrap().body, body);
+    served.pipeline.arrivals.lock().unwrap().clear();
+    drop(first);
+    until("all memory is back", || ledger.used() == 0).await;
+    drop(others);
+    assert!(served.collector.lot.park(3 << 20).is_some(), "and all room");
+}
+
 /// Scenario: a body that is not its checksum's, packed and not; a packed one that grows beyond its length.
 /// Guarantees: MISBEHAVIOUR with the bundle's number; nothing reaches the pipeline.
 #[tokio::test]
@@ -430,6 +471,50 @@ async fn a_newer_connection_takes_the_place_of_the_older() {
     let row = served.collector.fleet().remove(0);
     assert_eq!((row.state, row.session), (FleetState::Live, Some(welcome.session)));
     assert_eq!(served.collector.settings.link_counts.agents.get(), 1);
+}
+
+/// Answers each state with a megabyte.
+#[derive(Default)]
+struct AnswersAtLength(AtomicUsize);
+
+impl CollectorStates for AnswersAtLength {
+    fn known(&self, _identity: &str) -> Vec<KindDigest> {
+        Vec::new()
+    }
+
+    fn received<'a>(
+        &'a self,
+        _identity: &'a str,
+        _epoch: (u128, u64),
+        _message: StateUp,
+    ) -> BoxFuture<'a, Vec<StateDown>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let want = Want { kind: "k".to_owned(), keys: vec!["x".repeat(1 << 20)] };
+        Box::pin(async { vec![StateDown { message: Some(state_down::Message::Want(want)) }] })
+    }
+}
+
+/// Scenario: a bundle is with the pipeline, and its agent reads nothing, when the stream is fenced; then the pipeline goes on.
+/// Guarantees: the fenced stream hands nothing on while its goodbye waits to be read.
+#[tokio::test]
+async fn a_fenced_stream_hands_nothing_on() {
+    let states = Arc::new(AnswersAtLength::default());
+    let served = serve(|settings| settings.states = Arc::clone(&states) as Arc<dyn CollectorStates>);
+    let gate = Arc::new(Semaphore::new(0));
+    served.pipeline.say(Say::Hold(Arc::clone(&gate)));
+    let (first, _) = Agent::welcome(served.addr, agent_hello()).await;
+    first.say(Up::Data(bundle(1, 0, 0, &[(1, &span("x"))]))).await;
+    until("the pipeline has it", || served.pipeline.seen() == 1).await;
+    for _ in 0..32 {
+        let message = Some(state_up::Message::Value(State::default()));
+        first.say(Up::State(StateUp { message })).await;
+    }
+    until("more is to be said than there is room for", || states.0.load(Ordering::SeqCst) == 32).await;
+    let (second, _) = Agent::welcome(served.addr, agent_hello()).await;
+    gate.add_permits(1);
+    until("the first is gone", || served.collector.settings.counts.streams.get() == 1).await;
+    assert_eq!((gate.available_permits(), served.collector.settings.link_counts.bundles.get()), (1, 0));
+    drop((first, second));
 }
 
 /// Scenario: an agent's process is killed with a bundle under way (#698); another falls silent; a third takes its leave.
