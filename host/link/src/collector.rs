@@ -62,7 +62,7 @@ pub use fleet::{FleetRow, FleetState, Waiting};
 pub use hello::{Facts, LogSaid, Who};
 pub use registry::{Admitted, Change, End, Note, Registry, RejectedBundle, Weight};
 pub use session::{Heard, Part, Session, Terms};
-pub use store::{OpenError, Table};
+pub use store::{OpenError, Table, Unwritten};
 
 use lot::Lot;
 use store::Store;

@@ -179,17 +179,20 @@ impl Registry {
         if self.rows.len() < self.rows_max {
             return Ok(());
         }
+        if self.forget_oldest() {
+            return Ok(());
+        }
+        let text =
+            format!("{} agents are connected, as many as may be; raise the number of collectors", self.live);
+        let wait_ms = TOO_MANY_WAIT.as_millis() as u32;
+        Err(Goodbye { wait_ms, ..farewell(Reason::TooMany, text) })
+    }
+
+    /// Forgets the agent that was away longest; tells whether there was one.
+    pub(super) fn forget_oldest(&mut self) -> bool {
         let away = self.rows.iter().filter(|(_, row)| row.live.is_none());
-        let Some(oldest) = away.min_by_key(|(_, row)| row.stamp()).map(|(name, _)| name.clone()) else {
-            let text = format!(
-                "{} agents are connected, as many as may be; raise the number of collectors",
-                self.live
-            );
-            let wait_ms = TOO_MANY_WAIT.as_millis() as u32;
-            return Err(Goodbye { wait_ms, ..farewell(Reason::TooMany, text) });
-        };
-        self.forget(&oldest);
-        Ok(())
+        let oldest = away.min_by_key(|(_, row)| row.stamp()).map(|(name, _)| name.clone());
+        oldest.inspect(|oldest| self.forget(oldest)).is_some()
     }
 
     fn forget(&mut self, identity: &str) {

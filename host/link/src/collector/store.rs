@@ -28,12 +28,24 @@ pub trait Table: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Why it could not, for a person; nothing was changed.
-    fn commit(&self, changes: Vec<Change>) -> Result<(), String>;
+    fn commit(&self, changes: Vec<Change>) -> Result<(), Unwritten>;
+}
+
+/// Why changes are not on the disk, for a person.
+#[derive(Debug)]
+pub enum Unwritten {
+    /// There is no room for as many rows.
+    Full(String),
+    /// It may work the next time.
+    Failed(String),
 }
 
 impl Table for DurableMap {
-    fn commit(&self, changes: Vec<Change>) -> Result<(), String> {
-        Self::commit(self, changes).map_err(|error| explain(&error))
+    fn commit(&self, changes: Vec<Change>) -> Result<(), Unwritten> {
+        Self::commit(self, changes).map_err(|error| match &error {
+            QueueError::Bound { .. } => Unwritten::Full(explain(&error)),
+            _ => Unwritten::Failed(explain(&error)),
+        })
     }
 }
 
@@ -42,7 +54,7 @@ impl Table for DurableMap {
 pub(super) struct Nowhere;
 
 impl Table for Nowhere {
-    fn commit(&self, _changes: Vec<Change>) -> Result<(), String> {
+    fn commit(&self, _changes: Vec<Change>) -> Result<(), Unwritten> {
         Ok(())
     }
 }
@@ -127,8 +139,17 @@ impl Store {
     }
 
     fn write(&self) -> Result<(), String> {
-        let changes = self.registry().take_changes();
-        self.table.commit(changes.clone()).inspect_err(|_| self.registry().not_written(&changes))
+        loop {
+            let changes = self.registry().take_changes();
+            let Err(unwritten) = self.table.commit(changes.clone()) else { return Ok(()) };
+            let mut registry = self.registry();
+            registry.not_written(&changes);
+            match unwritten {
+                // Each turn has one row less.
+                Unwritten::Full(_) if registry.forget_oldest() => (),
+                Unwritten::Full(text) | Unwritten::Failed(text) => return Err(text),
+            }
+        }
     }
 }
 

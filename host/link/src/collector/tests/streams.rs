@@ -27,7 +27,9 @@ use weir_proto::weir::link::v1::{
 
 use super::{bundle, hello, span};
 use crate::collector::store::Store;
-use crate::collector::{Change, Collector, CollectorSettings, FleetState, LinkCounts, Marks, Table};
+use crate::collector::{
+    Change, Collector, CollectorSettings, FleetState, LinkCounts, Marks, Table, Unwritten,
+};
 use crate::lanes::CollectorStates;
 use crate::names::StoreId;
 
@@ -127,12 +129,12 @@ impl Told {
 }
 
 impl Table for Told {
-    fn commit(&self, _changes: Vec<Change>) -> Result<(), String> {
+    fn commit(&self, _changes: Vec<Change>) -> Result<(), Unwritten> {
         drop(self.opened.wait_while(self.is_closed.lock().unwrap(), |is_closed| *is_closed).unwrap());
         self.commits.fetch_add(1, Ordering::SeqCst);
         let fails =
             self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if fails.is_ok() { Err("the disk is gone".to_owned()) } else { Ok(()) }
+        if fails.is_ok() { Err(Unwritten::Failed("the disk is gone".to_owned())) } else { Ok(()) }
     }
 }
 
@@ -577,6 +579,45 @@ async fn nobody_is_welcome_before_the_row_is_on_the_disk() {
     }
     table.open();
     assert!(matches!(hearing.await, Down::Welcome(_)));
+}
+
+/// A table with room for one row.
+#[derive(Debug, Default)]
+struct Narrow(Mutex<std::collections::BTreeMap<Vec<u8>, Vec<u8>>>);
+
+impl Table for Narrow {
+    fn commit(&self, changes: Vec<Change>) -> Result<(), Unwritten> {
+        let mut rows = self.0.lock().unwrap();
+        let mut after = rows.clone();
+        for (key, value) in changes {
+            after.remove(&key);
+            after.extend(value.map(|value| (key, value)));
+        }
+        if after.len() > 1 {
+            return Err(Unwritten::Full("one row".to_owned()));
+        }
+        *rows = after;
+        Ok(())
+    }
+}
+
+/// Scenario: a table that has room for one row, and agents that come and go, and at last come together.
+/// Guarantees: whoever was away longest is forgotten for who comes; where all are here the table's word is passed on.
+#[tokio::test]
+async fn a_full_table_forgets_who_was_away_longest() {
+    let store = Arc::new(Store::over(Arc::new(Narrow::default()), StoreId(9), Vec::new(), true));
+    let mut last = None;
+    for name in ["a", "b", "c", "d"] {
+        let facts = super::facts(hello(name, 1, 1, 1, &[]));
+        let admitted = store.registry().admit(&facts, &[], std::time::Instant::now()).unwrap();
+        assert_eq!(store.persist().await.is_ok(), name != "d", "{name}");
+        last = (name < "c").then_some((name, admitted.session));
+        if let Some((name, session)) = last {
+            let now = std::time::Instant::now();
+            store.registry().ended(name, session, crate::collector::End::Orderly, "left", now);
+        }
+    }
+    assert!(last.is_none() && store.registry().forgotten() == 2);
 }
 
 /// Scenario: a hundred agents say hello in one moment, and more streams than there is memory for.
