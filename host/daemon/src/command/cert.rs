@@ -131,7 +131,7 @@ fn issue(dir: &Path, out: Option<&Path>, wish: &Wish, now: SystemTime) -> anyhow
         "certificate of {name} made ({names}), it holds until {ends}
   {cert}
   {key}{serves}
-copy both and {ca} to {name}, and write there, with the paths that they have then,
+copy both, {ca} and {list} to {name}, and write there, with the paths that they have then,
 where it listens (`receivers`):
   tls: {{cert_file: {cert_file}, key_file: {key_file}, client_ca_file: {ca}, crl_file: {list}}}
 where it dials (`exporters`):

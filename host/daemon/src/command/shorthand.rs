@@ -92,8 +92,13 @@ impl Shorthand {
             (None, Some(address)) => {
                 let data_dir = data_dir.map_or_else(|| data_dir_of("collector"), Ok)?;
                 let text = collector(&address, &data_dir, tls.as_ref());
+                // Off loopback an agent dials a name of this machine, and both ends show a certificate.
+                let (there, flags) = match tls {
+                    Some(_) => ("HOST:PORT of this machine", " --ca … --cert … --key …"),
+                    None => (address.as_str(), ""),
+                };
                 let next = format!(
-                    "collector: start agents with `weir run --send-to {address}`, see them with `weir fleet`; give it exporters with \
+                    "collector: start agents with `weir run --send-to {there}{flags}`, see them with `weir fleet`; give it exporters with \
                      a file, which `weir run --collect --print-config` begins"
                 );
                 Meant { name: "--collect", text, next, is_printed: print_config }

@@ -28,7 +28,7 @@ pub const RESERVED: &str = "weir.";
 pub enum ServeError {
     /// States of programs are not protected on the wire, so they stay on the machine.
     #[error(
-        "the events service listens on {0}, which others can reach: give it an address of the loopback, as 127.0.0.1:55681"
+        "the events service listens on {0}, which others can reach: give it an address of the loopback, as 127.0.0.1:55683"
     )]
     NotLoopback(SocketAddr),
     /// The listener has no address.
