@@ -41,7 +41,7 @@ pub use node::{Node, NodeId};
 pub use origin::{Bundle, Mark, Origin, Place, Places, SOURCE_NAME_BYTES_MAX, Source};
 pub use outcome::{Outcome, Push};
 pub use receipt::{Held, Persisted, Receipt};
-pub use refusal::{EndedByInput, Reason, Refusal};
+pub use refusal::{EndedByInput, Reason, Refusal, explain};
 pub use registry::NodeRegistry;
 pub use seq::Seq;
 pub use weir_wire::Signal;

@@ -6,6 +6,18 @@ use std::time::Duration;
 /// A cause that only a person reads.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// An error with its causes, in one line: what a log line or an answer says of it.
+pub fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 /// The cause of a refusal where a plugin's instance ended on the very input that it was given, so that the same input may end it
 /// again.
 #[derive(Debug, thiserror::Error)]
@@ -64,14 +76,7 @@ impl Refusal {
     /// The cause in words, with its own causes, for an answer or a log line.
     pub fn explain(&self) -> String {
         let (Self::Transient { cause, .. } | Self::Permanent { cause, .. }) = self;
-        let mut text = cause.to_string();
-        let mut next = cause.source();
-        while let Some(error) = next {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            next = error.source();
-        }
-        text
+        explain(cause.as_ref())
     }
 }
 

@@ -17,7 +17,6 @@ use tracing::info;
 use crate::certificate::chain_ends;
 use crate::material::{Lookout, Print, Spell};
 use crate::roots::{Files, RootsError, Trust};
-use crate::tls::explain;
 
 /// How long a new connection waits for a look at the files. A file system that hangs does not hold up what the last reading serves.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -163,7 +162,7 @@ impl ClientTls {
 
     fn look(&self) {
         let Some(source) = &self.0.source else { return };
-        self.0.spell.note(source.shown(), self.reload().err().map(|error| explain(&error)));
+        self.0.spell.note(source.shown(), self.reload().err().map(|error| weir_model::explain(&error)));
     }
 
     /// Takes a look, where it is time, and waits for nothing.

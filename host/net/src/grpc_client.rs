@@ -171,14 +171,7 @@ impl GrpcClient {
 
     /// A transport failure in words that name the peer and the whole chain of causes.
     fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Status {
-        let mut text = format!("{}: {error}", self.origin);
-        let mut next = error.source();
-        while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            next = cause.source();
-        }
-        Status::unavailable(text)
+        Status::unavailable(format!("{}: {}", self.origin, weir_model::explain(error)))
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `body.rs`, `pace.rs` | an HTTP body as one piece: paid, limited, in time |
 //! | `decompress.rs` | the one way from encoded bytes to decoded ones |
 //! | `grpc.rs`, `rpc_status.rs` | the server half of gRPC, for messages that stay bytes |
+//! | `open_stream.rs` | streams that stay open, counted and paid for |
 //! | `reply.rs` | the body of every reply |
 //! | `pieces.rs` | one that is there in several pieces, packed by gzip where the peer takes it |
 //! | `client.rs`, `address.rs`, `roots.rs` | the one HTTP client, what it may reach, whom it trusts |
@@ -40,6 +41,7 @@ pub mod limits;
 pub mod listed;
 pub mod listen;
 mod material;
+pub mod open_stream;
 mod pace;
 pub mod pieces;
 pub mod reply;

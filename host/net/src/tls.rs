@@ -178,7 +178,7 @@ impl ServerTls {
     /// One look: files that have changed are read again, and connections are cut whose clients' certificates do not hold any more.
     /// What goes wrong is told in the log. Blocks while it reads files.
     pub fn look(&self) {
-        let error = self.read_again().err().map(|error| explain(&error));
+        let error = self.read_again().err().map(|error| weir_model::explain(&error));
         self.spell.note(&self.source.cert_file, error);
         self.tell_of_old_list();
         self.judge_all();
@@ -277,18 +277,6 @@ impl ServerTls {
             warn!(file = %file.display(), "revocation list is out of date, it is used still: put a newer one in its place");
         }
     }
-}
-
-/// An error with its causes in one line.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 // === from files to a configuration ===

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
+use weir_model::explain;
 
 use crate::describe::{Descriptor, Listener, Marks};
 use crate::grant::{self, Grants};
@@ -190,7 +191,7 @@ impl Inspection {
         let Found { name, source, shadows } = found;
         let (details, error) = match looked {
             Ok(details) => (Some(details), None),
-            Err(error) => (None, Some(chain(&error))),
+            Err(error) => (None, Some(explain(&error))),
         };
         Self { name, source, shadows, contract: CONTRACT_VERSION, details, outside, error }
     }
@@ -212,17 +213,6 @@ impl Inspection {
         let inside = self.details.as_ref().map(|details| details.bytes);
         inside.or_else(|| self.outside.as_ref().map(|outside| outside.bytes))
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 impl Details {

@@ -21,7 +21,6 @@ use tracing::{error, info, warn};
 
 use crate::counts::PluginCounts;
 use crate::host::{Part, PartError};
-use crate::inspect::chain;
 use crate::limits::Limits;
 use crate::load::{Digest, LoadError, Loaded, Source};
 use crate::meter::Meter;
@@ -30,6 +29,7 @@ use crate::promise::{Promised, unsettled};
 use crate::quarantine::Quarantined;
 use crate::wanted::Wanted;
 use crate::watch::{Look, Trust};
+use weir_model::explain;
 
 /// After so long a file is tried again first whose refusal may lie with the machine (no memory left, no answer in time);
 /// then after twice as long each time. A short squeeze for memory is over by then.
@@ -395,7 +395,7 @@ impl Slot {
         let made = match self.judge(loaded).await {
             Ok(()) => loaded
                 .pool(self.wanted, self.part.clone(), self.counts.clone(), self.meter.clone())
-                .map_err(|error| Refusal { reason: chain(&error), passes: error.passes() }),
+                .map_err(|error| Refusal { reason: explain(&error), passes: error.passes() }),
             Err(refusal) => Err(refusal),
         };
         match made {
@@ -440,7 +440,7 @@ impl Slot {
             Look::Nothing => Source::Bundled,
             Look::File(_) | Look::Unreadable(_) => Source::File(error.place.clone().into()),
         };
-        self.refuse(look, &source, Refusal { reason: chain(&error.flaw), passes: error.flaw.passes() });
+        self.refuse(look, &source, Refusal { reason: explain(&error.flaw), passes: error.flaw.passes() });
     }
 
     /// A bad file leaves the code from before in its place; a file that was removed does not go on serving because what
@@ -544,7 +544,7 @@ impl Slot {
     /// Whether other code can be what the id needs, without a restart.
     async fn judge(&self, loaded: &Arc<Loaded>) -> Result<(), Refusal> {
         let Part { id, settings, limits, .. } = &self.part;
-        let failed = |error: PartError| Refusal { reason: chain(&error), passes: error.passes() };
+        let failed = |error: PartError| Refusal { reason: explain(&error), passes: error.passes() };
         self.wanted.is_served_by(loaded, &self.part).map_err(failed)?;
         // First: code that would see a secret is not even asked about settings.
         let other = Promised::of(self.wanted, loaded, &self.part).map_err(failed)?;

@@ -155,7 +155,7 @@ impl Failure {
 
     /// A body that was not read, in HTTP's words.
     pub fn of_body(error: &BodyError) -> Self {
-        let message = explain(error);
+        let message = weir_model::explain(error);
         match error {
             BodyError::TooLarge { .. } | BodyError::Decompress(DecompressError::Bomb { .. }) => {
                 Self::for_good(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, message)
@@ -205,18 +205,6 @@ impl Failure {
 pub fn retry_after(delay: Duration) -> HeaderValue {
     let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
     HeaderValue::from(seconds.max(1))
-}
-
-/// An error and its causes on one line.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 // === messages ===

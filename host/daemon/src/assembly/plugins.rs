@@ -240,19 +240,8 @@ fn problem(plugin: &str, error: &LoadError) -> PluginProblem {
         Flaw::Pin { found, .. } => {
             PluginProblem::Digest { origin: error.place.clone(), found: *found.bytes() }
         }
-        flaw => PluginProblem::Unusable { origin: error.place.clone(), reason: chain(flaw) },
+        flaw => PluginProblem::Unusable { origin: error.place.clone(), reason: weir_model::explain(flaw) },
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// An exporter that a plugin is.

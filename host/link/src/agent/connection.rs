@@ -441,16 +441,9 @@ fn words(status: Option<Status>) -> String {
     }
 }
 
-/// An error with all of its causes.
+/// An error with all of its causes, as long as is kept.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    cut(text)
+    cut(weir_model::explain(error))
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tracing::{Instrument, debug_span};
-use weir_model::{BoxFuture, Claim, Counter, Exhausted};
+use weir_model::{BoxFuture, Counter};
 use weir_net::grpc::{self, MessageReader, Status};
 use weir_net::listen::{self, BindError, Handler, Peer};
+use weir_net::open_stream::OpenStream;
 use weir_net::tls::ServerTls;
 use weir_net::{Drain, ReplyBody};
 
@@ -19,12 +20,6 @@ use crate::limits::{DATA_MESSAGE_BYTES_MAX, MEMORY_PATIENCE};
 
 /// The one method.
 const OPEN: &str = "/weir.link.v1.LinkService/Open";
-
-/// Memory that an open stream takes although nothing is said on it: its task, its place in the connection.
-const STREAM_BYTES: u64 = 4 * 1024;
-
-/// Open streams together may take one part in so many of the budget; the rest is for what is said on them.
-const STREAMS_SHARE: u64 = 4;
 
 /// A collector with its address; nobody is served yet.
 #[derive(Debug)]
@@ -86,7 +81,7 @@ impl Collector {
             Ok(reader) => reader.with_patience(MEMORY_PATIENCE),
             Err(status) => return grpc::refuse(&status),
         };
-        let open = match OpenStream::open(&self) {
+        let open = match OpenStream::open(&self.settings.ledger, self.settings.counts.streams.clone()) {
             Ok(open) => open,
             Err(status) => return grpc::refuse(&status),
         };
@@ -122,36 +117,5 @@ impl Handler for Collector {
         peer: Arc<Peer>,
     ) -> BoxFuture<'static, Response<ReplyBody>> {
         Box::pin(ready(self.serve(request, peer)))
-    }
-}
-
-/// A stream among those that are open now.
-struct OpenStream {
-    streams: Counter,
-    _paid: Claim,
-}
-
-impl OpenStream {
-    /// Counts a stream and pays for it.
-    ///
-    /// # Errors
-    /// UNAVAILABLE with a delay where there is no memory for one more.
-    fn open(collector: &Collector) -> Result<Self, Status> {
-        let ledger = &collector.settings.ledger;
-        let streams = collector.settings.counts.streams.clone();
-        let used = streams.get().saturating_mul(STREAM_BYTES);
-        let limit = ledger.limit() / STREAMS_SHARE;
-        if used.saturating_add(STREAM_BYTES) > limit {
-            return Err(grpc::overloaded(&Exhausted { asked: STREAM_BYTES, used, limit }));
-        }
-        let paid = ledger.claim(STREAM_BYTES).map_err(|exhausted| grpc::overloaded(&exhausted))?;
-        streams.add(1);
-        Ok(Self { streams, _paid: paid })
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.streams.sub(1);
     }
 }

@@ -43,8 +43,8 @@ pub enum Unwritten {
 impl Table for DurableMap {
     fn commit(&self, changes: Vec<Change>) -> Result<(), Unwritten> {
         Self::commit(self, changes).map_err(|error| match &error {
-            QueueError::Bound { .. } => Unwritten::Full(explain(&error)),
-            _ => Unwritten::Failed(explain(&error)),
+            QueueError::Bound { .. } => Unwritten::Full(weir_model::explain(&error)),
+            _ => Unwritten::Failed(weir_model::explain(&error)),
         })
     }
 }
@@ -174,15 +174,4 @@ fn fresh() -> Result<StoreId, OpenError> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| OpenError::Random(error.to_string()))?;
     Ok(StoreId(u128::from_be_bytes(id)))
-}
-
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

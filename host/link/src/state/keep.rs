@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
+use tokio::task::spawn_blocking;
 use weir_queue::QueueError;
 
 /// A key, and its new value: none removes the row.
@@ -22,6 +24,21 @@ pub trait Keep: Debug + Send + Sync {
     /// # Errors
     /// The map is what it was before; after a crash it may show either.
     fn commit(&self, changes: Vec<Change>) -> Result<(), QueueError>;
+}
+
+/// Commits on a thread that may block.
+pub(super) async fn durable(keep: &Arc<dyn Keep>, changes: Vec<Change>) -> Result<(), QueueError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let keep = Arc::clone(keep);
+    // The runtime cancels it only where it has not begun, and then the process ends.
+    spawn_blocking(move || keep.commit(changes)).await.unwrap_or(Err(QueueError::Closed))
+}
+
+/// The clock of the runtime, so that tests may hold it.
+pub(super) fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl Keep for weir_queue::DurableMap {

@@ -13,11 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use weir_model::Counter;
 use weir_proto::weir::link::v1::{KindDigest, StateDown, StateUp};
-use weir_queue::QueueError;
 
 pub(super) use desk::{Desk, Name, Refused, Report};
 pub(super) use lane::Settled;
@@ -26,7 +25,7 @@ use crate::lanes::AgentStates;
 use crate::limits::{REPORT_WAITERS_MAX, REPORTS_WAITING_MAX};
 use crate::names::Incarnation;
 
-use super::keep::{Change, Keep};
+use super::keep::{Keep, clock, durable};
 
 /// Why a report was not taken. Nothing of it is kept.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -536,21 +535,6 @@ fn replace(desk: &Desk, replacement: Replacement) -> Vec<Report> {
         ttl: Duration::ZERO,
     }));
     reports
-}
-
-/// Commits on a thread that may block.
-async fn durable(keep: &Arc<dyn Keep>, changes: Vec<Change>) -> Result<(), QueueError> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let keep = Arc::clone(keep);
-    // The runtime cancels it only where it has not begun, and then the process ends.
-    spawn_blocking(move || keep.commit(changes)).await.unwrap_or(Err(QueueError::Closed))
-}
-
-/// The clock of the runtime, so that tests may hold it.
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 fn fresh_incarnation(above: Option<u128>) -> u128 {

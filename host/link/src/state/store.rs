@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tracing::{error, warn};
 use weir_model::{BoxFuture, Counter};
@@ -32,7 +32,7 @@ pub use watching::{Cursor, Cut, Event, Watching};
 use crate::lanes::CollectorStates;
 use crate::limits::STORE_WAITING_MAX;
 
-use super::keep::{Change, Keep};
+use super::keep::{Keep, clock, durable};
 use row::Resource;
 
 /// How long a disk that did not take what has run out is left alone.
@@ -303,19 +303,4 @@ fn stage(table: &mut Table, staged: &mut staging::Staged, request: Request) -> A
         }
     };
     (answer, said)
-}
-
-/// Commits on a thread that may block.
-async fn durable(keep: &Arc<dyn Keep>, changes: Vec<Change>) -> Result<(), QueueError> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let keep = Arc::clone(keep);
-    // The runtime cancels it only where it has not begun, and then the process ends.
-    spawn_blocking(move || keep.commit(changes)).await.unwrap_or(Err(QueueError::Closed))
-}
-
-/// The clock of the runtime, so that tests may hold it.
-fn clock() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

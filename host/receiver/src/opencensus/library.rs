@@ -19,7 +19,9 @@ use weir_proto::opencensus::proto::trace::v1::constant_sampler::ConstantDecision
 use weir_proto::opencensus::proto::trace::v1::trace_config::Sampler;
 
 use super::Door;
-use super::sender::{OpenStream, Presence, unread};
+use weir_net::open_stream::OpenStream;
+
+use super::sender::{Presence, unread};
 use super::translate::Envelope;
 
 /// What a stream is told whose first message has no node.
@@ -36,7 +38,7 @@ pub(super) fn answer(
         Ok(reader) => reader,
         Err(status) => return grpc::refuse(&status),
     };
-    let open = match OpenStream::open(&door) {
+    let open = match OpenStream::open(&door.settings.ledger, door.settings.counts.streams.clone()) {
         Ok(open) => open,
         Err(status) => return grpc::refuse(&status),
     };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::debug;
-use weir_model::{Arrival, Claim, Counter, Exhausted, Node, NodeId, NodeRegistry, Reason, Refusal, Signal};
+use weir_model::{Arrival, Claim, Node, NodeId, NodeRegistry, Reason, Refusal, Signal};
 use weir_net::grpc::{self, Code, RETRY_AFTER_DEFAULT, Status};
 use weir_net::listen::Peer;
 
@@ -139,46 +139,6 @@ impl Sender {
         if let Some(presence) = &self.presence {
             door.nodes.refused(presence.id, Instant::now());
         }
-    }
-}
-
-/// Memory that an open stream takes although nothing is said on it: its task, its place in the connection, its names.
-///
-/// There is no deadline for silence: libraries keep a stream open for days and speak when they have something to say. So
-/// a silent stream is paid for as long as it lives.
-const STREAM_BYTES: u64 = 4 * 1024;
-
-/// Open streams together may take one part in so many of the budget; the rest is for what is said on them.
-const STREAMS_SHARE: u64 = 4;
-
-/// A stream among those that are open now.
-pub(super) struct OpenStream {
-    streams: Counter,
-    _paid: Claim,
-}
-
-impl OpenStream {
-    /// Counts a stream and pays for it.
-    ///
-    /// # Errors
-    /// UNAVAILABLE with a delay where there is no memory for one more.
-    pub(super) fn open(door: &Door) -> Result<Self, Status> {
-        let ledger = &door.settings.ledger;
-        let streams = door.settings.counts.streams.clone();
-        let used = streams.get().saturating_mul(STREAM_BYTES);
-        let limit = ledger.limit() / STREAMS_SHARE;
-        if used.saturating_add(STREAM_BYTES) > limit {
-            return Err(grpc::overloaded(&Exhausted { asked: STREAM_BYTES, used, limit }));
-        }
-        let paid = ledger.claim(STREAM_BYTES).map_err(|exhausted| grpc::overloaded(&exhausted))?;
-        streams.add(1);
-        Ok(Self { streams, _paid: paid })
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.streams.sub(1);
     }
 }
 

@@ -34,7 +34,9 @@ use weir_net::grpc::{self, Code, MessageReader, RETRY_AFTER_DEFAULT, Status};
 use weir_net::listen::Peer;
 
 use super::Door;
-use super::sender::{Items, OpenStream, PATIENCE_MAX, Patience, Sender, Told, unread};
+use weir_net::open_stream::OpenStream;
+
+use super::sender::{Items, PATIENCE_MAX, Patience, Sender, Told, unread};
 
 /// Messages of one stream that may be on their way to the disk.
 ///
@@ -116,7 +118,7 @@ struct Delivered {
 impl Stream {
     fn open(door: Arc<Door>, signal: Signal, peer: Arc<Peer>) -> Result<Self, Status> {
         Ok(Self {
-            _open: OpenStream::open(&door)?,
+            _open: OpenStream::open(&door.settings.ledger, door.settings.counts.streams.clone())?,
             door,
             signal,
             peer,

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
+use weir_net::grpc;
 use weir_proto::weir::events::v1::report_request::Wait;
 use weir_proto::weir::events::v1::report_service_server::{ReportService, ReportServiceServer};
 use weir_proto::weir::events::v1::{ReportRequest, ReportResponse};
@@ -144,26 +145,9 @@ fn status_of(error: ReportError) -> Status {
 /// How long to wait for the collector: somewhat less than the caller does, so that it hears an answer and not its own
 /// deadline.
 fn wait_at_most(metadata: &MetadataMap) -> Duration {
-    let deadline = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
+    // One that is not written as it should is none: the caller waits as long as others that say nothing.
+    let deadline = grpc::time_allowed(&metadata.clone().into_headers()).ok().flatten();
     deadline.map_or(WAIT_MAX, |deadline| (deadline / 10 * 9).min(WAIT_MAX))
-}
-
-/// The header as gRPC's HTTP/2 protocol has it: at most eight digits and a unit.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
 use weir_proto::weir::link::v1::{Inventory, State, StateAck, Want, state_down, state_up};
+use weir_queue::QueueError;
 
 use super::*;
 use crate::limits::{STATE_RESEND_AFTER, STATES_IN_FLIGHT_MAX, STATES_MAX};
 use crate::names::to_wire;
-use crate::state::keep::Volatile;
+use crate::state::keep::{Change, Volatile};
 
 /// A disk that fails, or waits, when it is told to.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use weir_proto::weir::link::v1::{Inventory, KeyDigest, State, StateAck, state_down};
+use weir_queue::QueueError;
 
 use super::*;
 use crate::limits::{STATES_MAX, STORE_TOMBSTONES_MAX};
 use crate::names::to_wire;
-use crate::state::keep::Volatile;
+use crate::state::keep::{Change, Volatile};
 
 /// A disk that fails when it is told to.
 #[derive(Debug, Default)]
