@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tempfile::TempDir;
+use weir_tests::client::HttpClient;
 use weir_tests::port::free_address;
 
 use crate::corpus::{self, Corpus};
@@ -85,28 +86,70 @@ impl Bench {
         let name = between.name();
         let tally = Arc::new(Tally::new(IN_FLIGHT * SPANS as usize));
         let sink = Sink::start(Backend::Otlp, Arc::clone(&tally)).await?;
-        let daemons = start(&self.binaries, between, sink.address).await?;
+        let (daemons, metrics) = start(&self.binaries, between, sink.address).await?;
         let closed = measure::closed(&daemons, Protocol::Otlp, corpus, &tally, &self.times).await?;
+        self.acknowledgements(&format!("{name} at full load"), metrics).await?;
         daemons.stop().await?;
         self.tell(name, Bar::None, &closed);
 
         let tally = Arc::new(Tally::new(0));
         let sink = Sink::start(Backend::Otlp, Arc::clone(&tally)).await?;
-        let daemons = start(&self.binaries, between, sink.address).await?;
+        let (daemons, metrics) = start(&self.binaries, between, sink.address).await?;
         let rate = closed.per_second * OPEN_SHARE;
         let lasts = self.times.open;
         let open = measure::open(&daemons, Protocol::Otlp, corpus, &tally, rate, lasts).await?;
+        self.acknowledgements(&format!("{name} at half load"), metrics).await?;
         daemons.stop().await?;
         self.report.add(&format!("{name} p50 at half load"), "ms", Bar::None, open.p50);
         self.report.add(&format!("{name} p99 at half load"), "ms", Bar::None, open.p99);
         Ok([closed.per_cpu_second, closed.per_second])
     }
+
+    /// How long the agent's pushes took until the collector had persisted them (with OTLP: had answered), by the agent's page.
+    async fn acknowledgements(&mut self, name: &str, metrics: SocketAddr) -> anyhow::Result<()> {
+        let page = HttpClient::default().get(metrics, "/metrics").await.map_err(anyhow::Error::msg)?;
+        let page = String::from_utf8(page.into_body().to_vec()).context("a page of metrics is text")?;
+        let buckets = buckets(&page, "weir_exporter_push_duration_seconds_bucket")?;
+        for (word, share) in [("p50", 0.5), ("p99", 0.99)] {
+            let millis = quantile(&buckets, share).context("the agent has pushed")? * 1000.0;
+            self.report.add(&format!("{name}: acknowledged {word}"), "ms", Bar::None, millis);
+        }
+        Ok(())
+    }
 }
 
-/// Starts the two, the collector first.
-async fn start(binaries: &subject::Binaries, between: Between, sink: SocketAddr) -> anyhow::Result<Daemon> {
+/// Bounds, in seconds, and how many were at most so long, of the one histogram of this name on the page.
+///
+/// # Errors
+/// Where the page has none.
+fn buckets(page: &str, name: &str) -> anyhow::Result<Vec<(f64, f64)>> {
+    let rows = page.lines().filter(|line| line.starts_with(name));
+    rows.map(|row| {
+        let (_, rest) = row.split_once("le=\"").context("a bucket has a bound")?;
+        let (bound, rest) = rest.split_once('"').context("a bound ends")?;
+        let (_, count) = rest.rsplit_once(' ').context("a bucket has a count")?;
+        Ok((bound.parse().context("a bound is a number")?, count.parse().context("a count is a number")?))
+    })
+    .collect()
+}
+
+/// Where this share lies, between the bounds of its bucket in proportion, as Prometheus' `histogram_quantile` has it.
+fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
+    let rank = buckets.last().map(|(_, count)| count * share).filter(|rank| *rank > 0.0)?;
+    let at = buckets.iter().position(|(_, count)| *count >= rank)?;
+    let (low, before) = if at == 0 { (0.0, 0.0) } else { buckets[at - 1] };
+    let (high, upto) = buckets[at];
+    if high.is_infinite() { Some(low) } else { Some(low + (high - low) * (rank - before) / (upto - before)) }
+}
+
+/// Starts the two, the collector first; with the address of the agent's page of metrics.
+async fn start(
+    binaries: &subject::Binaries,
+    between: Between,
+    sink: SocketAddr,
+) -> anyhow::Result<(Daemon, SocketAddr)> {
     let folder = TempDir::new_in(&binaries.folder).context("make a folder")?;
-    let [entry, link] = std::array::from_fn(|_| free_address());
+    let [entry, link, metrics] = std::array::from_fn(|_| free_address());
     let signals = |receiver: &str, exporter: &str| {
         format!("  pipelines:\n    traces: {{receivers: [{receiver}], exporters: [{exporter}]}}\n")
     };
@@ -119,12 +162,12 @@ async fn start(binaries: &subject::Binaries, between: Between, sink: SocketAddr)
     );
     let agent = format!(
         "receivers:\n  otlp: {{protocols: {{grpc: {{endpoint: {entry}}}}}}}\nexporters:\n  {exporter}\n{}{}",
-        subject::service(Storage::Disk, &folder.path().join("agent")),
+        subject::service_seen(Storage::Disk, &folder.path().join("agent"), metrics),
         signals("otlp", &id(&exporter)),
     );
     let behind = process(binaries, &collector, folder.path(), "collector", link).await?;
     let process = process(binaries, &agent, folder.path(), "agent", entry).await?;
-    Ok(Daemon::of(process, entry, Some(behind), folder))
+    Ok((Daemon::of(process, entry, Some(behind), folder), metrics))
 }
 
 /// Starts a daemon with this configuration and waits until it listens.

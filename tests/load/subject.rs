@@ -262,11 +262,16 @@ exporters:
 }
 
 pub(crate) fn service(storage: Storage, folder: &Path) -> String {
+    service_seen(storage, folder, free_address())
+}
+
+/// The same, with the page of metrics at an address that is known.
+pub(crate) fn service_seen(storage: Storage, folder: &Path, metrics: SocketAddr) -> String {
     format!(
         "service:\n  data_dir: {}\n  queue: {{storage: {}}}\n  telemetry: {{metrics: {{endpoint: {}}}}}\n  health: {{endpoint: {}}}\n",
         folder.join("data").display(),
         storage.name(),
-        free_address(),
+        metrics,
         free_address(),
     )
 }

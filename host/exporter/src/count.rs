@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use weir_model::Counter;
 use weir_model::count::BySignal;
+use weir_model::durations::Durations;
 
 /// The counters of one configured exporter; items unless said. Cloning shares them.
 #[derive(Debug, Clone, Default)]
@@ -18,8 +19,8 @@ pub struct ExporterCounts {
     pub dead_lettered: BySignal,
     /// Pushes made.
     pub pushes: Counter,
-    /// Nanoseconds spent in pushes.
-    pub push_nanos: Counter,
+    /// How long pushes took, from the first byte to what the backend said.
+    pub durations: Durations,
     /// Pushes during which a plugin's instance ended.
     pub ends: Counter,
     /// Pushes under way.

@@ -311,7 +311,7 @@ impl Shared {
         let under_way = Subtract(&self.counts);
         let outcome = self.exporter.push(push).await;
         drop(under_way);
-        self.counts.push_nanos.add(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.counts.durations.add(started.elapsed());
         outcome
     }
 

@@ -11,6 +11,7 @@
 //! | `node.rs`, `registry.rs` | the process that speaks, and the bounded table of those heard |
 //! | `ledger.rs` | one budget of memory, paid with permits |
 //! | `count.rs` | counters that parts own and the daemon shows |
+//! | `durations.rs` | how long things took, by size |
 //! | `http.rs`, `unary.rs`, `scrape.rs` | an HTTP message, a gRPC call and a target as a plugin sees them |
 //!
 //! Invariant: no I/O, no task, no clock, no generated type.
@@ -18,6 +19,7 @@
 pub mod batch;
 pub mod contract;
 pub mod count;
+pub mod durations;
 pub mod http;
 pub mod ledger;
 pub mod node;

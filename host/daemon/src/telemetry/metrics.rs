@@ -18,6 +18,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use weir_exporter::ExporterCounts;
 use weir_model::count::{BySignal, PageCounts, ReceiverCounts, TlsCounts};
+use weir_model::durations::Durations;
 use weir_model::{Counter, Ledger, NodeRegistry, Reason, Signal};
 use weir_pipeline::PipelineCounts;
 use weir_plugin::counts::Retirement;
@@ -337,12 +338,10 @@ impl Page {
                 .collect::<Vec<_>>()
         };
         counter(encoder, "weir_exporter_pushes", "Pushes made", of(|counts| counts.pushes.get()))?;
-        counter(
-            encoder,
-            "weir_exporter_push_nanoseconds",
-            "Time spent in pushes",
-            of(|counts| counts.push_nanos.get()),
-        )?;
+        let name = "weir_exporter_push_duration_seconds";
+        let help = "How long pushes took, until the backend had answered; of a link, until the collector had persisted";
+        let rows = self.sources.exporters.iter();
+        histogram(encoder, name, help, rows.map(|source| (labels(source), &source.counts.durations)))?;
         let help = "Pushes during which a plugin's instance ended";
         counter(encoder, "weir_exporter_ends", help, of(|counts| counts.ends.get()))?;
         gauge(encoder, "weir_exporter_in_flight", "Pushes under way", of(|counts| counts.in_flight.get()))?;
@@ -517,18 +516,8 @@ impl Page {
     fn plugin_durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let name = "weir_plugin_call_duration_seconds";
         let help = "How long calls into the plugin took, waiting included";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for source in &self.sources.plugins {
-            let durations = &source.counts.durations;
-            let bound = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64());
-            let buckets: Vec<(f64, u64)> =
-                durations.buckets().map(|(least, count)| (bound(least), count)).collect();
-            let count = buckets.iter().map(|(_, count)| count).sum();
-            let labels = plugin_labels(source);
-            let mut encoder = family.encode_family(&labels)?;
-            encoder.encode_histogram::<NoLabelSet>(durations.sum().as_secs_f64(), count, &buckets, None)?;
-        }
-        Ok(())
+        let rows = self.sources.plugins.iter();
+        histogram(encoder, name, help, rows.map(|source| (plugin_labels(source), &source.counts.durations)))
     }
 
     /// What plugins count themselves: one family, so that no plugin can choose the name of one.
@@ -681,6 +670,24 @@ fn family(
     for (labels, value) in rows {
         let row = Row { kind, value };
         row.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn histogram<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, &'a Durations)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    let bound = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64());
+    for (labels, durations) in rows {
+        let buckets: Vec<(f64, u64)> =
+            durations.buckets().map(|(least, count)| (bound(least), count)).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let mut encoder = family.encode_family(&labels)?;
+        encoder.encode_histogram::<NoLabelSet>(durations.sum().as_secs_f64(), count, &buckets, None)?;
     }
     Ok(())
 }
