@@ -42,6 +42,7 @@
 //! WEIR_SWAPS=50 cargo test --release -p weir-tests --test e2e -- --nocapture swap
 //! WEIR_HOSTILE_ROUNDS=5 cargo test --release -p weir-tests --test e2e -- --nocapture hostile   (as root)
 //! WEIR_RECORD=1 WEIR_CYCLES=1000 cargo test --release -p weir-tests --test e2e -- --nocapture kills_and_a_bad_wire
+//! WEIR_RECORD=1 WEIR_SEEDS=10000 cargo test --release -p weir-tests --test e2e -- --nocapture simulated
 //! WEIR_RECORD=1 WEIR_PARTITIONS=60 cargo test --release -p weir-tests --test e2e -- --nocapture packets   (as root, with nft)
 //! WEIR_RECORD=1 WEIR_RESTARTS=120 cargo test --release -p weir-tests --test e2e -- --nocapture restarts_under_load
 //! WEIR_RECORD=1 WEIR_RECONNECTS=10000 WEIR_IDENTITIES=5000 cargo test --release -p weir-tests --test e2e -- --nocapture streams_that_come

@@ -9,7 +9,7 @@ const VARIABLE: &str = "WEIR_RECORD";
 const HEAD: &str = "# What the long runs have shown
 
 Written by the tests themselves, by the commands in `tests/e2e/main.rs` with `WEIR_RECORD=1`. The rows are those of the test plan:
-2 the collector is killed, 3 both are, 14 partitions and bad wires, 15 restarts, 16 thousands of streams. A seed makes the same
+2 the collector is killed, 3 both are, 6 simulated seeds, 14 partitions and bad wires, 15 restarts, 16 thousands of streams. A seed makes the same
 random choices again; at which moment the kernel does what is not the test's to choose.
 
 | row | story | cycles | figures | seed | commit |

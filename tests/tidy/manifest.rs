@@ -25,7 +25,7 @@ pub(crate) const ARROWS: [(&str, &[&str]); 13] = [
             "wire",
         ],
     ),
-    ("tests", &["exposition", "model", "proto", "queue", "wire"]),
+    ("tests", &["exposition", "link", "model", "proto", "queue", "wire"]),
 ];
 
 /// What a package in plugins/ may import of ours: what any author has, and the codecs that receiver and exporter of one format
