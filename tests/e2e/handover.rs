@@ -14,6 +14,7 @@
 //! | `copies.rs` | folders of agents that are wiped, restored, doubled |
 //! | `restart.rs` | orderly restarts under load |
 //! | `churn.rs` | thousands of streams, thousands of names |
+//! | `rolling.rs` | twenty agents, restarted in turn |
 //! | `simulated.rs` | the sessions of both in a simulation: thousands of seeds |
 //! | `stores.rs` | folders of collectors that are wiped, restored |
 
@@ -23,5 +24,6 @@ mod kill;
 mod loss;
 mod pair;
 mod restart;
+mod rolling;
 mod simulated;
 mod stores;

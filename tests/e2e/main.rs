@@ -45,6 +45,7 @@
 //! WEIR_RECORD=1 WEIR_SEEDS=10000 cargo test --release -p weir-tests --test e2e -- --nocapture simulated
 //! WEIR_RECORD=1 WEIR_PARTITIONS=60 cargo test --release -p weir-tests --test e2e -- --nocapture packets   (as root, with nft)
 //! WEIR_RECORD=1 WEIR_RESTARTS=120 cargo test --release -p weir-tests --test e2e -- --nocapture restarts_under_load
+//! WEIR_RECORD=1 WEIR_ROUNDS=10 cargo test --release -p weir-tests --test e2e -- --nocapture restarted_in_turn
 //! WEIR_RECORD=1 WEIR_RECONNECTS=10000 WEIR_IDENTITIES=5000 cargo test --release -p weir-tests --test e2e -- --nocapture streams_that_come
 //! WEIR_SEED=…                                                                 the same random choices again
 //! ```
