@@ -89,6 +89,10 @@ pub const INCARNATIONS_MAX: usize = 16;
 /// Numberings of an agent's logs of which a collector remembers the highest place that it refused for good: so that ten thousand
 /// agents' rows have room in one file. Without it an agent is at most noted for records that it dropped itself.
 pub const REJECTED_LOGS_MAX: usize = 16;
+/// Ranges of places of rejected records that an agent remembers of one lane of one log, until the log has settled past them: there is
+/// more than one only while another lane holds the cursor up. Beyond it the two nearest become one, and what lies between them goes
+/// without its key too where it comes again: rather stored twice than taken for known. All lanes of all logs are some 1.1 MB.
+pub const REJECTED_RANGES_MAX: usize = 64;
 /// How long an agent stays away after somebody newer has its name: rare enough to cost nothing, soon enough to come back when
 /// the other is gone.
 pub const FENCED_WAIT: Duration = Duration::from_secs(10);
@@ -129,6 +133,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a text by a peer that are kept and shown.
 pub const SHOWN_BYTES_MAX: usize = 4 << 10;
+/// How long the task of an agent may take to end once it is cut off, and its last write to reach the disk: both take milliseconds,
+/// and a stop or a reload does not wait for a disk or a call that hangs.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// How long an agent that has said that it leaves waits for the collector to end the stream.
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
 

@@ -29,6 +29,7 @@ use weir_proto::weir::link::v1::{CollectorMessage, Heartbeat};
 
 use crate::agent::dial::{Target, Tasks, TlsProvider};
 use crate::agent::folder::{Folder, FolderError};
+use crate::agent::rejected::Rejected;
 use crate::agent::seeds;
 use crate::agent::session::{Effect, Ended, Farewell, Outgoing, Verdict};
 use crate::agent::shared::{Shared, now};
@@ -53,6 +54,7 @@ pub(crate) struct Connection {
     pub(crate) tls: Option<TlsProvider>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) folder: Arc<Folder>,
+    pub(crate) rejected: Arc<Rejected>,
     /// The failure that was shown last: the same one again is not news.
     pub(crate) shown: Option<String>,
     /// A new life was begun, and no collector has welcomed it yet.
@@ -75,12 +77,12 @@ impl Connection {
     /// Returns when the agent has left; else never.
     pub(crate) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let folder = Arc::clone(&self.folder);
+        let (folder, rejected) = (Arc::clone(&self.folder), Arc::clone(&self.rejected));
         tokio::select! {
             () = self.streams() => (),
-            () = note(&shared, &folder) => (),
+            () = note(&shared, &folder, &rejected) => (),
         }
-        keep(&shared, &folder).await;
+        keep(&shared, &folder, &rejected).await;
     }
 
     async fn streams(&mut self) {
@@ -297,19 +299,24 @@ fn request(target: &Target, writer: Writer) -> Result<Request<Writer>, http::Err
         .body(writer)
 }
 
-/// Notes where the logs end, and writes what was accepted, each few seconds.
-async fn note(shared: &Shared, folder: &Arc<Folder>) {
+/// Notes where the logs end, and writes what was accepted and which rejections are settled, each few seconds.
+async fn note(shared: &Arc<Shared>, folder: &Arc<Folder>, rejected: &Arc<Rejected>) {
     let mut timer = tokio::time::interval(NOTE_INTERVAL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
         shared.sample();
-        keep(shared, folder).await;
+        keep(shared, folder, rejected).await;
     }
 }
 
-async fn keep(shared: &Shared, folder: &Arc<Folder>) {
+async fn keep(shared: &Arc<Shared>, folder: &Arc<Folder>, rejected: &Arc<Rejected>) {
     let (folder, logs) = (Arc::clone(folder), shared.logs());
+    let (rejected, shared) = (Arc::clone(rejected), Arc::clone(shared));
+    let pruned = on_disk(move || rejected.prune(&shared.settled())).await;
+    if let Err(cause) = pruned {
+        warn!(error = chain(&cause), "write down which rejected records are settled");
+    }
     let kept = on_disk(move || folder.keep(&logs.iter().map(String::as_str).collect::<Vec<_>>())).await;
     if let Err(cause) = kept {
         warn!(error = chain(&cause), "write down what the collector has taken");
@@ -317,7 +324,7 @@ async fn keep(shared: &Shared, folder: &Arc<Folder>) {
 }
 
 /// Runs what waits for the disk where waiting harms nobody.
-async fn on_disk<T: Send + 'static>(
+pub(crate) async fn on_disk<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FolderError> + Send + 'static,
 ) -> Result<T, FolderError> {
     match tokio::task::spawn_blocking(act).await {
@@ -442,7 +449,7 @@ fn words(status: Option<Status>) -> String {
 }
 
 /// An error with all of its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -484,7 +491,8 @@ mod tests {
     }
 
     fn connection(is_full: &Arc<AtomicBool>) -> Connection {
-        let rows = Box::new(Full(Memory::default(), Arc::clone(is_full)));
+        let rows: Arc<dyn Rows> = Arc::new(Full(Memory::default(), Arc::clone(is_full)));
+        let rejected = Arc::new(Rejected::open(Arc::clone(&rows), &[]));
         let start = Start { boot: Boot(1), ends: Vec::new() };
         let folder = Arc::new(Folder::open(rows, None, &start, seeds()).unwrap());
         let life = folder.life();
@@ -505,6 +513,7 @@ mod tests {
             tls: None,
             shared: Arc::new(Shared::new(Session::new(names, Box::new(NoStates)), Vec::new())),
             folder,
+            rejected,
             shown: None,
             is_renewed: false,
         }
