@@ -40,6 +40,8 @@ mod rejected_tests;
 mod session_model;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +51,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use weir_model::{Exporter, SOURCE_NAME_BYTES_MAX};
+use weir_net::client_tls::ClientTls;
 use weir_queue::{Disk, DurableMap, Opened, QueueError, SystemDisk};
 
 use crate::agent::connection::Connection;
@@ -63,7 +66,7 @@ use crate::lanes::AgentStates;
 use crate::limits::{CUT_GRACE, LEAVE_GRACE, LOGS_MAX};
 use crate::names::{Boot, Incarnation, StoreId};
 
-pub use dial::{EndpointError, TlsProvider};
+pub use dial::EndpointError;
 pub use folder::FolderError;
 pub use gauge::LogHandle;
 pub use parcel::{Encoding, Parcel, Unfit};
@@ -77,8 +80,9 @@ pub struct AgentSettings {
     pub endpoint: String,
     /// Where the file `agent-ID.redb` is; none: all is forgotten with the process, and each start is a new incarnation.
     pub folder: Option<PathBuf>,
-    /// Certificates, asked for at each dial; none: plaintext, over loopback only.
-    pub tls: Option<TlsProvider>,
+    /// By what the collector is judged, at each dial and while a stream lives, and what is shown to it; none: plaintext, over loopback
+    /// only.
+    pub tls: Option<ClientTls>,
     /// Who it is; none: the UUID of its folder.
     pub identity: Option<String>,
     /// How bodies may be compressed, the preferred first.
@@ -415,4 +419,28 @@ fn try_seeds() -> Result<Seeds, AgentError> {
 /// The same while it runs: an incarnation is unique by its time too, and the system gave random numbers at the start.
 fn seeds() -> Seeds {
     try_seeds().unwrap_or_else(|_| Seeds { unix_millis: 0, random: fastrand::u128(..) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: the task of an agent that is cut off heeds it, ends by a panic, or does neither.
+    /// Guarantees: the stop is over within its time, and the last task is given up.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_is_given_up() {
+        let cut = CancellationToken::new();
+        let heeds = cut.clone();
+        cut_off("weir/up", tokio::spawn(async move { heeds.cancelled().await }), &cut).await;
+        cut_off("weir/up", tokio::spawn(async { panic!("as the test wants it") }), &cut).await;
+        let (held, given_up) = tokio::sync::oneshot::channel::<()>();
+        let stuck = tokio::spawn(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        let began = tokio::time::Instant::now();
+        cut_off("weir/up", stuck, &cut).await;
+        assert_eq!(began.elapsed().as_secs(), CUT_GRACE.as_secs());
+        given_up.await.unwrap_err();
+    }
 }

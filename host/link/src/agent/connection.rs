@@ -24,10 +24,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
+use weir_net::client_tls::{ClientTls, Distrusted, Judge};
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{CollectorMessage, Heartbeat};
 
-use crate::agent::dial::{Target, Tasks, TlsProvider};
+use crate::agent::dial::{Target, Tasks};
 use crate::agent::folder::{Folder, FolderError};
 use crate::agent::rejected::Rejected;
 use crate::agent::seeds;
@@ -41,7 +42,8 @@ use crate::names::StoreId;
 /// The method that is called.
 const PATH: &str = "/weir.link.v1.LinkService/Open";
 
-/// The time is looked at no more often than that: where the writer is held up, what is due stays due.
+/// The time, and the collector's certificate, are looked at no more often than that: where the writer is held up, what is due stays
+/// due.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often it is noted where the logs end, and what was accepted is written down.
@@ -51,7 +53,7 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Connection {
     pub(crate) id: String,
     pub(crate) target: Target,
-    pub(crate) tls: Option<TlsProvider>,
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) rejected: Arc<Rejected>,
@@ -176,6 +178,7 @@ impl Connection {
         };
         let mut requests = dialled.requests;
         let mut reader = Reader::new(Box::pin(requests.send_request(request)));
+        let origin = self.target.origin();
         let speaking = self.speak(&mut reader);
         tokio::pin!(speaking);
         // What has come before the connection ended is still read: a Goodbye may be the last of it.
@@ -188,6 +191,9 @@ impl Connection {
         tokio::select! {
             over = &mut speaking => over,
             never = motion => match never {},
+            distrusted = distrusted(dialled.judge) => Over::Broken(format!(
+                "{distrusted}: the stream to {origin} was ended, which needs another certificate (`weir cert issue`)"
+            )),
         }
     }
 
@@ -278,6 +284,17 @@ impl Connection {
         }
         if let Some((name, numbering)) = self.shared.numbering(log, incarnation) {
             self.folder.accepted(&name, numbering, last);
+        }
+    }
+}
+
+/// Returns when the collector's certificate does not hold any more: looks each time that it may have come to that.
+async fn distrusted(judge: Option<Judge>) -> Distrusted {
+    let Some(mut judge) = judge else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(judge.pace().max(LOOK_PAUSE)).await;
+        if let Err(distrusted) = judge.look() {
+            return distrusted;
         }
     }
 }

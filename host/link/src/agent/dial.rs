@@ -11,12 +11,14 @@ use bytes::Bytes;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weir_net::client_tls::{ClientTls, Judge};
 
 use crate::limits::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, PART_BYTES_FIRST};
 
@@ -43,11 +45,6 @@ const ADDRESSES_MAX: usize = 16;
 const ALPN_H2: &[u8] = b"h2";
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Gives the configuration for a dial: anew each time, so that certificates may change between two.
-///
-/// An error is shown, and the next dial asks again.
-pub type TlsProvider = Arc<dyn Fn() -> Result<Arc<ClientConfig>, BoxError> + Send + Sync>;
 
 /// Where the collector is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +90,6 @@ pub(crate) enum DialError {
         #[source]
         cause: io::Error,
     },
-    #[error("get the certificates for the link")]
-    Credential(#[source] BoxError),
     #[error("`{0}` is no name that a certificate could have")]
     ServerName(String),
     #[error("speak TLS with {address}")]
@@ -148,6 +143,8 @@ impl Tasks {
 pub(crate) struct Dialled<B> {
     pub(crate) requests: SendRequest<B>,
     pub(crate) motion: std::pin::Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
+    /// Judges the collector's certificate while the connection lives; none without TLS.
+    pub(crate) judge: Option<Judge>,
 }
 
 // === impl Target ===
@@ -196,11 +193,7 @@ impl Target {
     ///
     /// # Errors
     /// [`DialError`]: worth another try later.
-    pub(crate) async fn dial<B>(
-        &self,
-        tls: Option<&TlsProvider>,
-        tasks: Tasks,
-    ) -> Result<Dialled<B>, DialError>
+    pub(crate) async fn dial<B>(&self, tls: Option<&ClientTls>, tasks: Tasks) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -211,15 +204,18 @@ impl Target {
             .unwrap_or_else(|_| Err(DialError::Timeout(self.origin())))
     }
 
-    async fn dial_in_peace<B>(&self, tls: Option<&TlsProvider>, tasks: Tasks) -> Result<Dialled<B>, DialError>
+    async fn dial_in_peace<B>(&self, tls: Option<&ClientTls>, tasks: Tasks) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let (stream, address) = self.connect().await?;
-        let io: Box<dyn Io> = match tls {
-            Some(provider) => Box::new(self.secure(stream, address, provider).await?),
-            None => Box::new(stream),
+        let (io, judge): (Box<dyn Io>, _) = match tls {
+            Some(tls) => {
+                let (stream, judge) = self.secure(stream, address, tls).await?;
+                (Box::new(stream), Some(judge))
+            }
+            None => (Box::new(stream), None),
         };
         let handshake = Builder::new(tasks)
             .timer(TokioTimer::new())
@@ -233,7 +229,7 @@ impl Target {
             .handshake(TokioIo::new(io))
             .await;
         let (requests, connection) = handshake.map_err(|cause| DialError::Http(self.origin(), cause))?;
-        Ok(Dialled { requests, motion: Box::pin(connection) })
+        Ok(Dialled { requests, motion: Box::pin(connection), judge })
     }
 
     async fn connect(&self) -> Result<(TcpStream, SocketAddr), DialError> {
@@ -265,14 +261,18 @@ impl Target {
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        provider: &TlsProvider,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialError> {
-        let mut config = ClientConfig::clone(&*provider().map_err(DialError::Credential)?);
+        tls: &ClientTls,
+    ) -> Result<(tokio_rustls::client::TlsStream<TcpStream>, Judge), DialError> {
+        let mut config = ClientConfig::clone(&*tls.fresh().await);
         config.alpn_protocols = vec![ALPN_H2.to_vec()];
+        // Whose session is resumed is not judged: its certificate could have expired meanwhile.
+        config.resumption = Resumption::disabled();
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| DialError::ServerName(self.host.clone()))?;
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        connecting.await.map_err(|cause| DialError::Tls { address, cause })
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream);
+        let stream = connecting.await.map_err(|cause| DialError::Tls { address, cause })?;
+        let judge = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), name);
+        Ok((stream, judge))
     }
 }
 
