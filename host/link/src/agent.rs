@@ -10,6 +10,7 @@
 //! | `agent/shared.rs` | what pushes and the connection share |
 //! | `agent/exporter.rs` | the link seen as an exporter |
 //! | `agent/connection.rs`, `agent/dial.rs`, `agent/wire.rs` | the stream, the way to it, its bytes |
+//! | `agent/sign.rs` | whether a peer has sent anything |
 //!
 //! ```text
 //! Delivery ── push ──▶ exporter ── parcel ──▶ session ◀── next ── writer ──▶ collector
@@ -29,11 +30,14 @@ mod parcel;
 mod rejected;
 pub mod session;
 mod shared;
+mod sign;
 mod wire;
 mod words;
 
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+mod parting_tests;
 #[cfg(test)]
 mod rejected_tests;
 #[cfg(test)]

@@ -129,6 +129,10 @@ pub const PART_TIME: Duration = Duration::from_millis(125);
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// Name, TCP, TLS and HTTP/2 together, when an agent dials.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent that dials waits at least for the first sign of a collector. Else that is one interval of heartbeats, as the
+/// collector had them last, and [`CONNECT_TIMEOUT`] at the most: whoever is away for so long would be dead soon anyway, and a dial
+/// into a network that is parted just now must not outlast the parting. Three packets and a lost one take a second.
+pub const FIRST_SIGN_MIN: Duration = Duration::from_secs(1);
 /// The longest time that a collector can send an agent away for: after that it tries again, whatever it was told.
 pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a text by a peer that are kept and shown.

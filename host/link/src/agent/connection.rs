@@ -28,7 +28,7 @@ use weir_net::client_tls::{ClientTls, Distrusted, Judge};
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{CollectorMessage, Heartbeat};
 
-use crate::agent::dial::{Target, Tasks};
+use crate::agent::dial::{DialError, Target, Tasks};
 use crate::agent::folder::{Folder, FolderError};
 use crate::agent::rejected::Rejected;
 use crate::agent::seeds;
@@ -166,7 +166,8 @@ impl Connection {
 
 impl Connection {
     async fn stream(&mut self, tasks: &Tasks) -> Over {
-        let dialled = match self.target.dial::<Writer>(self.tls.as_ref(), tasks.clone()).await {
+        let patience = self.shared.first_sign_within();
+        let dialled = match self.target.dial::<Writer>(self.tls.as_ref(), tasks.clone(), patience).await {
             Ok(dialled) => dialled,
             Err(error) => return Over::Broken(chain(&error)),
         };
@@ -178,7 +179,7 @@ impl Connection {
         };
         let mut requests = dialled.requests;
         let mut reader = Reader::new(Box::pin(requests.send_request(request)));
-        let origin = self.target.origin();
+        let (origin, peer) = (self.target.origin(), self.target.origin());
         let speaking = self.speak(&mut reader);
         tokio::pin!(speaking);
         // What has come before the connection ended is still read: a Goodbye may be the last of it.
@@ -191,8 +192,9 @@ impl Connection {
         tokio::select! {
             over = &mut speaking => over,
             never = motion => match never {},
+            () = dialled.sign.missed() => Over::Broken(DialError::NoSign(origin, patience).to_string()),
             distrusted = distrusted(dialled.judge) => Over::Broken(format!(
-                "{distrusted}: the stream to {origin} was ended, which needs another certificate (`weir cert issue`)"
+                "{distrusted}: the stream to {peer} was ended, which needs another certificate (`weir cert issue`)"
             )),
         }
     }

@@ -116,7 +116,7 @@ impl Collector {
         }
     }
 
-    async fn stream(&mut self) -> Opened {
+    pub(super) async fn stream(&mut self) -> Opened {
         tokio::time::timeout(PATIENCE, self.opened.recv()).await.expect("a stream in time").unwrap()
     }
 
@@ -141,7 +141,7 @@ impl Opened {
         message.ok().flatten().map(|message| message.message.unwrap())
     }
 
-    async fn hello(&mut self) -> Hello {
+    pub(super) async fn hello(&mut self) -> Hello {
         match self.heard().await {
             Some(Up::Hello(hello)) => hello,
             other => panic!("{other:?}"),
@@ -180,14 +180,14 @@ impl Opened {
         self.say(Down::Ack(Ack { upto, ..Ack::default() })).await;
     }
 
-    async fn goodbye(self, reason: Reason, known: u128) {
+    pub(super) async fn goodbye(self, reason: Reason, known: u128) {
         let incarnation = to_wire(known);
         let goodbye = Goodbye { reason: reason.into(), incarnation, ..Goodbye::default() };
         self.say(Down::Goodbye(goodbye)).await;
     }
 }
 
-fn welcome() -> Welcome {
+pub(super) fn welcome() -> Welcome {
     Welcome {
         version: 1,
         store: to_wire(1),

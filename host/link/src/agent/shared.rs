@@ -245,6 +245,11 @@ impl Shared {
         core.wake_writer();
     }
 
+    /// How long a dial waits for the first sign of a collector.
+    pub(crate) fn first_sign_within(&self) -> Duration {
+        self.core().session.first_sign_within()
+    }
+
     /// Takes a message of the collector; verdicts are given by [`Shared::settle`].
     ///
     /// # Errors
