@@ -5,10 +5,12 @@
 //! | `agent/session.rs`, `agent/words.rs` | the agent's half of the protocol: no I/O, no clock |
 //! | `agent/parcel.rs`, `agent/pace.rs` | a bundle on its way, and how large its parts are |
 //! | `agent/folder.rs` | what the agent remembers of itself over a restart |
+//! | `agent/rejected.rs` | which records were rejected and may come again |
 //! | `agent/gauge.rs` | what waits in its logs |
 //! | `agent/shared.rs` | what pushes and the connection share |
 //! | `agent/exporter.rs` | the link seen as an exporter |
 //! | `agent/connection.rs`, `agent/dial.rs`, `agent/wire.rs` | the stream, the way to it, its bytes |
+//! | `agent/sign.rs` | whether a peer has sent anything |
 //!
 //! ```text
 //! Delivery ── push ──▶ exporter ── parcel ──▶ session ◀── next ── writer ──▶ collector
@@ -25,26 +27,35 @@ mod folder;
 mod gauge;
 mod pace;
 mod parcel;
+mod rejected;
 pub mod session;
 mod shared;
+mod sign;
 mod wire;
 mod words;
 
 #[cfg(test)]
 mod link_tests;
 #[cfg(test)]
+mod parting_tests;
+#[cfg(test)]
+mod rejected_tests;
+#[cfg(test)]
 mod session_model;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use weir_model::{Exporter, SOURCE_NAME_BYTES_MAX};
+use weir_net::client_tls::ClientTls;
 use weir_queue::{Disk, DurableMap, Opened, QueueError, SystemDisk};
 
 use crate::agent::connection::Connection;
@@ -52,13 +63,14 @@ use crate::agent::dial::Target;
 use crate::agent::exporter::{LogExporter, Unknown};
 use crate::agent::folder::{Folder, Memory, Rows, Seeds, Start};
 use crate::agent::gauge::Gauge;
+use crate::agent::rejected::Rejected;
 use crate::agent::session::{Names, Session};
 use crate::agent::shared::Shared;
 use crate::lanes::AgentStates;
-use crate::limits::{LEAVE_GRACE, LOGS_MAX};
+use crate::limits::{CUT_GRACE, LEAVE_GRACE, LOGS_MAX};
 use crate::names::{Boot, Incarnation, StoreId};
 
-pub use dial::{EndpointError, TlsProvider};
+pub use dial::EndpointError;
 pub use folder::FolderError;
 pub use gauge::LogHandle;
 pub use parcel::{Encoding, Parcel, Unfit};
@@ -72,8 +84,9 @@ pub struct AgentSettings {
     pub endpoint: String,
     /// Where the file `agent-ID.redb` is; none: all is forgotten with the process, and each start is a new incarnation.
     pub folder: Option<PathBuf>,
-    /// Certificates, asked for at each dial; none: plaintext, over loopback only.
-    pub tls: Option<TlsProvider>,
+    /// By what the collector is judged, at each dial and while a stream lives, and what is shown to it; none: plaintext, over loopback
+    /// only.
+    pub tls: Option<ClientTls>,
     /// Who it is; none: the UUID of its folder.
     pub identity: Option<String>,
     /// How bodies may be compressed, the preferred first.
@@ -110,8 +123,10 @@ pub enum AgentError {
 
 /// An agent: it keeps what it is given until a collector has persisted it.
 pub struct Agent {
+    id: String,
     shared: Arc<Shared>,
     folder: Arc<Folder>,
+    rejected: Arc<Rejected>,
     logs: Vec<String>,
     task: Mutex<Option<JoinHandle<()>>>,
     cut: CancellationToken,
@@ -194,7 +209,9 @@ impl Agent {
         let now = shared::now();
         let gauges: Vec<_> = logs.into_iter().map(|log| Gauge::new(log, now)).collect();
         let start = Start { boot: Boot(try_seeds()?.random), ends: gauges.iter().map(Gauge::end).collect() };
-        let folder = Arc::new(Folder::open(open(&id, folder)?, identity.as_deref(), &start, seeds)?);
+        let rows = open(&id, folder)?;
+        let rejected = Arc::new(Rejected::open(Arc::clone(&rows), &start.ends));
+        let folder = Arc::new(Folder::open(rows, identity.as_deref(), &start, seeds)?);
         let life = folder.life();
         let names = Names {
             // Where a certificate says who the agent is, it does not say otherwise.
@@ -211,11 +228,12 @@ impl Agent {
         let names_of_logs = gauges.iter().map(|gauge| gauge.log.name.clone()).collect();
         let shared = Arc::new(Shared::new(Session::new(names, states), gauges));
         let connection = Connection {
-            id,
+            id: id.clone(),
             target,
             tls,
             shared: Arc::clone(&shared),
             folder: Arc::clone(&folder),
+            rejected: Arc::clone(&rejected),
             shown: None,
             is_renewed: false,
         };
@@ -228,14 +246,25 @@ impl Agent {
                 () = ending.cancelled() => (),
             }
         });
-        Ok(Arc::new(Self { shared, folder, logs: names_of_logs, task: Mutex::new(Some(task)), cut }))
+        Ok(Arc::new(Self {
+            id,
+            shared,
+            folder,
+            rejected,
+            logs: names_of_logs,
+            task: Mutex::new(Some(task)),
+            cut,
+        }))
     }
 
     /// The way over the link for one of its logs. What is pushed before there is a connection waits for it.
     pub fn exporter(&self, log: &str) -> Arc<dyn Exporter> {
         let at = self.logs.iter().position(|name| name == log).and_then(|at| u32::try_from(at).ok());
         match at {
-            Some(log) => Arc::new(LogExporter { shared: Arc::clone(&self.shared), log }),
+            Some(log) => {
+                let (shared, rejected) = (Arc::clone(&self.shared), Arc::downgrade(&self.rejected));
+                Arc::new(LogExporter { shared, rejected, log })
+            }
             None => Arc::new(Unknown(log.to_owned())),
         }
     }
@@ -274,7 +303,16 @@ impl Agent {
     /// not acknowledged stays in the logs; pushes that wait are told that they may try again.
     pub async fn stop(&self, drain: Duration) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut task) = task else { return };
+        let Some(task) = task else { return };
+        self.end(task, drain).await;
+        // A rejection may be on its way to the disk: the folder is another's to take when it is there.
+        let rejected = Arc::clone(&self.rejected);
+        if tokio::time::timeout(CUT_GRACE, spawn_blocking(move || rejected.close())).await.is_err() {
+            warn!(exporter = self.id, "the disk does not answer, the agent's folder may stay locked");
+        }
+    }
+
+    async fn end(&self, mut task: JoinHandle<()>, drain: Duration) {
         self.shared.leave(false);
         if tokio::time::timeout(drain, &mut task).await.is_ok() {
             return;
@@ -284,10 +322,7 @@ impl Agent {
         if tokio::time::timeout(LEAVE_GRACE * 2, &mut task).await.is_ok() {
             return;
         }
-        self.cut.cancel();
-        if let Err(error) = task.await {
-            warn!(%error, "the link's task did not end by itself");
-        }
+        cut_off(&self.id, task, &self.cut).await;
     }
 }
 
@@ -316,6 +351,22 @@ impl std::fmt::Debug for AgentSettings {
     }
 }
 
+/// Ends a task that does not end by itself, and waits for it for no longer than a stop may take.
+async fn cut_off(exporter: &str, mut task: JoinHandle<()>, cut: &CancellationToken) {
+    cut.cancel();
+    match tokio::time::timeout(CUT_GRACE, &mut task).await {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => warn!(exporter, %error, "the link's task did not end by itself"),
+        Err(_) => {
+            task.abort();
+            warn!(
+                exporter,
+                "the link's task did not end within {CUT_GRACE:?} of being told to and is given up: what it has under way is sent again"
+            );
+        }
+    }
+}
+
 fn check(logs: &[LogHandle]) -> Result<(), AgentError> {
     if logs.len() > LOGS_MAX {
         return Err(AgentError::Logs(logs.len()));
@@ -329,8 +380,8 @@ fn check(logs: &[LogHandle]) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn open(id: &str, folder: Option<PathBuf>) -> Result<Box<dyn Rows>, FolderError> {
-    let Some(folder) = folder else { return Ok(Box::<Memory>::default()) };
+fn open(id: &str, folder: Option<PathBuf>) -> Result<Arc<dyn Rows>, FolderError> {
+    let Some(folder) = folder else { return Ok(Arc::<Memory>::default()) };
     // An id may have a slash in it, and is no path.
     let path = folder.join(format!("agent-{}.redb", id.replace(['/', '\\'], "+")));
     let failed = |cause| FolderError::Open { path: path.clone(), cause };
@@ -343,7 +394,7 @@ fn open(id: &str, folder: Option<PathBuf>) -> Result<Box<dyn Rows>, FolderError>
             "the agent's memory of itself was damaged: it goes on as a new one"
         );
     }
-    Ok(Box::new(map))
+    Ok(Arc::new(map))
 }
 
 impl Rows for DurableMap {
@@ -372,4 +423,28 @@ fn try_seeds() -> Result<Seeds, AgentError> {
 /// The same while it runs: an incarnation is unique by its time too, and the system gave random numbers at the start.
 fn seeds() -> Seeds {
     try_seeds().unwrap_or_else(|_| Seeds { unix_millis: 0, random: fastrand::u128(..) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: the task of an agent that is cut off heeds it, ends by a panic, or does neither.
+    /// Guarantees: the stop is over within its time, and the last task is given up.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_is_given_up() {
+        let cut = CancellationToken::new();
+        let heeds = cut.clone();
+        cut_off("weir/up", tokio::spawn(async move { heeds.cancelled().await }), &cut).await;
+        cut_off("weir/up", tokio::spawn(async { panic!("as the test wants it") }), &cut).await;
+        let (held, given_up) = tokio::sync::oneshot::channel::<()>();
+        let stuck = tokio::spawn(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        let began = tokio::time::Instant::now();
+        cut_off("weir/up", stuck, &cut).await;
+        assert_eq!(began.elapsed().as_secs(), CUT_GRACE.as_secs());
+        given_up.await.unwrap_err();
+    }
 }

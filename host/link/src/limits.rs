@@ -89,6 +89,10 @@ pub const INCARNATIONS_MAX: usize = 16;
 /// Numberings of an agent's logs of which a collector remembers the highest place that it refused for good: so that ten thousand
 /// agents' rows have room in one file. Without it an agent is at most noted for records that it dropped itself.
 pub const REJECTED_LOGS_MAX: usize = 16;
+/// Ranges of places of rejected records that an agent remembers of one lane of one log, until the log has settled past them: there is
+/// more than one only while another lane holds the cursor up. Beyond it the two nearest become one, and what lies between them goes
+/// without its key too where it comes again: rather stored twice than taken for known. All lanes of all logs are some 1.1 MB.
+pub const REJECTED_RANGES_MAX: usize = 64;
 /// How long an agent stays away after somebody newer has its name: rare enough to cost nothing, soon enough to come back when
 /// the other is gone.
 pub const FENCED_WAIT: Duration = Duration::from_secs(10);
@@ -125,10 +129,17 @@ pub const PART_TIME: Duration = Duration::from_millis(125);
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// Name, TCP, TLS and HTTP/2 together, when an agent dials.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent that dials waits at least for the first sign of a collector. Else that is one interval of heartbeats, as the
+/// collector had them last, and [`CONNECT_TIMEOUT`] at the most: whoever is away for so long would be dead soon anyway, and a dial
+/// into a network that is parted just now must not outlast the parting. Three packets and a lost one take a second.
+pub const FIRST_SIGN_MIN: Duration = Duration::from_secs(1);
 /// The longest time that a collector can send an agent away for: after that it tries again, whatever it was told.
 pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a text by a peer that are kept and shown.
 pub const SHOWN_BYTES_MAX: usize = 4 << 10;
+/// How long the task of an agent may take to end once it is cut off, and its last write to reach the disk: both take milliseconds,
+/// and a stop or a reload does not wait for a disk or a call that hangs.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// How long an agent that has said that it leaves waits for the collector to end the stream.
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
 

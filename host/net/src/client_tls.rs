@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::certificate::chain_ends;
+use crate::certificate::{Identity, chain_ends};
 use crate::material::{Lookout, Print, Spell};
 use crate::roots::{Files, RootsError, Trust};
 
@@ -48,8 +48,10 @@ pub(crate) struct Current {
 
 /// A server is not trusted any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificate of {name} does not hold any more: {cause}")]
+#[error("the certificate {serial} of {name} does not hold any more: {cause}")]
 pub struct Distrusted {
+    /// Its serial number in hexadecimal digits.
+    serial: String,
     name: String,
     #[source]
     cause: rustls::Error,
@@ -190,6 +192,11 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// How often [`Judge::look`] judges: whoever has no other reason to call it calls it that often.
+    pub fn pace(&self) -> Duration {
+        self.tls.pace()
+    }
+
     /// Judges, where half a minute has passed since it did so last. Waits for nothing. Whoever is told that it does not hold any more ends the connection.
     ///
     /// # Errors
@@ -205,7 +212,11 @@ impl Judge {
             (is_known, &current.verifier, self.chain.split_first())
         {
             let judged = verifier.verify_server_cert(first, rest, &self.name, &[], now);
-            judged.map_err(|cause| Distrusted { name: self.name.to_str().into_owned(), cause })?;
+            judged.map_err(|cause| {
+                // It was read once, when it was believed.
+                let serial = Identity::of(first).map_or_else(|_| "-".to_owned(), |identity| identity.serial);
+                Distrusted { serial, name: self.name.to_str().into_owned(), cause }
+            })?;
         }
         (self.found_good_by, self.judged) = (Some(current.reading), Instant::now());
         Ok(())

@@ -35,7 +35,7 @@ pub(crate) enum Between {
 const WORDS_OF_A_BAD_WIRE: [&str; 5] = [
     "backend refuses for now",
     "no stream to the collector",
-    "a newer stream of",
+    "has opened a newer stream",
     // Who is connected by a wire that is silent cannot be told to go.
     "the drain was cut",
     "lines like the next one were held back",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tokio::time::timeout;
 use tracing::warn;
-use weir_link::agent::{Agent, AgentSettings, Encoding, LogHandle, TlsProvider};
+use weir_link::agent::{Agent, AgentSettings, Encoding, LogHandle};
 use weir_link::state::OutboxHandle;
 use weir_model::{BoxFuture, Exporter};
 use weir_net::client_tls::ClientTls;
@@ -77,14 +77,13 @@ pub(super) fn program() -> String {
     format!("weir {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// What is asked for certificates at each dial; nothing where the link is plaintext.
-fn tls(link: &LinkExporter) -> anyhow::Result<Option<TlsProvider>> {
+/// By what the collector is judged at each dial and while a stream lives; nothing where the link is plaintext.
+fn tls(link: &LinkExporter) -> anyhow::Result<Option<ClientTls>> {
     if link.endpoint.value.scheme_str() != Some("https") {
         return Ok(None);
     }
     // A file that is wrong now is told now; one that is wrong later leaves what was read before.
-    let files = ClientTls::load(trust(&link.tls)).context("set up tls")?;
-    Ok(Some(Arc::new(move || Ok(files.current()))))
+    Ok(Some(ClientTls::load(trust(&link.tls)).context("set up tls")?))
 }
 
 /// An agent with its outbox, until it is stopped.

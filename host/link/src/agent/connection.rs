@@ -24,11 +24,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
+use weir_net::client_tls::{ClientTls, Distrusted, Judge};
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{CollectorMessage, Heartbeat};
 
-use crate::agent::dial::{Target, Tasks, TlsProvider};
+use crate::agent::dial::{DialError, Target, Tasks};
 use crate::agent::folder::{Folder, FolderError};
+use crate::agent::rejected::Rejected;
 use crate::agent::seeds;
 use crate::agent::session::{Effect, Ended, Farewell, Outgoing, Verdict};
 use crate::agent::shared::{Shared, now};
@@ -40,7 +42,8 @@ use crate::names::StoreId;
 /// The method that is called.
 const PATH: &str = "/weir.link.v1.LinkService/Open";
 
-/// The time is looked at no more often than that: where the writer is held up, what is due stays due.
+/// The time, and the collector's certificate, are looked at no more often than that: where the writer is held up, what is due stays
+/// due.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often it is noted where the logs end, and what was accepted is written down.
@@ -50,9 +53,10 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Connection {
     pub(crate) id: String,
     pub(crate) target: Target,
-    pub(crate) tls: Option<TlsProvider>,
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) folder: Arc<Folder>,
+    pub(crate) rejected: Arc<Rejected>,
     /// The failure that was shown last: the same one again is not news.
     pub(crate) shown: Option<String>,
     /// A new life was begun, and no collector has welcomed it yet.
@@ -75,12 +79,12 @@ impl Connection {
     /// Returns when the agent has left; else never.
     pub(crate) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let folder = Arc::clone(&self.folder);
+        let (folder, rejected) = (Arc::clone(&self.folder), Arc::clone(&self.rejected));
         tokio::select! {
             () = self.streams() => (),
-            () = note(&shared, &folder) => (),
+            () = note(&shared, &folder, &rejected) => (),
         }
-        keep(&shared, &folder).await;
+        keep(&shared, &folder, &rejected).await;
     }
 
     async fn streams(&mut self) {
@@ -162,7 +166,8 @@ impl Connection {
 
 impl Connection {
     async fn stream(&mut self, tasks: &Tasks) -> Over {
-        let dialled = match self.target.dial::<Writer>(self.tls.as_ref(), tasks.clone()).await {
+        let patience = self.shared.first_sign_within();
+        let dialled = match self.target.dial::<Writer>(self.tls.as_ref(), tasks.clone(), patience).await {
             Ok(dialled) => dialled,
             Err(error) => return Over::Broken(chain(&error)),
         };
@@ -174,6 +179,7 @@ impl Connection {
         };
         let mut requests = dialled.requests;
         let mut reader = Reader::new(Box::pin(requests.send_request(request)));
+        let (origin, peer) = (self.target.origin(), self.target.origin());
         let speaking = self.speak(&mut reader);
         tokio::pin!(speaking);
         // What has come before the connection ended is still read: a Goodbye may be the last of it.
@@ -186,6 +192,10 @@ impl Connection {
         tokio::select! {
             over = &mut speaking => over,
             never = motion => match never {},
+            () = dialled.sign.missed() => Over::Broken(DialError::NoSign(origin, patience).to_string()),
+            distrusted = distrusted(dialled.judge) => Over::Broken(format!(
+                "{distrusted}: the stream to {peer} was ended, which needs another certificate (`weir cert issue`)"
+            )),
         }
     }
 
@@ -280,6 +290,17 @@ impl Connection {
     }
 }
 
+/// Returns when the collector's certificate does not hold any more: looks each time that it may have come to that.
+async fn distrusted(judge: Option<Judge>) -> Distrusted {
+    let Some(mut judge) = judge else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(judge.pace().max(LOOK_PAUSE)).await;
+        if let Err(distrusted) = judge.look() {
+            return distrusted;
+        }
+    }
+}
+
 /// Returns where there is nothing to wait for any more: the agent leaves, and nobody listens.
 async fn abandoned(shared: &Shared) {
     while shared.is_welcome() || !shared.may_end() {
@@ -297,19 +318,24 @@ fn request(target: &Target, writer: Writer) -> Result<Request<Writer>, http::Err
         .body(writer)
 }
 
-/// Notes where the logs end, and writes what was accepted, each few seconds.
-async fn note(shared: &Shared, folder: &Arc<Folder>) {
+/// Notes where the logs end, and writes what was accepted and which rejections are settled, each few seconds.
+async fn note(shared: &Arc<Shared>, folder: &Arc<Folder>, rejected: &Arc<Rejected>) {
     let mut timer = tokio::time::interval(NOTE_INTERVAL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
         shared.sample();
-        keep(shared, folder).await;
+        keep(shared, folder, rejected).await;
     }
 }
 
-async fn keep(shared: &Shared, folder: &Arc<Folder>) {
+async fn keep(shared: &Arc<Shared>, folder: &Arc<Folder>, rejected: &Arc<Rejected>) {
     let (folder, logs) = (Arc::clone(folder), shared.logs());
+    let (rejected, shared) = (Arc::clone(rejected), Arc::clone(shared));
+    let pruned = on_disk(move || rejected.prune(&shared.settled())).await;
+    if let Err(cause) = pruned {
+        warn!(error = chain(&cause), "write down which rejected records are settled");
+    }
     let kept = on_disk(move || folder.keep(&logs.iter().map(String::as_str).collect::<Vec<_>>())).await;
     if let Err(cause) = kept {
         warn!(error = chain(&cause), "write down what the collector has taken");
@@ -317,7 +343,7 @@ async fn keep(shared: &Shared, folder: &Arc<Folder>) {
 }
 
 /// Runs what waits for the disk where waiting harms nobody.
-async fn on_disk<T: Send + 'static>(
+pub(crate) async fn on_disk<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FolderError> + Send + 'static,
 ) -> Result<T, FolderError> {
     match tokio::task::spawn_blocking(act).await {
@@ -442,7 +468,7 @@ fn words(status: Option<Status>) -> String {
 }
 
 /// An error with all of its causes, as long as is kept.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     cut(weir_model::explain(error))
 }
 
@@ -477,7 +503,8 @@ mod tests {
     }
 
     fn connection(is_full: &Arc<AtomicBool>) -> Connection {
-        let rows = Box::new(Full(Memory::default(), Arc::clone(is_full)));
+        let rows: Arc<dyn Rows> = Arc::new(Full(Memory::default(), Arc::clone(is_full)));
+        let rejected = Arc::new(Rejected::open(Arc::clone(&rows), &[]));
         let start = Start { boot: Boot(1), ends: Vec::new() };
         let folder = Arc::new(Folder::open(rows, None, &start, seeds()).unwrap());
         let life = folder.life();
@@ -498,6 +525,7 @@ mod tests {
             tls: None,
             shared: Arc::new(Shared::new(Session::new(names, Box::new(NoStates)), Vec::new())),
             folder,
+            rejected,
             shown: None,
             is_renewed: false,
         }

@@ -11,13 +11,17 @@ use bytes::Bytes;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weir_net::client_tls::{ClientTls, Judge};
 
+use crate::agent::sign::{Sign, Watched, watched};
 use crate::limits::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, PART_BYTES_FIRST};
 
 /// Windows that we grant for the collector's messages: one of the largest, and one on its way.
@@ -43,11 +47,6 @@ const ADDRESSES_MAX: usize = 16;
 const ALPN_H2: &[u8] = b"h2";
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Gives the configuration for a dial: anew each time, so that certificates may change between two.
-///
-/// An error is shown, and the next dial asks again.
-pub type TlsProvider = Arc<dyn Fn() -> Result<Arc<ClientConfig>, BoxError> + Send + Sync>;
 
 /// Where the collector is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +92,6 @@ pub(crate) enum DialError {
         #[source]
         cause: io::Error,
     },
-    #[error("get the certificates for the link")]
-    Credential(#[source] BoxError),
     #[error("`{0}` is no name that a certificate could have")]
     ServerName(String),
     #[error("speak TLS with {address}")]
@@ -107,6 +104,8 @@ pub(crate) enum DialError {
     Http(String, #[source] hyper::Error),
     #[error("no connection to {0} within {CONNECT_TIMEOUT:?}")]
     Timeout(String),
+    #[error("no sign of {0} within {1:?}")]
+    NoSign(String, Duration),
 }
 
 /// What writes and reads.
@@ -148,6 +147,10 @@ impl Tasks {
 pub(crate) struct Dialled<B> {
     pub(crate) requests: SendRequest<B>,
     pub(crate) motion: std::pin::Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
+    /// Judges the collector's certificate while the connection lives; none without TLS.
+    pub(crate) judge: Option<Judge>,
+    /// Whether the collector has sent anything.
+    pub(crate) sign: Sign,
 }
 
 // === impl Target ===
@@ -192,34 +195,48 @@ impl Target {
         format!("{scheme}://{host}:{}", self.port)
     }
 
-    /// Dials, within [`CONNECT_TIMEOUT`].
+    /// Dials, within [`CONNECT_TIMEOUT`]. Each of the collector's addresses has to let us in within `patience`, and to give a sign
+    /// within the same from then; without TLS nobody waits for it here, and it is the caller's to see what comes of it.
     ///
     /// # Errors
     /// [`DialError`]: worth another try later.
     pub(crate) async fn dial<B>(
         &self,
-        tls: Option<&TlsProvider>,
+        tls: Option<&ClientTls>,
         tasks: Tasks,
+        patience: Duration,
     ) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let dialling = self.dial_in_peace(tls, tasks);
+        let dialling = self.dial_in_peace(tls, tasks, patience);
         tokio::time::timeout(CONNECT_TIMEOUT, dialling)
             .await
             .unwrap_or_else(|_| Err(DialError::Timeout(self.origin())))
     }
 
-    async fn dial_in_peace<B>(&self, tls: Option<&TlsProvider>, tasks: Tasks) -> Result<Dialled<B>, DialError>
+    async fn dial_in_peace<B>(
+        &self,
+        tls: Option<&ClientTls>,
+        tasks: Tasks,
+        patience: Duration,
+    ) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let (stream, address) = self.connect().await?;
-        let io: Box<dyn Io> = match tls {
-            Some(provider) => Box::new(self.secure(stream, address, provider).await?),
-            None => Box::new(stream),
+        let (stream, address) = self.connect(patience).await?;
+        let (stream, sign) = watched(stream, patience);
+        let (io, judge): (Box<dyn Io>, _) = match tls {
+            Some(tls) => {
+                let (stream, judge) = tokio::select! {
+                    secured = self.secure(stream, address, tls) => secured?,
+                    () = sign.missed() => return Err(DialError::NoSign(self.origin(), patience)),
+                };
+                (Box::new(stream), Some(judge))
+            }
+            None => (Box::new(stream), None),
         };
         let handshake = Builder::new(tasks)
             .timer(TokioTimer::new())
@@ -233,10 +250,10 @@ impl Target {
             .handshake(TokioIo::new(io))
             .await;
         let (requests, connection) = handshake.map_err(|cause| DialError::Http(self.origin(), cause))?;
-        Ok(Dialled { requests, motion: Box::pin(connection) })
+        Ok(Dialled { requests, motion: Box::pin(connection), judge, sign })
     }
 
-    async fn connect(&self) -> Result<(TcpStream, SocketAddr), DialError> {
+    async fn connect(&self, patience: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         let found = found.map_err(|cause| DialError::Lookup { host: self.host.clone(), cause })?;
         let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
@@ -247,7 +264,8 @@ impl Target {
             false => EndpointError::Plaintext(self.host.clone()).into(),
         };
         for address in allowed {
-            match TcpStream::connect(address).await {
+            let connecting = tokio::time::timeout(patience, TcpStream::connect(address));
+            match connecting.await.unwrap_or_else(|late| Err(late.into())) {
                 Ok(stream) => {
                     // A heartbeat is not to wait for more bytes. Where that cannot be said, it only comes later.
                     if let Err(error) = stream.set_nodelay(true) {
@@ -263,16 +281,20 @@ impl Target {
 
     async fn secure(
         &self,
-        stream: TcpStream,
+        stream: Watched<TcpStream>,
         address: SocketAddr,
-        provider: &TlsProvider,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialError> {
-        let mut config = ClientConfig::clone(&*provider().map_err(DialError::Credential)?);
+        tls: &ClientTls,
+    ) -> Result<(TlsStream<Watched<TcpStream>>, Judge), DialError> {
+        let mut config = ClientConfig::clone(&*tls.fresh().await);
         config.alpn_protocols = vec![ALPN_H2.to_vec()];
+        // Whose session is resumed is not judged: its certificate could have expired meanwhile.
+        config.resumption = Resumption::disabled();
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| DialError::ServerName(self.host.clone()))?;
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        connecting.await.map_err(|cause| DialError::Tls { address, cause })
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream);
+        let stream = connecting.await.map_err(|cause| DialError::Tls { address, cause })?;
+        let judge = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), name);
+        Ok((stream, judge))
     }
 }
 
@@ -305,11 +327,26 @@ mod tests {
     async fn a_collector_that_is_gone_without_a_word_is_noticed() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
-        let dialled = target.dial::<http_body_util::Empty<Bytes>>(None, Tasks::default()).await.unwrap();
+        let dialling = target.dial::<http_body_util::Empty<Bytes>>(None, Tasks::default(), CONNECT_TIMEOUT);
+        let dialled = dialling.await.unwrap();
         let _silent = listener.accept().await.unwrap();
         tokio::time::pause();
         let ended = tokio::time::timeout((PING_INTERVAL + PING_TIMEOUT) * 4, dialled.motion).await;
         assert!(ended.expect("it is noticed").unwrap_err().is_timeout());
+    }
+
+    /// Scenario: a collector that is to speak TLS accepts a connection and says nothing.
+    /// Guarantees: the dial is given up when there was no sign in time, and says so.
+    #[tokio::test]
+    async fn a_dial_without_a_sign_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::parse(&listener.local_addr().unwrap().to_string(), true).unwrap();
+        let tls = ClientTls::load(weir_net::roots::Trust::default()).unwrap();
+        let patience = Duration::from_millis(50);
+        let dialling = target.dial::<http_body_util::Empty<Bytes>>(Some(&tls), Tasks::default(), patience);
+        let error = dialling.await.map(|_| "a connection").unwrap_err();
+        assert!(matches!(&error, DialError::NoSign(origin, _) if *origin == target.origin()), "{error}");
+        assert!(error.to_string().ends_with("within 50ms"), "{error}");
     }
 
     /// Scenario: a name that is not of this machine, without TLS.
@@ -318,7 +355,7 @@ mod tests {
     async fn a_name_that_leads_elsewhere_is_not_dialled() {
         // An address of the documentation's net in the place of a name: names would ask a resolver.
         let target = Target { host: "192.0.2.1".to_owned(), port: 1, is_tls: false };
-        let error = target.connect().await.unwrap_err();
+        let error = target.connect(CONNECT_TIMEOUT).await.unwrap_err();
         assert!(matches!(&error, DialError::Endpoint(EndpointError::Plaintext(host)) if host == "192.0.2.1"));
     }
 }

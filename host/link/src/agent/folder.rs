@@ -8,6 +8,7 @@
 //! firsts/LOG     the log's incarnation, 16 bytes · u64 big-endian for each of these starts: the first place that a record could get
 //! store          16 bytes: the collector's store that acknowledged last
 //! accepted/LOG   numbering, 16 bytes · u64 big-endian: the highest place of the log that this store has taken
+//! rejected/LOG   `rejected.rs`
 //! ```
 //!
 //! Incarnation, epoch, boots and first places are on disk, in one transaction, before the first Hello says them: from these a
@@ -19,7 +20,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_model::{SOURCE_NAME_BYTES_MAX, Seq};
 use weir_queue::QueueError;
@@ -84,7 +85,7 @@ pub(crate) struct LogEnd {
 
 /// One agent's memory of itself.
 pub(crate) struct Folder {
-    rows: Box<dyn Rows>,
+    rows: Arc<dyn Rows>,
     life: Mutex<Life>,
 }
 
@@ -133,7 +134,7 @@ impl Folder {
     /// # Errors
     /// [`FolderError`]: the agent may not speak.
     pub(crate) fn open(
-        rows: Box<dyn Rows>,
+        rows: Arc<dyn Rows>,
         identity: Option<&str>,
         start: &Start,
         seeds: Seeds,
@@ -366,7 +367,6 @@ impl Rows for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     const SEEDS: Seeds = Seeds { unix_millis: 1_790_000_000_000, random: 77 };
 
@@ -394,7 +394,7 @@ mod tests {
 
     /// A start of the process `boot`, of which the next record has this place.
     fn started(disk: &Kept, boot: u128, next: Seq) -> Folder {
-        Folder::open(Box::new(disk.clone()), None, &begin(boot, next), SEEDS).unwrap()
+        Folder::open(Arc::new(disk.clone()), None, &begin(boot, next), SEEDS).unwrap()
     }
 
     fn begin(boot: u128, next: Seq) -> Start {
@@ -421,18 +421,18 @@ mod tests {
         assert_eq!((starts(&folder.life()), folder.life().epoch), (expected, 70));
         let other = LogEnd { log: "traces".to_owned(), numbering: 6, next: Seq(3) };
         let other = Start { boot: Boot(71), ends: vec![other] };
-        let folder = Folder::open(Box::new(disk.clone()), None, &other, SEEDS).unwrap();
+        let folder = Folder::open(Arc::new(disk.clone()), None, &other, SEEDS).unwrap();
         assert_eq!((folder.life().boots.len(), folder.life().firsts("traces")), (64, vec![3]));
         assert_eq!(starts(&folder.renew(None, SEEDS).unwrap()), (vec![71], vec![1]));
         assert_eq!(starts(&folder.life()), (vec![71], vec![1]));
         *disk.1.lock().unwrap() = true;
-        Folder::open(Box::new(disk.clone()), None, &begin(72, Seq(8)), SEEDS).unwrap_err();
+        Folder::open(Arc::new(disk.clone()), None, &begin(72, Seq(8)), SEEDS).unwrap_err();
         *disk.1.lock().unwrap() = false;
         let again = Start { boot: Boot(73), ..other };
-        let last = Folder::open(Box::new(disk.clone()), None, &again, SEEDS).unwrap().life();
+        let last = Folder::open(Arc::new(disk.clone()), None, &again, SEEDS).unwrap().life();
         assert_eq!((starts(&last), last.epoch), ((vec![71, 73], vec![1, 3]), 2));
         let gone = Start { boot: Boot(74), ends: Vec::new() };
-        Folder::open(Box::new(disk.clone()), None, &gone, SEEDS).unwrap();
+        Folder::open(Arc::new(disk.clone()), None, &gone, SEEDS).unwrap();
         assert_eq!(disk.scan(FIRSTS), []);
     }
 
@@ -462,7 +462,7 @@ mod tests {
         let disk = Kept::default();
         let before = start(&disk).life();
         disk.commit(vec![(EPOCH.to_vec(), None)]).unwrap();
-        let after = Folder::open(Box::new(disk.clone()), Some("spiffe://a/agent"), &begin(9, Seq(1)), SEEDS)
+        let after = Folder::open(Arc::new(disk.clone()), Some("spiffe://a/agent"), &begin(9, Seq(1)), SEEDS)
             .unwrap()
             .life();
         assert!(after.incarnation > before.incarnation);
@@ -478,7 +478,7 @@ mod tests {
         let folder = start(&disk);
         let before = folder.life();
         *disk.1.lock().unwrap() = true;
-        Folder::open(Box::new(disk.clone()), None, &begin(9, Seq(1)), SEEDS).unwrap_err();
+        Folder::open(Arc::new(disk.clone()), None, &begin(9, Seq(1)), SEEDS).unwrap_err();
         folder.renew(None, SEEDS).unwrap_err();
         folder.acknowledged_by(StoreId(1)).unwrap_err();
         assert_eq!(folder.life(), before);

@@ -90,9 +90,7 @@ impl Gauge {
     pub(crate) fn facts(&self, life: &Life) -> LogFacts {
         let numbering = self.numbering(life.incarnation);
         // The cursor before the end: the end only grows, so `settled` is never above `next`.
-        let status = self.log.queue.status();
-        let cursor = status.cursors.iter().find(|cursor| cursor.exporter == self.log.exporter);
-        let settled = cursor.map_or(Seq(0), |cursor| cursor.oldest.unwrap_or(status.newest.next()));
+        let settled = self.settled().unwrap_or(Seq(0));
         LogFacts {
             name: self.log.name.clone(),
             incarnation: to_wire(numbering),
@@ -101,6 +99,14 @@ impl Gauge {
             settled: life.settled(&self.log.name, numbering, settled).0,
             firsts: life.firsts(&self.log.name),
         }
+    }
+
+    /// The place below which everything is settled; none where the log does not know the cursor. What was settled as rejected is a
+    /// dead letter on disk by then.
+    pub(crate) fn settled(&self) -> Option<Seq> {
+        let status = self.log.queue.status();
+        let cursor = status.cursors.iter().find(|cursor| cursor.exporter == self.log.exporter)?;
+        Some(cursor.oldest.unwrap_or(status.newest.next()))
     }
 
     /// What waits in it.

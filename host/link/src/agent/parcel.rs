@@ -115,6 +115,11 @@ impl Parcel {
         self.records.len() as u64
     }
 
+    /// The place of its first record.
+    pub fn first(&self) -> Seq {
+        self.records.first().map_or(Seq(0), |record| record.seq)
+    }
+
     /// The place of its last record.
     pub fn last(&self) -> Seq {
         self.records.last().map_or(Seq(0), |record| record.seq)

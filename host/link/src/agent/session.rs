@@ -22,7 +22,9 @@ use crate::agent::pace::Pace;
 use crate::agent::parcel::{Encoding, Kept, Parcel};
 use crate::agent::words::{check, cut, violation};
 use crate::lanes::AgentStates;
-use crate::limits::{BUNDLES_MAX, DEAD_AFTER_TENTHS, HEARTBEAT_MIN, HELLO_TIMEOUT, VERSION};
+use crate::limits::{
+    BUNDLES_MAX, CONNECT_TIMEOUT, DEAD_AFTER_TENTHS, FIRST_SIGN_MIN, HEARTBEAT_MIN, HELLO_TIMEOUT, VERSION,
+};
 use crate::names::{Incarnation, StoreId, to_wire};
 
 pub use crate::agent::words::{Effect, Ended, Farewell, Names, Outgoing, ParcelId, Verdict};
@@ -93,6 +95,8 @@ pub struct Session {
     next_id: u64,
     /// By the Welcome of this stream.
     bundle_bytes_max: Option<u64>,
+    /// Of heartbeats, as a collector had them last.
+    interval: Option<Duration>,
     stream: Option<Stream>,
     stay: Stay,
     resent: u64,
@@ -124,6 +128,7 @@ impl Session {
             unsent: BTreeSet::new(),
             next_id: 1,
             bundle_bytes_max: None,
+            interval: None,
             stream: None,
             stay: Stay::On,
             resent: 0,
@@ -276,6 +281,11 @@ impl Session {
         self.stream.as_ref().is_some_and(|stream| stream.terms.is_some())
     }
 
+    /// How long a dial waits for the first sign of a collector.
+    pub fn first_sign_within(&self) -> Duration {
+        self.interval.map_or(CONNECT_TIMEOUT, |interval| interval.clamp(FIRST_SIGN_MIN, CONNECT_TIMEOUT))
+    }
+
     /// How bodies go on this stream.
     pub fn encoding(&self) -> Encoding {
         let terms = self.stream.as_ref().and_then(|stream| stream.terms.as_ref());
@@ -402,6 +412,7 @@ impl Session {
             }
             (Down::Settings(settings), Some(terms)) => {
                 terms.interval = interval_of(settings.heartbeat_ms);
+                self.interval = terms.interval;
                 Ok(Vec::new())
             }
         }
@@ -416,6 +427,7 @@ impl Session {
         let interval = interval_of(welcome.heartbeat_ms);
         stream.terms = Some(Terms { interval, encoding, credit: welcome.credit });
         self.bundle_bytes_max = Some(welcome.bundle_bytes_max);
+        self.interval = interval;
         self.states.welcomed(&welcome.states, self.names.store == Some(store), now);
         let mut effects =
             vec![Effect::Welcomed { store, session: welcome.session, durable: welcome.durable }];

@@ -16,7 +16,7 @@ use weir_proto::weir::link::v1::{
 use crate::agent::parcel::{Encoding, Parcel};
 use crate::agent::session::{Effect, Ended, Names, Outgoing, ParcelId, Session, Verdict};
 use crate::lanes::AgentStates;
-use crate::limits::{BUNDLES_MAX, HELLO_TIMEOUT};
+use crate::limits::{BUNDLES_MAX, CONNECT_TIMEOUT, FIRST_SIGN_MIN, HELLO_TIMEOUT};
 use crate::names::{Boot, Incarnation, StoreId, to_wire};
 
 /// A lane of states that says what it is given.
@@ -507,4 +507,24 @@ fn ten_thousand_reconnects_leave_nothing_behind() {
         assert!(!session.has_left() && !session.is_welcome() && session.wake().is_none());
     }
     assert_eq!(states.0.lock().unwrap().broken, 10_000);
+}
+
+/// Scenario: no collector was heard yet; then collectors with other intervals of heartbeats, the last of them with none.
+/// Guarantees: the first sign of the next one may take as long as an interval of the last one, within the bounds.
+#[test]
+fn the_first_sign_may_take_an_interval() {
+    let (mut session, _) = session();
+    let now = Instant::now();
+    assert_eq!(session.first_sign_within(), CONNECT_TIMEOUT);
+    let five = Duration::from_secs(5);
+    for (heartbeat_ms, within) in
+        [(5_000, five), (100, FIRST_SIGN_MIN), (30_000, CONNECT_TIMEOUT), (0, CONNECT_TIMEOUT)]
+    {
+        up(&mut session, Welcome { heartbeat_ms, ..welcome(0) }, now);
+        session.broken();
+        assert_eq!(session.first_sign_within(), within);
+    }
+    up(&mut session, welcome(0), now);
+    session.received(down(Down::Settings(Settings { heartbeat_ms: 5_000 })), now).unwrap();
+    assert_eq!(session.first_sign_within(), five);
 }

@@ -3,13 +3,12 @@
 //! Invariant: the lock is never held over an await, and a verdict is given once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
-use weir_model::{Counter, LANES, Lane, Seq};
+use weir_model::{Counter, Seq};
 use weir_proto::weir::link::v1::{self, CollectorMessage, Heartbeat, LogFacts};
 
 use crate::agent::folder::Life;
@@ -75,12 +74,6 @@ struct Core {
 pub(crate) struct Shared {
     core: Mutex<Core>,
     gauges: Mutex<Vec<Gauge>>,
-    /// The highest place in each lane of each log that was rejected alone since the start of the process: where it comes
-    /// again (the dead-letter log was full, say), a mark of the collector may have passed it.
-    ///
-    /// What a crash loses of it is not known any more: a record that was rejected, of which no verdict was on disk, and
-    /// that later ones of its lane have passed, comes again under its key and is taken for one that the collector has.
-    rejected: Vec<[AtomicU64; LANES]>,
     /// Tells who reads the stream that it should look again.
     pub(crate) changed: Notify,
     /// Tells who is without a stream that the agent may end.
@@ -115,7 +108,6 @@ impl Shared {
         };
         Self {
             core: Mutex::new(core),
-            rejected: gauges.iter().map(|_| Default::default()).collect(),
             gauges: Mutex::new(gauges),
             changed: Notify::new(),
             left: Notify::new(),
@@ -147,22 +139,6 @@ impl Shared {
         }
         let (parcels, _, kept, _) = core.session.kept();
         parcels > 0 && kept.saturating_add(bytes) > AWAY_BYTES_MAX
-    }
-
-    /// The highest place of a lane that was rejected; 0: none.
-    pub(crate) fn rejected(&self, log: u32, lane: Lane) -> Seq {
-        Seq(self.rejected_in(log, lane).map_or(0, |highest| highest.load(Ordering::Relaxed)))
-    }
-
-    /// A record was rejected that went alone.
-    pub(crate) fn was_rejected(&self, log: u32, lane: Lane, seq: Seq) {
-        if let Some(highest) = self.rejected_in(log, lane) {
-            highest.fetch_max(seq.0, Ordering::Relaxed);
-        }
-    }
-
-    fn rejected_in(&self, log: u32, lane: Lane) -> Option<&AtomicU64> {
-        self.rejected.get(usize::try_from(log).ok()?)?.get(lane.index())
     }
 
     /// How bodies go now.
@@ -269,6 +245,11 @@ impl Shared {
         core.wake_writer();
     }
 
+    /// How long a dial waits for the first sign of a collector.
+    pub(crate) fn first_sign_within(&self) -> Duration {
+        self.core().session.first_sign_within()
+    }
+
     /// Takes a message of the collector; verdicts are given by [`Shared::settle`].
     ///
     /// # Errors
@@ -347,6 +328,11 @@ impl Shared {
     /// The names of the logs, in the order of the Hello.
     pub(crate) fn logs(&self) -> Vec<String> {
         self.gauges().iter().map(|gauge| gauge.log.name.clone()).collect()
+    }
+
+    /// Below which place each of the logs is settled, in the order of the Hello; none where it cannot be said.
+    pub(crate) fn settled(&self) -> Vec<Option<Seq>> {
+        self.gauges().iter().map(Gauge::settled).collect()
     }
 
     /// Notes where the logs end.

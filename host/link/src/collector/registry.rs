@@ -161,9 +161,11 @@ impl Registry {
             self.dirty.insert(facts.identity.clone());
         }
         let fences = row.live.as_ref().map(|old| {
-            let text =
-                format!("a newer stream of {:?} (session {session}) has taken its place", facts.identity);
-            notes.push(Note { weight: Weight::Warn, text: format!("{text} of session {}", old.session) });
+            let text = format!(
+                "session {} of {:?} ended: the same agent has opened a newer stream, session {session}",
+                old.session, facts.identity
+            );
+            notes.push(Note { weight: Weight::Warn, text: text.clone() });
             (old.session, rules::fenced(text, row.highest()))
         });
         if row.live.is_none() {
