@@ -23,20 +23,21 @@ use crate::config::{Config, ExporterKind, Id, Kind};
 /// The collector's file in the folder of links.
 const STORE: &str = "states.redb";
 
-/// Opens the file of an outbox or a store, or a map in memory; false where what it held before is not there.
+/// Opens the file of an outbox or a store, or a map in memory; whether nothing was ever kept there.
 fn keep(folder: Option<&Path>, name: &str) -> anyhow::Result<(Arc<dyn Keep>, bool)> {
     let Some(folder) = folder else { return Ok((Arc::<Volatile>::default(), true)) };
     let path = folder.join(name);
     let (map, opened) = DurableMap::open(Arc::new(SystemDisk), &path)
         .with_context(|| format!("open the states in {}", path.display()))?;
-    let is_whole = match opened {
-        Opened::New | Opened::Kept => true,
+    let is_new = match opened {
+        Opened::New => true,
+        Opened::Kept => false,
         Opened::SetAside(aside) => {
             warn!(file = %path.display(), set_aside = %aside, "states could not be read, they are said again");
             false
         }
     };
-    Ok((Arc::new(map), is_whole))
+    Ok((Arc::new(map), is_new))
 }
 
 // === at an agent ===
@@ -55,10 +56,10 @@ pub(super) struct Reporting {
 pub(super) fn of_agent(bench: &Bench<'_>, id: &Id) -> anyhow::Result<(Outbox, Reporting)> {
     let (name, folder) =
         (format!("outbox-{}.redb", folder_name(&id.to_string())), link_folder(bench.config)?);
-    let (keep, is_whole) = keep(folder.as_deref(), &name)?;
+    let (keep, is_new) = keep(folder.as_deref(), &name)?;
     let events = bench.config.service.events.as_ref().filter(|_| is_reported_to(bench.config, id));
     let listener = events.map(|endpoint| listen(endpoint.value)).transpose()?;
-    let (outbox, handle, task) = Outbox::open(keep, is_whole);
+    let (outbox, handle, task) = Outbox::open(keep, is_new);
     let service = listener.map(|listener| {
         info!(exporter = %id, address = ?listener.local_addr().ok(), "programs may report states");
         let (stop, handle) = (CancellationToken::new(), handle.clone());
