@@ -382,6 +382,39 @@ async fn two_commands_make_an_agent_and_a_collector() {
     collector.stop().await;
 }
 
+/// Scenario: both shorthands with certificates of `weir cert` and a file of revocation lists that is not there; one that is none; the
+/// right one, whose configuration is only printed.
+/// Guarantees: the first two are refused with the file's name and without a start; the last is valid and has the lists.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorthand_takes_revocation_lists() {
+    let binary = tokio::task::spawn_blocking(|| weir_tests::binary::weir(Profile::Same));
+    let binary = binary.await.expect("the binary is built");
+    let folder = TempDir::with_prefix("weir-link-").expect("a folder");
+    let of = |name: &str| folder.path().join(name).to_str().expect("a path of ours").to_owned();
+    let certs = of("certs");
+    command(&binary, &["cert", "init", "--dir", &certs]).await.well();
+    command(&binary, &["cert", "issue", "localhost", "--dir", &certs]).await.well();
+    let [ca, cert, key, list] =
+        ["ca.pem", "localhost.pem", "localhost.key", "ca.crl"].map(|name| of(&format!("certs/{name}")));
+    let garbage = of("garbage.crl");
+    std::fs::write(&garbage, "no list").expect("our folder");
+    let data = of("data");
+    for shorthand in [&["--send-to", "localhost:9"][..], &["--collect", "127.0.0.1:0"]] {
+        let run = async |crl: &str, more: &[&str]| {
+            let tls = ["--ca", &ca, "--cert", &cert, "--key", &key, "--crl", crl, "--data-dir", &data];
+            command(&binary, &[&["run"], shorthand, &tls, more].concat()).await
+        };
+        let missing = of("missing.crl");
+        for (wrong, code) in [(&missing, 78), (&garbage, 1)] {
+            let said = run(wrong, &[]).await;
+            assert_eq!(said.code, Some(code), "{said:?}");
+            assert!(said.err.contains(wrong.as_str()), "{said:?}");
+        }
+        let text = run(&list, &["--print-config"]).await.well().text();
+        assert!(text.contains(&format!("crl_file: '{list}'")), "{text}");
+    }
+}
+
 /// Scenario: shorthands that cannot be meant: over a network without a certificate, together, beside a file, without their flag;
 /// a configuration that is only printed, read by `validate`; a page that is no collector's.
 /// Guarantees: each is refused with what to do; what is printed is valid; an agent's page is told from a collector's.
@@ -404,6 +437,7 @@ async fn a_shorthand_that_cannot_be_meant_is_refused() {
         vec!["--send-to", "localhost:1", "--config", "weir.yaml"],
         vec!["--collect=127.0.0.1:1", "weir.yaml"],
         vec!["--send-to", "localhost:1", "--cert", "cert.pem"],
+        vec!["--collect", "--crl", "ca.crl"],
     ] {
         assert_eq!(run(&wrong).await.code, Some(64), "{wrong:?}");
     }

@@ -10,7 +10,8 @@
 //! | --- | --- |
 //! | `parts.rs` | the living parts: started together, ended together or one by one |
 //! | `pipelines.rs`, `exporters.rs`, `pages.rs`, `receivers.rs`, `scrape.rs`, `plugins.rs` | how each kind is made from the configuration |
-//! | `link.rs`, `agent.rs`, `collector.rs`, `states.rs`, `own.rs` | the two ends of links, and what is said of resources over them |
+//! | `link.rs`, `agent.rs`, `collector.rs` | the two ends of links |
+//! | `states.rs`, `events.rs`, `own.rs` | what is said of resources over them: by whom it is kept, by programs, by the process itself |
 //! | `tasks.rs` | tasks with names, whose end is news unless they were told to |
 //! | `triggers.rs`, `diff.rs`, `staging.rs`, `reload.rs` | another configuration while data flows: who asks, what differs, what is ready before anything is touched, what is done |
 //! | `current.rs` | lists that follow the parts |
@@ -21,6 +22,7 @@ mod agent;
 mod collector;
 mod current;
 mod diff;
+mod events;
 mod exporters;
 mod link;
 mod owed;

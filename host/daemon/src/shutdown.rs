@@ -174,6 +174,10 @@ async fn die(daemon: Daemon, mut watching: Tasks, pages_drain: Drain, stop: Stop
             cut.push("a push to a backend did not end".to_owned());
         }
     }
+    // Who reports holds an agent's outbox, and who watches the states of agents.
+    if timeout_at(stop.last(deadline), parts.events.end()).await.is_err() {
+        cut.push("programs still reported or watched states".to_owned());
+    }
     let taken = futures_util::future::join_all(links.iter().map(|link| link.end()));
     if timeout_at(stop.last(deadline), taken).await.is_err() {
         cut.push("a collector was not taken leave of".to_owned());

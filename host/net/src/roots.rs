@@ -47,6 +47,18 @@ pub enum RootsError {
     },
 }
 
+impl RootsError {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File { path, .. }
+            | Self::Certificate { path, .. }
+            | Self::Empty { path }
+            | Self::Revocations { path, .. } => path,
+        }
+    }
+}
+
 /// Whom a client trusts, and what it shows of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 use weir_link::agent::{Agent, AgentSettings, Encoding, LogHandle};
@@ -11,13 +12,12 @@ use weir_link::state::OutboxHandle;
 use weir_model::{BoxFuture, Exporter};
 use weir_net::client_tls::ClientTls;
 
-use super::Bench;
 use super::collector::link_folder;
 use super::exporters::trust;
 use super::link::{Carrier, CarrierStatus, LinkLog};
 use super::states::{self, Reporting};
 use crate::command::Failure;
-use crate::config::{ExporterKind, Id, LinkEncoding, LinkExporter};
+use crate::config::{Config, ExporterKind, Id, LinkEncoding, LinkExporter};
 
 /// How long an agent that ends waits for answers. Its pushes were given back before, so there is nothing to wait for but the word
 /// that it leaves.
@@ -26,18 +26,31 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// Starts the agent of an exporter, which dials at once.
 ///
 /// # Errors
-/// A folder or a certificate that cannot be used.
-pub(super) fn start(bench: &Bench<'_>, id: &Id, logs: Vec<LinkLog>) -> Result<Arc<dyn Carrier>, Failure> {
-    let started = try_start(bench, id, logs);
+/// A folder that cannot be used; what was opened before is free again.
+pub(super) async fn start(
+    config: &Config,
+    id: &Id,
+    tls: Option<ClientTls>,
+    logs: Vec<LinkLog>,
+) -> Result<Arc<dyn Carrier>, Failure> {
+    let (config, its) = (config.clone(), id.clone());
+    // Files are opened and made durable.
+    let started = spawn_blocking(move || try_start(&config, &its, tls, logs)).await;
+    let started = started.context("the start panicked").flatten();
     Ok(started.with_context(|| format!("start exporter {id}"))?)
 }
 
-fn try_start(bench: &Bench<'_>, id: &Id, logs: Vec<LinkLog>) -> anyhow::Result<Arc<dyn Carrier>> {
-    let ExporterKind::Link(link) = &bench.config.exporters[id].value.kind else {
+fn try_start(
+    config: &Config,
+    id: &Id,
+    tls: Option<ClientTls>,
+    logs: Vec<LinkLog>,
+) -> anyhow::Result<Arc<dyn Carrier>> {
+    let ExporterKind::Link(link) = &config.exporters[id].value.kind else {
         bail!("it is no link");
     };
     let LinkExporter { endpoint, encoding, identity, tls: _ } = link;
-    let folder = link_folder(bench.config)?;
+    let folder = link_folder(config)?;
     if folder.is_none() {
         warn!(
             exporter = %id,
@@ -45,12 +58,12 @@ fn try_start(bench: &Bench<'_>, id: &Id, logs: Vec<LinkLog>) -> anyhow::Result<A
              process"
         );
     }
-    let (outbox, reporting) = states::of_agent(bench, id)?;
+    let (outbox, reporting) = states::of_agent(config, id)?;
     let settings = AgentSettings {
         id: id.to_string(),
         endpoint: endpoint.value.authority().map(ToString::to_string).unwrap_or_default(),
         folder,
-        tls: tls(link)?,
+        tls,
         identity: identity.as_ref().map(|identity| identity.value.clone()),
         encodings: match encoding {
             LinkEncoding::Zstd => vec![Encoding::Zstd],
@@ -77,13 +90,25 @@ pub(super) fn program() -> String {
     format!("weir {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// By what the collector is judged at each dial and while a stream lives; nothing where the link is plaintext.
-fn tls(link: &LinkExporter) -> anyhow::Result<Option<ClientTls>> {
+/// By what the collector is judged at each dial and while a stream lives; nothing where the link is plaintext. Reads the files, so that one that is wrong now is
+/// told before anything begins with it, or ends for it; one that is wrong later leaves what was read before.
+///
+/// # Errors
+/// A file that cannot serve, with its place in the configuration.
+pub(super) async fn tls(config: &Config, id: &Id, link: &LinkExporter) -> anyhow::Result<Option<ClientTls>> {
     if link.endpoint.value.scheme_str() != Some("https") {
         return Ok(None);
     }
-    // A file that is wrong now is told now; one that is wrong later leaves what was read before.
-    Ok(Some(ClientTls::load(trust(&link.tls)).context("set up tls")?))
+    let files = trust(&link.tls);
+    let read =
+        spawn_blocking(move || ClientTls::load(files)).await.context("reading certificates panicked")?;
+    let files = read.map_err(|error| {
+        let file = link.tls.files().find(|file| file.value == error.path());
+        let at = file.map_or(link.endpoint.at, |file| file.at);
+        let place = format!("{}:{}:{}", config.source.name, at.line, at.column);
+        anyhow::Error::from(error).context(format!("{place}: set up tls of exporter {id}"))
+    })?;
+    Ok(Some(files))
 }
 
 /// An agent with its outbox, until it is stopped.
@@ -145,7 +170,7 @@ impl Carrier for Carried {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         Box::pin(async move {
             let Some((agent, reporting)) = running else { return };
-            let task = reporting.end().await;
+            let task = reporting.end();
             agent.stop(LEAVE_WITHIN).await;
             drop(agent);
             if timeout(OUTBOX_WITHIN, task).await.is_err() {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use weir_link::collector::{Bound, Collector, CollectorSettings, FleetRow, LinkCounts, Marks};
 use weir_model::{Mark, Signal};
@@ -22,7 +23,7 @@ use weir_receiver::door::Settings;
 use weir_wire::WalkLimits;
 
 use super::pipelines::{Line, folder_name};
-use super::{Bench, make_private_dir, receivers};
+use super::{Bench, States, make_private_dir, receivers};
 use crate::command::Failure;
 use crate::config::{Config, Id, Kind, LinkReceiver, Located, PipelineId, ReceiverConfig, Storage};
 use crate::fleet::Roster;
@@ -143,23 +144,39 @@ async fn sweep(collector: &Collector) -> Infallible {
     }
 }
 
-/// Binds the receiver's address; nobody is served yet. Blocks for its file.
+/// Binds the receiver's address; nobody is served yet.
 ///
 /// # Errors
 /// An address, a certificate or a folder that cannot be used.
-pub(super) fn open(
+pub(super) async fn open(
     bench: &Bench<'_>,
     id: &Id,
     receiver: &LinkReceiver,
     standing: &Standing,
     settings: Settings,
 ) -> Result<Ready, Failure> {
+    let (config, states) = (bench.config.clone(), bench.states.clone());
+    let (its, receiver, standing) = (id.clone(), receiver.clone(), standing.clone());
+    // Files are opened and made durable.
+    let opened =
+        spawn_blocking(move || try_open(&config, &states, &its, &receiver, &standing, settings)).await;
+    let opened = opened.context("the start panicked").flatten();
+    Ok(opened.with_context(|| format!("start receiver {id}"))?)
+}
+
+fn try_open(
+    config: &Config,
+    states: &States,
+    id: &Id,
+    receiver: &LinkReceiver,
+    standing: &Standing,
+    settings: Settings,
+) -> anyhow::Result<Ready> {
     let LinkReceiver { listen, heartbeat, credit_bytes, limits } = receiver;
-    let doing = || format!("start receiver {id}");
     let behind = settings.pipelines;
     let settings = CollectorSettings {
         id: settings.id,
-        folder: folder(bench.config, id).with_context(doing)?,
+        folder: folder(config, id)?,
         pipelines: Arc::new(move |signal: Signal| behind.of(signal)),
         logs: Arc::new(standing.fed.clone()),
         heartbeat: *heartbeat,
@@ -167,7 +184,7 @@ pub(super) fn open(
         bundle_bytes_max: limits.request_bytes_max,
         walk: WALK,
         limits: receivers::listen_limits(limits),
-        states: bench.states.of_collector(bench.config).with_context(doing)?,
+        states: states.of_collector(config)?,
         peer_name: Arc::new(|peer| peer.identity.as_ref()?.name.clone()),
         ledger: settings.ledger,
         counts: settings.counts,
@@ -175,10 +192,10 @@ pub(super) fn open(
     };
     let collector = match standing.kept() {
         Some(kept) => kept.renewed(settings),
-        None => Collector::open(settings).with_context(doing)?,
+        None => Collector::open(settings)?,
     };
-    let tls = receivers::tls(&listen.tls).map(ServerTls::load).transpose().with_context(doing)?;
-    let bound = collector.bind(&listen.endpoint.value.to_string(), tls).with_context(doing)?;
+    let tls = receivers::tls(&listen.tls).map(ServerTls::load).transpose()?;
+    let bound = collector.bind(&listen.endpoint.value.to_string(), tls)?;
     Ok(Ready { collector, bound })
 }
 

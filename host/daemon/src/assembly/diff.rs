@@ -170,7 +170,7 @@ fn deliveries(config: &Config) -> BTreeMap<Route, (BatchConfig, ExporterConfig, 
 /// The configuration that can run now, and the keys of `wanted` that hold only from the next start.
 pub(crate) fn applicable(running: &Config, mut wanted: Config) -> (Config, Vec<&'static str>) {
     let mut later = Vec::new();
-    let ServiceConfig { data_dir, plugin_dir, telemetry, health, events, memory, queue, drain_timeout: _ } =
+    let ServiceConfig { data_dir, plugin_dir, telemetry, health, events: _, memory, queue, drain_timeout: _ } =
         running.service.clone();
     let TelemetryConfig { logs: LogsConfig { level: _, format }, metrics } = telemetry;
     let QueueConfig { storage, budget_bytes, budget_at: _, segment_bytes, dead_letter_bytes } = queue;
@@ -185,14 +185,13 @@ pub(crate) fn applicable(running: &Config, mut wanted: Config) -> (Config, Vec<&
     hold("service.telemetry.logs.format", to.telemetry.logs.format == format);
     hold("service.telemetry.metrics", to.telemetry.metrics == metrics);
     hold("service.health", to.health == health);
-    hold("service.events", to.events == events);
     hold("service.memory", to.memory == memory);
     hold("service.queue.storage", to.queue.storage == storage);
     hold("service.queue.budget_mib", to.queue.budget_bytes == budget_bytes);
     hold("service.queue.segment_mib", to.queue.segment_bytes == segment_bytes);
     hold("service.queue.dead_letter_mib", to.queue.dead_letter_bytes == dead_letter_bytes);
-    // These two hold at once.
-    let (level, drain_timeout) = (to.telemetry.logs.level, to.drain_timeout);
+    // These hold at once.
+    let (level, drain_timeout, events) = (to.telemetry.logs.level, to.drain_timeout, to.events.take());
     let telemetry = TelemetryConfig { logs: LogsConfig { level, format }, metrics };
     *to = ServiceConfig { data_dir, plugin_dir, telemetry, health, events, memory, queue, drain_timeout };
     (wanted, later)

@@ -8,6 +8,7 @@ use weir_exporter::delivery::Settings;
 use weir_exporter::otlp::{Compression as OtlpCompression, Config as OtlpConfig, Otlp, Protocol};
 use weir_exporter::{Delivery, ExporterCounts, Retry, Stop};
 use weir_model::{BoxFuture, Exporter, Outcome, Push};
+use weir_net::client_tls;
 use weir_net::credential::Credential;
 use weir_net::roots::Trust;
 use weir_queue::{WhenFull, Wish};
@@ -16,7 +17,7 @@ use super::link::Link;
 use super::plugins::{self, BuiltPage};
 use super::tasks::{Running, Tasks};
 use super::triggers::Print;
-use super::{Bench, NamedQueue};
+use super::{Bench, NamedQueue, agent};
 use crate::command::Failure;
 use crate::config::{
     self, Auth, ClientTls, Compression, Config, ExporterConfig, ExporterKind, Id, Kept, OtlpExporter,
@@ -36,6 +37,8 @@ pub(crate) struct Built {
     files: Vec<Option<Print>>,
     /// What its plugin was built with, if it is one.
     made_of: Option<(PluginConfig, PoolConfig)>,
+    /// What a link dials with, where that is TLS.
+    pub(crate) tls: Option<client_tls::ClientTls>,
 }
 
 /// What its deliveries push to.
@@ -176,10 +179,11 @@ pub(crate) async fn build(bench: &Bench<'_>, id: &Id, before: Option<&Built>) ->
             };
             Arc::new(Debug { id: id.to_string(), verbosity })
         }
-        // It begins when it is joined to its logs, and the one before it has ended.
-        ExporterKind::Link(_) => {
+        // It begins when it is joined to its logs, and the one before it has ended, which is too late for what cannot serve.
+        ExporterKind::Link(link) => {
+            let tls = agent::tls(bench.config, id, link).await?;
             let way = Way::Link(Link::new(id.to_string()));
-            return Ok(Built { way, figures, page, files, made_of });
+            return Ok(Built { way, figures, page, files, made_of, tls });
         }
         ExporterKind::Plugin(plugin) => {
             // The guest's requests end with its call, so one deadline is enough for both.
@@ -195,7 +199,7 @@ pub(crate) async fn build(bench: &Bench<'_>, id: &Id, before: Option<&Built>) ->
             built.exporter
         }
     };
-    Ok(Built { way: Way::One(exporter), figures, page, files, made_of })
+    Ok(Built { way: Way::One(exporter), figures, page, files, made_of, tls: None })
 }
 
 fn otlp_config(id: &Id, otlp: &OtlpExporter, timeout: std::time::Duration) -> anyhow::Result<OtlpConfig> {

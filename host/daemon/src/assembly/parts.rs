@@ -7,6 +7,7 @@ use tracing::warn;
 use weir_model::count::TlsCounts;
 use weir_net::Drain;
 
+use super::events::{self, Events, Whose};
 use super::exporters::{self, Built, Post};
 use super::link::{Link, LinkLog};
 use super::owed::Owed;
@@ -41,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) shut: BTreeMap<Id, Standing>,
     /// Pages of exporters that are fetched from.
     pub(crate) pages: Pages,
+    /// What programs report states to, or watch them at.
+    pub(crate) events: Events,
     /// Doors that have started.
     pub(crate) serving: Tasks,
     /// Deliveries that have started.
@@ -85,6 +88,7 @@ impl Parts {
             doors: BTreeMap::new(),
             shut: BTreeMap::new(),
             pages: Pages::default(),
+            events: Events::default(),
             serving: Tasks::default(),
             exporting: Tasks::default(),
             doors_drain: Drain::new(),
@@ -105,12 +109,18 @@ impl Parts {
             parts.join(config, &route, Default::default())?;
         }
         config.pipelines.keys().for_each(|id| parts.configured(config, id));
-        if let Some((_, failure)) = parts.begin_links(&bench).pop() {
+        // Before an agent dials: what a later step cannot have ends the start.
+        if let Some(address) = events::wanted_at(config) {
+            parts.events.take(events::Door::bind(address)?);
+        }
+        if let Some((_, failure)) = parts.begin_links(config).await.pop() {
             return Err(failure);
         }
         for id in used(config, Kind::Receiver) {
             parts.open(&bench, id).await?;
         }
+        let whose = Whose::wanted(config, &parts, &foundation.states);
+        parts.events.serve(whose)?;
         Ok(parts)
     }
 
@@ -136,18 +146,19 @@ impl Parts {
     ///
     /// # Errors
     /// Of each that could not begin, its name and why.
-    pub(crate) fn begin_links(&self, bench: &Bench<'_>) -> Vec<(String, Failure)> {
+    pub(crate) async fn begin_links(&self, config: &Config) -> Vec<(String, Failure)> {
         let mut failures = Vec::new();
-        for (id, link) in self.exporters.iter().filter_map(|(id, built)| Some((id, built.link()?))) {
-            if !link.is_idle() || !bench.config.exporters.contains_key(id) {
+        for (id, built) in &self.exporters {
+            let Some(link) = built.link().filter(|link| link.is_idle()) else { continue };
+            if !config.exporters.contains_key(id) {
                 continue;
             }
             let log = |pipeline: &PipelineId| {
                 let NamedQueue { pipeline, queue } = self.pipelines.get(pipeline)?.named.clone();
                 Some(LinkLog { name: pipeline, queue })
             };
-            let logs = diff::carried(bench.config, id).iter().filter_map(log).collect();
-            match agent::start(bench, id, logs) {
+            let logs = diff::carried(config, id).iter().filter_map(log).collect();
+            match agent::start(config, id, built.tls.clone(), logs).await {
                 Ok(carrier) => link.begin(carrier),
                 Err(failure) => failures.push((name_of_link(id), failure)),
             }

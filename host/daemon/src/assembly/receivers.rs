@@ -222,7 +222,7 @@ pub(crate) async fn open(
             config.bind(settings, nodes, standing.losses.clone()).map(Entrance::OpenCensus)
         }
         ReceiverConfig::Link(link) => {
-            let ready = collector::open(bench, id, link, &standing.collector, settings)?;
+            let ready = collector::open(bench, id, link, &standing.collector, settings).await?;
             let roster = Some(Shown::of(id, &ready.collector, &standing.collector));
             let collector = Some(Arc::clone(&ready.collector));
             return Ok(Door { roster, collector, ..Door::new(Entrance::Link(ready), standing, drain) });

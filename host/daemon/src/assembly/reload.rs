@@ -16,7 +16,9 @@ use tokio::time::{Instant as Deadline, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 use weir_net::Drain;
 
+use super::collector::is_used;
 use super::diff::{self, Plan};
+use super::events::{self, Whose};
 use super::exporters::Post;
 use super::owed::{Owed, emptied};
 use super::pages::{self, name_of_page};
@@ -44,6 +46,10 @@ const FREED_LOOK: Duration = Duration::from_millis(10);
 
 /// How long what was cut may take to note it: dropped pushes give their leases back.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long an agent may take at least to let its folder go when the deliveries have used the time: without that the one that takes its
+/// place cannot begin. It waits for a few seconds in all, whatever its collector does.
+const LEFT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads the configuration again, and makes of the running one what it says.
 pub(crate) async fn reload(daemon: &mut Daemon, triggers: &mut Triggers, cause: Cause, stop: &Drain) {
@@ -194,7 +200,7 @@ impl Daemon {
         stop: &Drain,
         failed: &mut Vec<String>,
     ) -> Vec<Running> {
-        let Staged { exporters, queues, doors, pages, waiting } = staged;
+        let Staged { exporters, queues, doors, pages, events, waiting } = staged;
         let Self { config, foundation, parts, .. } = self;
         exporters.into_iter().for_each(|(id, built)| parts.exchange(id, built));
         for (id, named) in queues {
@@ -239,6 +245,10 @@ impl Daemon {
         leaving.extend(parts.pages.end(&plan.exporters));
         parts.doors.extend(doors);
         parts.pages.doors.extend(pages);
+        parts.events.leave(events::wanted_at(config)).await;
+        if let Some(door) = events {
+            parts.events.take(door);
+        }
         for door in waiting {
             self.open_when_free(door, stop, failed).await;
         }
@@ -358,7 +368,12 @@ impl Daemon {
     /// Ends links that changed or are not wanted, whose deliveries have ended, and begins those that are new. False where the
     /// process is told to end meanwhile.
     async fn relink(&mut self, deadline: Deadline, stop: &Drain, failed: &mut Vec<String>) -> bool {
+        let Self { config, foundation, parts, .. } = self;
+        // Who reports holds the outbox, which is the next agent's to open.
+        let whose = Whose::wanted(config, parts, &foundation.states);
+        parts.events.let_go(whose.as_ref()).await;
         for link in std::mem::take(&mut self.parts.retired) {
+            let deadline = deadline.max(Deadline::now() + LEFT_WITHIN);
             let ended = heeding(stop, timeout_at(deadline, link.end())).await;
             match ended {
                 Ok(Ok(())) => (),
@@ -366,11 +381,37 @@ impl Daemon {
                 Err(_) => return false,
             }
         }
-        let Self { config, foundation, parts, views, .. } = self;
-        let bench = foundation.bench(config);
-        for (name, failure) in parts.begin_links(&bench) {
+        let Self { config, parts, views, .. } = self;
+        for (name, failure) in parts.begin_links(config).await {
             views.health.settle(&name);
             not_started(&views.health, name, &text_of(failure), failed);
+        }
+        self.serve_events(whose, stop, failed).await
+    }
+
+    /// Begins the events service where it is to be; it waits for an address that one of our doors is letting go. False where the
+    /// process is told to end meanwhile.
+    async fn serve_events(&mut self, whose: Option<Whose>, stop: &Drain, failed: &mut Vec<String>) -> bool {
+        let Self { config, parts, views, .. } = self;
+        views.health.settle(events::NAME);
+        let wanted = events::wanted_at(config);
+        let by = Instant::now() + FREED_WITHIN;
+        while let Some(address) = wanted.filter(|_| !parts.events.is_at(wanted)) {
+            match events::Door::bind(address).map_err(Failure::from) {
+                Ok(door) => parts.events.take(door),
+                Err(failure) if is_in_use(&failure) && Instant::now() < by => {
+                    if heeding(stop, sleep(FREED_LOOK)).await.is_err() {
+                        return false;
+                    }
+                }
+                Err(failure) => {
+                    not_started(&views.health, events::NAME.to_owned(), &text_of(failure), failed);
+                    return true;
+                }
+            }
+        }
+        if let Err(error) = parts.events.serve(whose) {
+            not_started(&views.health, events::NAME.to_owned(), &text_of(error.into()), failed);
         }
         true
     }
@@ -457,7 +498,7 @@ impl Daemon {
 
     /// What follows from the changes: who has a cursor, what waits, certificates, exporters that nobody uses.
     async fn tidy_up(&mut self, plan: &Plan) {
-        let Self { config, parts, views, .. } = self;
+        let Self { config, foundation, parts, views, .. } = self;
         config.pipelines.keys().filter(|id| parts.pipelines.contains_key(id)).for_each(|id| {
             parts.configured(config, id);
         });
@@ -496,6 +537,10 @@ impl Daemon {
             views.show_waiting(pipelines::waiting(config).await);
         }
         views.follow(parts);
+        if !is_used(config) {
+            // Nobody shows agents any more.
+            foundation.states.close_unused().await;
+        }
     }
 }
 

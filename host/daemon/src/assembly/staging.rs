@@ -12,7 +12,7 @@ use super::diff::Plan;
 use super::exporters::{self, Built};
 use super::pipelines::Site;
 use super::receivers::{self, Door};
-use super::{Bench, Daemon, NamedQueue, pages};
+use super::{Bench, Daemon, NamedQueue, events, pages};
 use crate::command::Failure;
 use crate::config::{Config, Id, PipelineId};
 use crate::validate::{Transport, clash};
@@ -51,6 +51,8 @@ pub(super) struct Staged {
     pub(super) doors: BTreeMap<Id, Door>,
     /// Doors of exporters that are fetched from.
     pub(super) pages: BTreeMap<Id, Door>,
+    /// Where the events service is to move to, if it is.
+    pub(super) events: Option<events::Door>,
     /// Doors whose address is another's that will end.
     pub(super) waiting: Vec<Waiting>,
 }
@@ -80,7 +82,8 @@ impl Daemon {
         for id in plan.exporters.starting() {
             built.insert(id.clone(), exporters::build(&bench, id, self.parts.exporters.get(id)).await?);
         }
-        let let_go = self.let_go(plan);
+        let let_go = self.let_go(config, plan);
+        let events = self.bind_events(config, &let_go)?;
         for id in plan.receivers.starting() {
             let standing = self.parts.doors.get(id).map(|door| &door.standing).or(self.parts.shut.get(id));
             let (standing, drain) = (standing.cloned().unwrap_or_default(), self.parts.doors_drain.child());
@@ -94,8 +97,8 @@ impl Daemon {
                 Err(failure) => return Err(failure.into()),
             }
         }
-        let mut staged =
-            Staged { exporters: built, queues: Vec::new(), doors, pages: BTreeMap::new(), waiting };
+        let (queues, pages) = (Vec::new(), BTreeMap::new());
+        let mut staged = Staged { exporters: built, queues, doors, pages, events, waiting };
         self.bind_pages(&bench, plan, &let_go, &mut staged)?;
         Ok(staged)
     }
@@ -126,13 +129,37 @@ impl Daemon {
         Ok(())
     }
 
+    /// Binds the address that the events service is to move to, if it is. One that a door of ours has, which will end, is bound later.
+    fn bind_events(
+        &self,
+        config: &Config,
+        let_go: &[(Transport, SocketAddr)],
+    ) -> Result<Option<events::Door>, Refused> {
+        let wanted = events::wanted_at(config);
+        let Some(address) = wanted.filter(|_| !self.parts.events.is_at(wanted)) else { return Ok(None) };
+        match events::Door::bind(address).map_err(Failure::from) {
+            Ok(door) => Ok(Some(door)),
+            Err(failure) if is_in_use(&failure) => {
+                will_be_free(events::NAME, vec![(Transport::Tcp, address)], let_go, failure)?;
+                Ok(None)
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
     /// The addresses of doors that will end.
-    fn let_go(&self, plan: &Plan) -> Vec<(Transport, SocketAddr)> {
+    fn let_go(&self, config: &Config, plan: &Plan) -> Vec<(Transport, SocketAddr)> {
         let ending = plan.receivers.ending().filter_map(|id| self.parts.doors.get(id));
         let ending = ending.chain(self.parts.pages.ending(&plan.exporters).map(|(_, door)| door));
         let ending = ending.filter(|door| door.running.as_ref().is_none_or(|running| !running.has_ended()));
         let addresses = ending.flat_map(|door| door.addresses.iter());
-        addresses.map(|(protocol, address)| (receivers::transport(protocol), *address)).collect()
+        let events = &self.parts.events;
+        let events = events.address().filter(|_| !events.is_at(events::wanted_at(config)));
+        let events = events.map(|address| (Transport::Tcp, address));
+        addresses
+            .map(|(protocol, address)| (receivers::transport(protocol), *address))
+            .chain(events)
+            .collect()
     }
 
     /// Opens the logs of pipelines that are new.

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod doors;
+mod roles;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -51,6 +51,10 @@ pub(super) struct Shorthand {
     /// Its private key, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
+    /// Revocation lists of that authority, PEM or DER: who shows a certificate that they name, or that none of them speaks for, is
+    /// refused.
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    crl: Option<PathBuf>,
     /// Writes the configuration that --send-to or --collect stands for, and ends.
     #[arg(long)]
     print_config: bool,
@@ -75,8 +79,8 @@ impl Shorthand {
     /// # Errors
     /// Where other flags stand without it, or no data folder can be guessed.
     pub(super) fn meant(self) -> anyhow::Result<Option<Meant>> {
-        let Self { send_to, collect, data_dir, listen, ca, cert, key, print_config } = self;
-        let tls = ca.zip(cert).zip(key).map(|((ca, cert), key)| Tls { ca, cert, key });
+        let Self { send_to, collect, data_dir, listen, ca, cert, key, crl, print_config } = self;
+        let tls = ca.zip(cert).zip(key).map(|((ca, cert), key)| Tls { ca, cert, key, crl });
         let meant = match (send_to, collect) {
             (Some(collector), _) => {
                 let data_dir = data_dir.map_or_else(|| data_dir_of("agent"), Ok)?;
@@ -94,6 +98,9 @@ impl Shorthand {
                 let text = collector(&address, &data_dir, tls.as_ref());
                 // Off loopback an agent dials a name of this machine, and both ends show a certificate.
                 let (there, flags) = match tls {
+                    Some(Tls { crl: Some(_), .. }) => {
+                        ("HOST:PORT of this machine", " --ca … --cert … --key … --crl …")
+                    }
                     Some(_) => ("HOST:PORT of this machine", " --ca … --cert … --key …"),
                     None => (address.as_str(), ""),
                 };
@@ -117,6 +124,17 @@ struct Tls {
     ca: PathBuf,
     cert: PathBuf,
     key: PathBuf,
+    crl: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The section of this end, whose key for the authority is `authority`.
+    fn section(&self, authority: &str) -> String {
+        let Self { ca, cert, key, crl } = self;
+        let crl = crl.as_ref().map(|crl| format!(", crl_file: {}", path(crl))).unwrap_or_default();
+        let (ca, cert, key) = (path(ca), path(cert), path(key));
+        format!("    tls: {{{authority}: {ca}, cert_file: {cert}, key_file: {key}{crl}}}\n")
+    }
 }
 
 /// Where a process without a file keeps its queue: root's where everybody looks, a user's at home.
@@ -162,9 +180,8 @@ fn agent(collector: &str, listen: IpAddr, data_dir: &Path, tls: Option<&Tls>) ->
     // A string takes all that is written to it.
     write!(text, "{}", zipkin(&format!("  zipkin: {{endpoint: {}}}\n", at(ZIPKIN_PORT)))).ok();
     write!(text, "exporters:\n  weir:\n    endpoint: {}\n", quoted(collector)).ok();
-    if let Some(Tls { ca, cert, key }) = tls {
-        let (ca, cert, key) = (path(ca), path(cert), path(key));
-        writeln!(text, "    tls: {{ca_file: {ca}, cert_file: {cert}, key_file: {key}}}").ok();
+    if let Some(tls) = tls {
+        text.push_str(&tls.section("ca_file"));
     }
     write!(
         text,
@@ -194,9 +211,8 @@ fn collector(address: &str, data_dir: &Path, tls: Option<&Tls>) -> String {
     let is_any = asked.is_some_and(|asked| asked.port() == 0);
     let page = |port| quoted(&SocketAddr::new(ip, if is_any { 0 } else { port }).to_string());
     let mut text = format!("receivers:\n  weir:\n    endpoint: {}\n", quoted(address));
-    if let Some(Tls { ca, cert, key }) = tls {
-        let (ca, cert, key) = (path(ca), path(cert), path(key));
-        writeln!(text, "    tls: {{client_ca_file: {ca}, cert_file: {cert}, key_file: {key}}}").ok();
+    if let Some(tls) = tls {
+        text.push_str(&tls.section("client_ca_file"));
     }
     write!(
         text,
@@ -249,12 +265,15 @@ mod tests {
         }
     }
 
-    /// Scenario: an agent and a collector on other addresses than loopback, without certificates and with them.
-    /// Guarantees: without, each has an error that names what makes certificates; with them, none.
+    /// Scenario: an agent and a collector on other addresses than loopback: without certificates, with them, with revocation lists too.
+    /// Guarantees: without, each has an error that names what makes certificates; with them, none; the lists are in the file.
     #[test]
     fn a_shorthand_over_a_network_needs_certificates() {
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let tls = Tls { ca: "/ca.pem".into(), cert: "/cert.pem".into(), key: "/key.pem".into() };
+        let tls = |crl: Option<&str>| {
+            let (ca, cert, key) = ("/ca.pem".into(), "/cert.pem".into(), "/key.pem".into());
+            Tls { ca, cert, key, crl: crl.map(PathBuf::from) }
+        };
         let folder = Path::new("/tmp/weir");
         let texts = |tls: Option<&Tls>| {
             [agent("collector.example:55680", local, folder, tls), collector("0.0.0.0:55680", folder, tls)]
@@ -264,8 +283,13 @@ mod tests {
             assert_eq!(errors.len(), 1, "{text}");
             assert!(errors[0].contains("weir cert init"), "{}", errors[0]);
         }
-        for text in texts(Some(&tls)) {
+        for text in texts(Some(&tls(None))) {
             assert_eq!(errors(&text), Vec::<String>::new(), "{text}");
+            assert!(!text.contains("crl_file"), "{text}");
+        }
+        for text in texts(Some(&tls(Some("/a list.crl")))) {
+            assert_eq!(errors(&text), Vec::<String>::new(), "{text}");
+            assert!(text.contains("crl_file: '/a list.crl'}"), "{text}");
         }
     }
 }

@@ -160,18 +160,19 @@ struct Replacement {
 // === impl Outbox ===
 
 impl Outbox {
-    /// Opens what is kept. `is_whole` is false where the file was set aside: then nobody may conclude from what is here that
-    /// other things are gone. Must be called within a runtime; the task ends when the outbox and all handles are gone, and
-    /// its parent waits for it.
-    pub fn open(keep: Arc<dyn Keep>, is_whole: bool) -> (Self, OutboxHandle, JoinHandle<()>) {
+    /// Opens what is kept. `is_new` where nothing was ever kept there: what is found empty otherwise was lost, and then nobody
+    /// may conclude from what is here that other things are gone, in this start and later ones, until a collector has nothing
+    /// else. Must be called within a runtime; the task ends when the outbox and all handles are gone, and its parent waits for it.
+    pub fn open(keep: Arc<dyn Keep>, is_new: bool) -> (Self, OutboxHandle, JoinHandle<()>) {
         let fresh = fresh_incarnation(None);
-        let (desk, unread) = Desk::load(&*keep, fresh, is_whole, fastrand::u64(..), clock());
+        let (desk, unread) = Desk::load(&*keep, fresh, is_new, fastrand::u64(..), clock());
         if unread > 0 {
             warn!(
                 rows = unread,
                 "rows of the outbox of states could not be read, programs must report again"
             );
         }
+        let is_untidy = desk.is_untidy();
         let state = State { desk, waiters: HashMap::new(), incarnation: None, has_warned: false };
         let counts = OutboxCounts::default();
         let shared = Arc::new(Shared { state: Mutex::new(state), reported: Arc::default(), counts });
@@ -179,7 +180,11 @@ impl Outbox {
         let (requests, waiting) = mpsc::channel(REPORTS_WAITING_MAX);
         let task = tokio::spawn(run(Arc::clone(&shared), keep, waiting));
         let handle = OutboxHandle { shared: Arc::clone(&shared), requests: requests.clone() };
-        (Self { shared, requests }, handle, task)
+        let outbox = Self { shared, requests };
+        if is_untidy {
+            outbox.tend();
+        }
+        (outbox, handle, task)
     }
 
     /// Asks the task to tend to rows or to the incarnation; where it has work anyway, it does so with that.
@@ -478,8 +483,8 @@ async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
 /// Whom to answer, in the order of reports.
 enum Answer {
     One(oneshot::Sender<Result<Reported, ReportError>>),
-    /// Of so many reports the first refusal.
-    All(usize, oneshot::Sender<Result<(), ReportError>>),
+    /// Of so many reports, which are all of a kind, the first refusal.
+    All(String, usize, oneshot::Sender<Result<(), ReportError>>),
 }
 
 impl Answer {
@@ -493,10 +498,14 @@ impl Answer {
                     Reported { revision, fate }
                 })));
             }
-            Self::All(count, answer) => {
+            Self::All(kind, count, answer) => {
                 // All of them, for what follows is another's.
                 let all: Vec<_> = results.by_ref().take(count).map(|(_, result)| result.map(drop)).collect();
-                drop(answer.send(all.into_iter().find(Result::is_err).unwrap_or(Ok(()))));
+                let refused = all.into_iter().find(Result::is_err);
+                if refused.is_none() {
+                    state.desk.said_all(&kind);
+                }
+                drop(answer.send(refused.unwrap_or(Ok(()))));
             }
         }
     }
@@ -511,8 +520,9 @@ fn unpack(desk: &Desk, requests: Vec<Request>) -> (Vec<Report>, Vec<Answer>) {
                 answers.push(Answer::One(answer));
             }
             Request::Replace(replacement, answer) => {
+                let kind = replacement.kind.clone();
                 let said = replace(desk, *replacement);
-                answers.push(Answer::All(said.len(), answer));
+                answers.push(Answer::All(kind, said.len(), answer));
                 reports.extend(said);
             }
             Request::Tend => {}

@@ -17,7 +17,7 @@ use weir_proto::weir::events::v1::{ReportRequest, ReportResponse};
 use crate::limits::{STATE_NAME_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 use crate::state::outbox::{Fate, OutboxHandle, ReportError};
 
-use super::door::{incoming, server};
+use super::door::{serve, server};
 use super::{RESERVED, ServeError};
 
 /// Bytes of a request: the largest value, the names, and what stands between them.
@@ -27,7 +27,8 @@ const UNDER_WAY_MAX: usize = 32;
 /// How long a report waits for the collector where the caller has no deadline, and at most.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Serves programs until `stop`, then answers what waits and ends. States stay in the outbox.
+/// Serves programs until `stop`, then answers what waits and ends within moments, whatever programs do. States stay in the outbox.
+/// Dropped, it cuts who is connected; either way it lets go of the outbox and of its address.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -38,9 +39,7 @@ pub async fn serve_agent(
 ) -> Result<(), ServeError> {
     let reporter = Reporter { outbox, stop: stop.clone() };
     let service = ReportServiceServer::new(reporter).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let serving = server().add_service(service);
-    let serving = serving.serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned());
-    serving.await.map_err(ServeError::Transport)
+    serve(server().add_service(service), listener, stop).await
 }
 
 #[derive(Debug, Clone)]

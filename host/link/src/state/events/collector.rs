@@ -17,7 +17,7 @@ use crate::names::to_wire;
 use crate::state::store::{Cursor, Event, Fact, Filter, Standing, Store, Watching};
 
 use super::ServeError;
-use super::door::{incoming, server};
+use super::door::{serve, server};
 
 /// Bytes of a request: names, and a page's or a cursor's few bytes.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -28,7 +28,8 @@ const PAGE_STATES_MAX: usize = 1_000;
 /// Bytes of a page before the state that goes beyond: below what gRPC clients take unless told otherwise, 4 MiB.
 const PAGE_BYTES_MAX: usize = 2 << 20;
 
-/// Serves programs until `stop`, which ends their watches: they go on with their cursors when the collector is back.
+/// Serves programs until `stop`, which ends their watches within moments, read or not: they go on with their cursors when the
+/// collector is back. Dropped, it cuts who is connected; either way it lets go of the store and of its address.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -40,9 +41,7 @@ pub async fn serve_collector(
     let watches = Arc::new(Semaphore::new(WATCHES_MAX));
     let watcher = Watcher { store, stop: stop.clone(), watches };
     let service = WatchServiceServer::new(watcher).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let serving = server().add_service(service);
-    let serving = serving.serve_with_incoming_shutdown(incoming(listener)?, stop.cancelled_owned());
-    serving.await.map_err(ServeError::Transport)
+    serve(server().add_service(service), listener, stop).await
 }
 
 #[derive(Debug)]

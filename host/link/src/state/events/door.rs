@@ -1,7 +1,9 @@
 //! Connections of the events services: within bounds, on a loopback.
+//!
+//! Invariant: when a service has ended, or is dropped, its address is free, and nobody who is still connected holds what it served.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,8 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, Router};
+use tracing::warn;
 
 use super::ServeError;
 
@@ -28,6 +32,10 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long to wait after a connection could not be accepted: descriptors do not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long programs may take to read what was said to them before the end: they are on this machine, so who reads at all has read
+/// it by then. Who does not read would hold up the end of the process, or of a reload, for as long as it likes.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+
 /// A server with the bounds of both services.
 pub(super) fn server() -> Server {
     Server::builder()
@@ -36,31 +44,75 @@ pub(super) fn server() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE))
 }
 
-/// Connections, at most so many at once.
-pub(super) fn incoming(
+/// Serves until `stop`; then what is under way may end for a moment, and who is connected still is cut. Dropped, it cuts at once.
+pub(super) async fn serve(
+    services: Router,
     listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let cut = CancellationToken::new();
+    let _cut = cut.clone().drop_guard();
+    let incoming = incoming(listener, &cut)?;
+    let asked = stop.clone().cancelled_owned();
+    let mut serving = pin!(services.serve_with_incoming_shutdown(incoming, asked));
+    let overdue = async {
+        stop.cancelled().await;
+        sleep(READ_WITHIN).await;
+    };
+    let served = tokio::select! {
+        biased;
+        served = &mut serving => served,
+        () = overdue => {
+            warn!(
+                within = ?READ_WITHIN,
+                "a program did not read what the events service said to the end, and is cut"
+            );
+            cut.cancel();
+            serving.await
+        }
+    };
+    served.map_err(ServeError::Transport)
+}
+
+/// Connections, at most so many at once, each until `cut`.
+fn incoming(
+    listener: TcpListener,
+    cut: &CancellationToken,
 ) -> Result<impl Stream<Item = io::Result<Guarded>> + Send, ServeError> {
     let address = listener.local_addr().map_err(ServeError::Listener)?;
     if !address.ip().is_loopback() {
         return Err(ServeError::NotLoopback(address));
     }
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    Ok(unfold((listener, places), |(listener, places)| async move {
+    Ok(unfold((listener, places, cut.clone()), |(listener, places, cut)| async move {
         let place = Arc::clone(&places).acquire_owned().await.ok()?;
         let accepted = listener.accept().await;
         if accepted.is_err() {
             sleep(ACCEPT_PAUSE).await;
         }
-        let guarded = accepted.map(|(stream, _)| Guarded { stream, _place: place });
-        Some((guarded, (listener, places)))
+        let guarded = accepted.map(|(stream, _)| {
+            let cut = Box::pin(cut.clone().cancelled_owned());
+            Guarded { stream, cut, _place: place }
+        });
+        Some((guarded, (listener, places, cut)))
     }))
 }
 
 /// A connection that has a place.
-#[derive(Debug)]
-pub(super) struct Guarded {
+struct Guarded {
     stream: TcpStream,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Guarded {
+    /// Whether it goes on; whoever asks is woken when it does not any more.
+    fn goes_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
 }
 
 impl Connected for Guarded {
@@ -75,12 +127,14 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.goes_on(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.goes_on(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 use weir_proto::weir::events::v1 as wire;
+use weir_proto::weir::link::v1::{State, StateUp, state_up};
 use weir_queue::{DurableMap, QueueError, SystemDisk};
 use wire::report_request::Wait;
 use wire::report_service_client::ReportServiceClient;
@@ -22,6 +23,7 @@ use wire::watch_service_client::WatchServiceClient;
 
 use super::{ServeError, serve_agent, serve_collector};
 use crate::lanes::{AgentStates, CollectorStates as _};
+use crate::names::to_wire;
 use crate::state::{Keep, Outbox, OutboxHandle, Store, Volatile};
 
 /// Generous: nothing here takes long.
@@ -251,4 +253,77 @@ async fn the_services_stay_on_the_loopback() {
     let agent = serve_agent(open().await, handle, stop.clone()).await.unwrap_err();
     let collector = serve_collector(open().await, store, stop).await.unwrap_err();
     assert!(agent.to_string().contains("loopback") && collector.to_string().contains("loopback"), "{agent}");
+}
+
+/// A store with more states than a program's windows take unread.
+async fn full_store() -> (Arc<Store>, JoinHandle<()>) {
+    let keep: Arc<dyn Keep> = Arc::<Volatile>::default();
+    let (store, task) = Store::open(keep).unwrap();
+    for key in 0..100 {
+        let state = State {
+            kind: "app".to_owned(),
+            key: format!("key{key}"),
+            incarnation: to_wire(1),
+            revision: key + 1,
+            value: vec![0; 60_000],
+            deleted: false,
+            ttl_ms: 0,
+        };
+        let message = StateUp { message: Some(state_up::Message::Value(state)) };
+        assert_eq!(store.received("agent", (1, 1), message).await.len(), 1);
+    }
+    (store, task)
+}
+
+/// Scenario: a program watches and does not read; the service is told to end, or its task is dropped.
+/// Guarantees: either way the address is free and the store is let go, with the program still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_does_not_read_holds_up_no_end() {
+    for is_told in [true, false] {
+        let (store, task) = full_store().await;
+        let (listener, channel) = listener().await;
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve_collector(listener, Arc::clone(&store), stop.clone()));
+        let mut client = WatchServiceClient::new(channel);
+        let mut unread = client.watch(wire::WatchRequest::default()).await.unwrap().into_inner();
+        assert_eq!(next(&mut unread).await.0, "started, resumed false");
+        match is_told {
+            true => stop.cancel(),
+            false => serving.abort(),
+        }
+        let ended = timeout(DEADLINE, serving).await.expect("it ends although nobody reads");
+        assert_eq!(ended.is_ok_and(|ended| ended.is_ok()), is_told);
+        drop(store);
+        timeout(DEADLINE, task).await.expect("nobody holds the store").unwrap();
+        TcpListener::bind(address).await.expect("the address is free");
+        drop(unread);
+    }
+}
+
+/// Scenario: somebody connects to an agent's service and never says a word; the service is told to end, or its task is dropped.
+/// Guarantees: either way the address is free and the outbox is let go, with the connection still open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_a_word_holds_up_no_end() {
+    for is_told in [true, false] {
+        let (outbox, handle, task) = Outbox::open(Arc::<Volatile>::default(), true);
+        let (listener, channel) = listener().await;
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve_agent(listener, handle, stop.clone()));
+        let silent = TcpStream::connect(address).await.unwrap();
+        // Who comes later is served, so the silent one was let in.
+        let mut client = ReportServiceClient::new(channel);
+        client.report(report("app", "a", "1", Wait::Agent)).await.unwrap();
+        match is_told {
+            true => stop.cancel(),
+            false => serving.abort(),
+        }
+        let ended = timeout(DEADLINE, serving).await.expect("it ends although nobody speaks");
+        assert_eq!(ended.is_ok_and(|ended| ended.is_ok()), is_told);
+        drop(outbox);
+        timeout(DEADLINE, task).await.expect("nobody holds the outbox").unwrap();
+        TcpListener::bind(address).await.expect("the address is free");
+        drop(silent);
+    }
 }

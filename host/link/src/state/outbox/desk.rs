@@ -1,14 +1,19 @@
 //! What an agent holds: the newest state of each resource, and how far the collector has it.
 //!
 //! ```text
-//! row      "h"                     ▶ incarnation u128 · next revision u64, big-endian
+//! row      "h"                     ▶ incarnation u128 · next revision u64, big-endian · 1 unless the outbox is whole
 //!          "s" kind · 0 · key      ▶ link.v1.State without incarnation
 //! ```
 //!
 //! A report becomes changes of rows ([`Desk::stage`]); when they are durable it is held ([`Desk::apply`]), and only then
 //! may it be sent. A deleted resource stays as a tombstone until the collector has acknowledged that.
 //!
-//! Invariant: a revision is given once in an incarnation, whatever is killed when.
+//! Whole is an outbox that has everything that was reported and still counts. One that was damaged has less, and programs may say
+//! once what they have to say: so it stays not whole, over starts, until a collector has nothing of it that is not here too. The
+//! kinds that were said as a whole since ([`Desk::said_all`]) are whole before.
+//!
+//! Invariants: a revision is given once in an incarnation, whatever is killed when; of a kind that is not whole nothing is said that
+//! lets a collector conclude what is gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -23,6 +28,8 @@ use crate::state::resource::{SEPARATOR, check};
 use super::lane::Lane;
 
 const HEADER: &[u8] = b"h";
+/// Bytes of a header's numbers, which are all there is of one that was written before it said whether the outbox is whole.
+const NUMBERS_BYTES: usize = 24;
 const ROW: u8 = b's';
 
 /// A resource, within the agent.
@@ -83,6 +90,10 @@ pub(in crate::state) struct Staged {
     next: u64,
     /// Whose rows go with it.
     gone: BTreeSet<Name>,
+    /// Rows that could not be read, which go too.
+    unread: Vec<Vec<u8>>,
+    /// What its header says, where it has one.
+    is_whole: Option<bool>,
     pub(in crate::state) changes: Vec<Change>,
     /// For each report its revision, or why it was not taken.
     pub(in crate::state) answers: Vec<Result<u64, Refused>>,
@@ -94,8 +105,14 @@ pub(in crate::state) struct Desk {
     pub(super) incarnation: u128,
     /// The next report's revision.
     pub(super) next: u64,
-    /// Whether all that was ever reported is here; not so after a file was set aside.
-    pub(super) is_whole: bool,
+    /// Whether all that was ever reported is here.
+    is_whole: bool,
+    /// Whether the header does not say that.
+    owes_header: bool,
+    /// Kinds that are whole where the outbox is not.
+    whole_kinds: BTreeSet<String>,
+    /// Rows that could not be read: they go when the header says that the outbox is not whole.
+    unread: Vec<Vec<u8>>,
     pub(super) kinds: BTreeMap<String, BTreeMap<String, Entry>>,
     states: usize,
     bytes: usize,
@@ -110,24 +127,23 @@ pub(in crate::state) struct Desk {
 
 impl Desk {
     /// Reads what is kept. Everything counts as not said, and times to live begin anew: how long the process was away is not
-    /// known, for clocks jump. Says how many rows could not be read.
+    /// known, for clocks jump. Where there is no header, it is whole if it is new. Says how many rows could not be read.
     pub(in crate::state) fn load(
         keep: &dyn Keep,
         fresh: u128,
-        is_whole: bool,
+        is_new: bool,
         seed: u64,
         now: Instant,
     ) -> (Self, usize) {
-        let header = keep.get(HEADER).filter(|header| header.len() == 24);
-        let (incarnation, next) = header.map_or((fresh, 1), |header| {
-            let (incarnation, next) = header.split_at(16);
-            let incarnation = u128::from_be_bytes(incarnation.try_into().unwrap_or_default());
-            (incarnation, u64::from_be_bytes(next.try_into().unwrap_or_default()))
-        });
+        let (incarnation, next, is_whole) =
+            keep.get(HEADER).as_deref().and_then(read_header).unwrap_or((fresh, 1, is_new));
         let mut desk = Self {
             incarnation,
             next,
             is_whole,
+            owes_header: false,
+            whole_kinds: BTreeSet::new(),
+            unread: Vec::new(),
             kinds: BTreeMap::new(),
             states: 0,
             bytes: 0,
@@ -136,14 +152,41 @@ impl Desk {
             expired: Vec::new(),
             lane: Lane::new(seed),
         };
-        let mut unread = 0;
-        for (_, row) in keep.scan(&[ROW]) {
+        for (key, row) in keep.scan(&[ROW]) {
             match State::decode(&*row) {
                 Ok(state) if check(&state.kind, &state.key).is_ok() => desk.take(state, now),
-                Ok(_) | Err(_) => unread += 1,
+                Ok(_) | Err(_) => desk.unread.push(key),
             }
         }
+        let unread = desk.unread.len();
+        if unread > 0 {
+            // The header says so before the rows are gone, for they are why.
+            (desk.is_whole, desk.owes_header) = (false, true);
+        }
         (desk, unread)
+    }
+
+    /// Whether all that was ever reported of a kind is here.
+    pub(super) fn is_whole(&self, kind: &str) -> bool {
+        self.is_whole || self.whole_kinds.contains(kind)
+    }
+
+    /// A collector has nothing of this kind that is not here too, or it was said what all of it is.
+    pub(super) fn is_whole_again(&mut self, kind: &str) -> bool {
+        // Kinds that are not here any more are forgotten first: who names kinds is bounded only by what is held at once.
+        if self.whole_kinds.len() >= KINDS_MAX {
+            let kinds = &self.kinds;
+            self.whole_kinds.retain(|kind| kinds.contains_key(kind));
+        }
+        !self.is_whole && self.whole_kinds.len() < KINDS_MAX && self.whole_kinds.insert(kind.to_owned())
+    }
+
+    /// A collector has nothing of any kind that is not here too.
+    pub(super) fn is_all_whole_again(&mut self) {
+        if !self.is_whole {
+            (self.is_whole, self.owes_header) = (true, true);
+            self.whole_kinds.clear();
+        }
     }
 
     fn take(&mut self, state: State, now: Instant) {
@@ -159,6 +202,8 @@ impl Desk {
             facts: Vec::new(),
             next: self.next,
             gone: std::mem::take(&mut self.gone),
+            unread: std::mem::take(&mut self.unread),
+            is_whole: None,
             changes: Vec::new(),
             answers: Vec::new(),
         };
@@ -212,6 +257,8 @@ impl Desk {
 
     /// The rows of the newest facts, of what is gone, and the header.
     fn write(&mut self, staged: &mut Staged, newest: HashMap<Name, usize>) {
+        // First, for one of them may be written anew.
+        staged.changes.extend(staged.unread.iter().map(|key| (key.clone(), None)));
         for name in &staged.gone {
             if self.entry(&name.kind, &name.key).is_none() && !newest.contains_key(name) {
                 staged.changes.push((row_key(name), None));
@@ -232,19 +279,22 @@ impl Desk {
         }
         // A revision that was given and not written is not given again: the disk may have it all the same.
         self.next = staged.next;
-        if !staged.changes.is_empty() {
-            staged.changes.push(header(self.incarnation, self.next));
+        if !staged.changes.is_empty() || self.owes_header {
+            staged.is_whole = Some(self.is_whole);
+            staged.changes.push(header(self.incarnation, self.next, self.is_whole));
         }
     }
 
     /// The change that makes a new incarnation durable.
     pub(in crate::state) fn stage_incarnation(&self, incarnation: u128) -> Vec<Change> {
-        vec![header(incarnation, self.next)]
+        vec![header(incarnation, self.next, self.is_whole)]
     }
 
     /// Holds what has become durable.
     pub(in crate::state) fn apply(&mut self, staged: Staged, now: Instant) {
         self.expire(now);
+        // Meanwhile it may have become whole.
+        self.owes_header &= staged.is_whole != Some(self.is_whole);
         for (name, revision, value, ttl) in staged.facts {
             self.hold(name, revision, value, ttl, now);
         }
@@ -253,6 +303,7 @@ impl Desk {
     /// What was staged did not become durable.
     pub(in crate::state) fn abandon(&mut self, staged: Staged) {
         self.gone.extend(staged.gone);
+        self.unread.extend(staged.unread);
     }
 
     fn hold(&mut self, name: Name, revision: u64, value: Option<Vec<u8>>, ttl: Duration, now: Instant) {
@@ -341,9 +392,9 @@ impl Desk {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Whether rows wait for a commit that removes them.
+    /// Whether rows wait for a commit that removes them, or the header for one.
     pub(in crate::state) fn is_untidy(&self) -> bool {
-        !self.gone.is_empty()
+        !self.gone.is_empty() || self.owes_header
     }
 
     /// States that are held, tombstones among them.
@@ -425,10 +476,26 @@ fn size(name: &Name, value: Option<&[u8]>) -> usize {
     name.kind.len() + name.key.len() + value.map_or(0, <[u8]>::len)
 }
 
-fn header(incarnation: u128, next: u64) -> Change {
+fn header(incarnation: u128, next: u64, is_whole: bool) -> Change {
     let mut value = incarnation.to_be_bytes().to_vec();
     value.extend_from_slice(&next.to_be_bytes());
+    if !is_whole {
+        value.push(1);
+    }
     (HEADER.to_vec(), Some(value))
+}
+
+/// Incarnation, next revision, and whether the outbox is whole; none of what is no header.
+fn read_header(header: &[u8]) -> Option<(u128, u64, bool)> {
+    let (numbers, rest) = header.split_at_checked(NUMBERS_BYTES)?;
+    let (incarnation, next) = numbers.split_at_checked(16)?;
+    let is_whole = match rest {
+        [] => true,
+        [1] => false,
+        _ => return None,
+    };
+    let incarnation = u128::from_be_bytes(incarnation.try_into().ok()?);
+    Some((incarnation, u64::from_be_bytes(next.try_into().ok()?), is_whole))
 }
 
 fn row_key(name: &Name) -> Vec<u8> {

@@ -105,6 +105,7 @@ impl Desk {
         self.expire(now);
         self.lane.is_up = true;
         self.lane.repeat_after(now);
+        self.compare(known);
         let says_all = !self.lane.was_welcomed || !is_known_store;
         self.lane.was_welcomed = true;
         let mut settled = Vec::new();
@@ -122,6 +123,30 @@ impl Desk {
             }
         }
         settled
+    }
+
+    /// What the collector has exactly as we do is whole here: nothing of it was lost, or all of it was said again.
+    fn compare(&mut self, known: &[KindDigest]) {
+        let mut lacks = false;
+        for theirs in known.iter().filter(|theirs| theirs.count > 0) {
+            if self.digest_of(&theirs.kind) == *theirs {
+                self.is_whole_again(&theirs.kind);
+            }
+            lacks |= !self.is_whole(&theirs.kind);
+        }
+        if !lacks {
+            self.is_all_whole_again();
+        }
+    }
+
+    /// All there is of a kind was said: where that was not known, what is not among it is gone at the collector too.
+    pub(in crate::state) fn said_all(&mut self, kind: &str) {
+        if !self.is_whole_again(kind) || !self.lane.is_up {
+            return;
+        }
+        // Parts that were listed before know less.
+        self.lane.listing.take_if(|(listed, _)| listed == kind);
+        self.lane.inventories.insert(kind.to_owned());
     }
 
     /// The stream is gone: what was in flight waits again.
@@ -306,8 +331,9 @@ impl Desk {
     }
 
     fn part(&self, kind: String, keys: Vec<KeyDigest>, first: bool, is_last: bool) -> state_up::Message {
-        // Where a file was set aside there may have been more: nobody may take this for all.
-        state_up::Message::Inventory(Inventory { kind, keys, complete: is_last && self.is_whole, first })
+        // Where something was lost there may have been more: nobody may take this for all.
+        let complete = is_last && self.is_whole(&kind);
+        state_up::Message::Inventory(Inventory { kind, keys, complete, first })
     }
 
     /// Puts a resource at the end of the queue, where it is owed and not there yet.

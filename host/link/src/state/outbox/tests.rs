@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use prost::Message as _;
 use tokio::sync::Semaphore;
-use weir_proto::weir::link::v1::{Inventory, State, StateAck, Want, state_down, state_up};
+use weir_proto::weir::link::v1::{Inventory, KeyDigest, State, StateAck, Want, state_down, state_up};
 use weir_queue::QueueError;
 
 use super::*;
@@ -46,13 +47,43 @@ impl Keep for Slow {
 }
 
 fn open(keep: &Arc<Slow>) -> (Outbox, OutboxHandle) {
+    open_found(keep, true)
+}
+
+fn open_found(keep: &Arc<Slow>, is_new: bool) -> (Outbox, OutboxHandle) {
     let keep: Arc<dyn Keep> = Arc::<Slow>::clone(keep);
-    let (outbox, handle, _) = Outbox::open(keep, true);
+    let (outbox, handle, _) = Outbox::open(keep, is_new);
     (outbox, handle)
+}
+
+/// Returns when the disk has what was asked for before.
+async fn settled(handle: &OutboxHandle) {
+    handle.replace("none", Vec::new()).await.unwrap();
 }
 
 async fn say(handle: &OutboxHandle, key: &str, value: &str) -> Reported {
     handle.report("app", key, value.into(), Duration::ZERO).await.unwrap()
+}
+
+/// What a collector says of states of one kind that it has.
+fn known(states: &[State]) -> KindDigest {
+    let order = |state: &State| {
+        let incarnation = u128::from_be_bytes(state.incarnation[..].try_into().unwrap());
+        crate::state::resource::Order { incarnation, revision: state.revision }
+    };
+    let kind = states.first().map(|state| state.kind.clone()).unwrap_or_default();
+    crate::state::resource::digest(&kind, states.iter().map(|state| (&*state.key, order(state))))
+}
+
+/// What a collector says that has a state which this outbox has not.
+fn known_else(kind: &str) -> KindDigest {
+    let (kind, key, incarnation) = (kind.to_owned(), "lost".to_owned(), to_wire(1));
+    known(&[State { kind, key, incarnation, revision: 7, ..State::default() }])
+}
+
+/// Whether inventories are complete, by kind.
+fn complete(inventories: &[Inventory]) -> Vec<(&str, bool)> {
+    inventories.iter().map(|part| (&*part.kind, part.complete)).collect()
 }
 
 /// All that is to be sent now: states, and inventories.
@@ -239,13 +270,6 @@ async fn a_reconnect_says_what_the_collector_does_not_know() {
     let (said, inventories) = drain(&mut outbox);
     assert_eq!((said.len(), inventories.len()), (3, 1));
     assert!(inventories[0].first && inventories[0].complete && inventories[0].keys.len() == 3);
-    let known = |states: &[State]| {
-        let order = |state: &State| {
-            let incarnation = u128::from_be_bytes(state.incarnation[..].try_into().unwrap());
-            crate::state::resource::Order { incarnation, revision: state.revision }
-        };
-        crate::state::resource::digest("app", states.iter().map(|state| (&*state.key, order(state))))
-    };
     outbox.broken();
     outbox.welcomed(&[known(&said)], true, clock());
     assert_eq!((outbox.next(clock()), handle.unacknowledged()), (None, 0));
@@ -261,21 +285,18 @@ async fn a_reconnect_says_what_the_collector_does_not_know() {
     assert_eq!(drain(&mut outbox).0.len(), 3);
 }
 
-/// Scenario: more states than one message holds keys; a file that was set aside.
-/// Guarantees: the first part says that it is, and only the last that it is complete; where there may have been more, none does.
+/// Scenario: more states than one message holds keys.
+/// Guarantees: the first part says that it is, and only the last that it is complete.
 #[tokio::test]
 async fn an_inventory_is_complete_with_its_last_part() {
-    for is_whole in [true, false] {
-        let keep: Arc<dyn Keep> = Slow::new(100);
-        let (mut outbox, handle, _task) = Outbox::open(keep, is_whole);
-        let all = (0..2_500).map(|at| (format!("key{at:04}"), b"1".to_vec())).collect();
-        handle.replace("app", all).await.unwrap();
-        outbox.welcomed(&[], true, clock());
-        let (said, parts) = drain(&mut outbox);
-        assert_eq!(said.len(), STATES_IN_FLIGHT_MAX);
-        let seen: Vec<_> = parts.iter().map(|part| (part.keys.len(), part.first, part.complete)).collect();
-        assert_eq!(seen, [(1_000, true, false), (1_000, false, false), (500, false, is_whole)]);
-    }
+    let (mut outbox, handle) = open(&Slow::new(100));
+    let all = (0..2_500).map(|at| (format!("key{at:04}"), b"1".to_vec())).collect();
+    handle.replace("app", all).await.unwrap();
+    outbox.welcomed(&[], true, clock());
+    let (said, parts) = drain(&mut outbox);
+    assert_eq!(said.len(), STATES_IN_FLIGHT_MAX);
+    let seen: Vec<_> = parts.iter().map(|part| (part.keys.len(), part.first, part.complete)).collect();
+    assert_eq!(seen, [(1_000, true, false), (1_000, false, false), (500, false, true)]);
 }
 
 /// Scenario: an hour on a stream on which nothing is answered.
@@ -400,4 +421,84 @@ async fn an_agent_says_what_it_is_once() {
     }
     handle.describe_components(&[component("exporters/weir")]).await.unwrap();
     assert_eq!(states(&mut outbox), ["receivers/otlp -"]);
+}
+
+/// Scenario: an outbox was damaged and set aside; programs report again, one after a restart; the collector has all of it in the
+/// end, and only that; another restart.
+/// Guarantees: until then no inventory is complete, in any start, for what is missing may come yet; from then on they are, and a
+/// later start knows it.
+#[tokio::test]
+async fn a_damaged_outbox_is_whole_when_the_collector_has_nothing_else() {
+    let keep = Slow::new(100);
+    let (mut outbox, handle) = open_found(&keep, false);
+    say(&handle, "a", "1").await;
+    outbox.welcomed(&[known_else("app")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", false)]);
+    drop((outbox, handle));
+
+    let (mut outbox, handle) = open_found(&keep, false);
+    outbox.welcomed(&[known_else("app")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", false)], "a start has made it whole");
+    say(&handle, "lost", "1").await;
+    outbox.broken();
+    outbox.welcomed(&[known_else("app")], true, clock());
+    let (_, inventories) = drain(&mut outbox);
+    assert_eq!(complete(&inventories), [("app", false)]);
+    let said = |key: &KeyDigest| State {
+        kind: "app".to_owned(),
+        key: key.key.clone(),
+        incarnation: key.incarnation.clone(),
+        revision: key.revision,
+        ..State::default()
+    };
+    let all: Vec<State> = inventories[0].keys.iter().map(said).collect();
+    outbox.broken();
+    outbox.welcomed(&[known(&all), known_else("other")], true, clock());
+    outbox.broken();
+    outbox.welcomed(&[known_else("app"), known_else("other")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", true)], "of one kind nothing is missing");
+    outbox.broken();
+    outbox.welcomed(&[known(&all)], true, clock());
+    settled(&handle).await;
+    drop((outbox, handle));
+
+    let (mut outbox, _handle) = open_found(&keep, false);
+    outbox.welcomed(&[known_else("app")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", true)], "a start has forgotten that it is whole");
+}
+
+/// Scenario: an outbox was damaged; the agent says what all of a kind is, on a stream; a program reports one state of another.
+/// Guarantees: what the collector has of the first beside that may be expired, and at once; of the other nothing.
+#[tokio::test]
+async fn a_kind_that_is_said_as_a_whole_is_whole() {
+    let (mut outbox, handle) = open_found(&Slow::new(100), false);
+    say(&handle, "a", "1").await;
+    outbox.welcomed(&[known_else("app"), known_else("weir.node")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", false)]);
+    handle.replace("weir.node", vec![("n".to_owned(), b"1".to_vec())]).await.unwrap();
+    assert_eq!(complete(&drain(&mut outbox).1), [("weir.node", true)]);
+    outbox.broken();
+    outbox.welcomed(&[known_else("app"), known_else("weir.node")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", false), ("weir.node", true)]);
+}
+
+/// Scenario: a row of the outbox cannot be read; the resource is reported anew; restarts.
+/// Guarantees: no inventory is complete in this start or the next; the row is gone, what was reported is not.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_makes_an_outbox_less_than_whole() {
+    let keep = Slow::new(100);
+    let (outbox, handle) = open(&keep);
+    say(&handle, "a", "1").await;
+    drop((outbox, handle));
+    keep.rows.commit(vec![(b"sapp\0b".to_vec(), Some(vec![0xff]))]).unwrap();
+    for _ in 0..2 {
+        let (mut outbox, handle) = open_found(&keep, false);
+        say(&handle, "b", "1").await;
+        outbox.welcomed(&[known_else("app")], true, clock());
+        let (said, inventories) = drain(&mut outbox);
+        assert_eq!((said.len(), complete(&inventories)), (2, vec![("app", false)]));
+        settled(&handle).await;
+    }
+    let rows = keep.scan(b"s").into_iter().map(|(_, row)| State::decode(&*row).unwrap().key);
+    assert_eq!(rows.collect::<Vec<_>>(), ["a", "b"]);
 }
