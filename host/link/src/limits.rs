@@ -131,8 +131,9 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent that dials waits at least for the first sign of a collector. Else that is one interval of heartbeats, as the
 /// collector had them last, and [`CONNECT_TIMEOUT`] at the most: whoever is away for so long would be dead soon anyway, and a dial
-/// into a network that is parted just now must not outlast the parting. Three packets and a lost one take a second.
-pub const FIRST_SIGN_MIN: Duration = Duration::from_secs(1);
+/// into a network that is parted just now must not outlast the parting. A packet that is lost while one connects is sent again
+/// after a second (RFC 6298, 2).
+pub const FIRST_SIGN_MIN: Duration = Duration::from_secs(2);
 /// The longest time that a collector can send an agent away for: after that it tries again, whatever it was told.
 pub const GOODBYE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a text by a peer that are kept and shown.
