@@ -167,7 +167,7 @@ pub(super) fn open(
         bundle_bytes_max: limits.request_bytes_max,
         walk: WALK,
         limits: receivers::listen_limits(limits),
-        states: bench.states.of_collector(bench.config).with_context(doing)?,
+        states: bench.states.of_collector(bench.config, &bench.ledger).with_context(doing)?,
         peer_name: Arc::new(|peer| peer.identity.as_ref()?.name.clone()),
         ledger: settings.ledger,
         counts: settings.counts,

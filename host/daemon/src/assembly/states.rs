@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use weir_link::lanes::CollectorStates;
 use weir_link::state::events::{ServeError, serve_agent, serve_collector};
 use weir_link::state::{Keep, Outbox, OutboxHandle, Store, Volatile};
+use weir_model::Ledger;
 use weir_queue::{DurableMap, Opened, SystemDisk};
 
 use super::collector::{is_used, link_folder};
@@ -104,11 +105,15 @@ struct Kept {
 }
 
 impl States {
-    /// The store, opened when it is first asked for; then programs may watch it.
+    /// The store, opened when it is first asked for; then programs may watch it, with memory of `ledger`.
     ///
     /// # Errors
     /// A file or an address that cannot be used.
-    pub(super) fn of_collector(&self, config: &Config) -> anyhow::Result<Arc<dyn CollectorStates>> {
+    pub(super) fn of_collector(
+        &self,
+        config: &Config,
+        ledger: &Arc<Ledger>,
+    ) -> anyhow::Result<Arc<dyn CollectorStates>> {
         let mut kept = self.kept();
         if let Some(kept) = &*kept {
             return Ok(Arc::clone(&kept.store) as Arc<dyn CollectorStates>);
@@ -120,7 +125,8 @@ impl States {
         let service = listener.map(|listener| {
             info!(address = ?listener.local_addr().ok(), "programs may watch states");
             let stop = CancellationToken::new();
-            Service::start(stop.clone(), serve_collector(listener, Arc::clone(&store), stop))
+            let (store, ledger) = (Arc::clone(&store), Arc::clone(ledger));
+            Service::start(stop.clone(), serve_collector(listener, store, ledger, stop))
         });
         *kept = Some(Kept { store: Arc::clone(&store), task, service });
         Ok(store)
