@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tracing::debug;
+use tracing::{Instrument, debug};
 use weir_model::{Arrival, Claim, Consumer, Ledger, Reason, Receipt, Refusal, Signal, Source};
 use weir_net::decompress::{DecompressError, Encoding, decompress};
 use weir_net::limits::BodyLimits;
@@ -228,12 +228,12 @@ async fn consume(
         // Somebody newer has the place of this stream, and the word that ends it is on its way.
         return pending().await;
     };
-    let consuming = tokio::spawn(async move {
+    let consuming = async move {
         let consumed = consumer.consume(arrival).await;
         drop(flight);
         consumed
-    });
-    match consuming.await {
+    };
+    match tokio::spawn(consuming.in_current_span()).await {
         Ok(consumed) => consumed,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),

@@ -353,7 +353,7 @@ async fn large(store: &Store, agent: &str, at: usize) -> String {
 }
 
 fn count(store: &Store, agent: &str) -> u64 {
-    store.known(agent).iter().map(|digest| u64::from(digest.count)).sum()
+    store.known(agent).iter().map(|digest| digest.count).sum()
 }
 
 /// Scenario: a full store after a restart of the collector: one agent has a stream, the others are away, one of them said
@@ -439,5 +439,5 @@ async fn a_watcher_holds_a_page_of_bounded_bytes() {
     }
     assert_eq!(states, 100);
     assert!((1..=watching::WATCHER_BYTES_MAX).contains(&held), "{held}");
-    assert!(watching::WATCHER_BYTES_MAX < 4 * STATE_VALUE_BYTES_MAX);
+    const { assert!(watching::WATCHER_BYTES_MAX < 4 * STATE_VALUE_BYTES_MAX) };
 }
