@@ -51,12 +51,25 @@ const CELL_CHARS_MAX: usize = 40;
 /// Characters of an incarnation that a person sees.
 const LIFE_CHARS: usize = 8;
 
+/// The columns; of what is acknowledged, duplicates had come before.
+const HEADS: [&str; 10] = [
+    "AGENT",
+    "HOST",
+    "STATE",
+    "HEARD",
+    "LIFE",
+    "START",
+    "WAITING",
+    "ACKNOWLEDGED",
+    "DUPLICATES",
+    "LAST EVENT",
+];
+
 /// The agents as a table for a person.
 pub fn table(agents: &[AgentView]) -> String {
-    let heads = ["AGENT", "HOST", "STATE", "HEARD", "LIFE", "START", "WAITING", "ACKNOWLEDGED", "LAST EVENT"];
-    let mut rows: Vec<[String; 9]> = vec![heads.map(str::to_owned)];
+    let mut rows: Vec<[String; HEADS.len()]> = vec![HEADS.map(str::to_owned)];
     rows.extend(agents.iter().map(row));
-    let mut widths = [0; 9];
+    let mut widths = [0; HEADS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -76,7 +89,7 @@ pub fn table(agents: &[AgentView]) -> String {
     text
 }
 
-fn row(AgentView { row, .. }: &AgentView) -> [String; 9] {
+fn row(AgentView { row, .. }: &AgentView) -> [String; HEADS.len()] {
     let waiting = match row.waiting.records {
         0 => "0".to_owned(),
         records => format!("{records} ({} KiB, {} s)", row.waiting.bytes >> 10, row.waiting.oldest_ms / 1000),
@@ -102,6 +115,7 @@ fn row(AgentView { row, .. }: &AgentView) -> [String; 9] {
         row.epoch.map_or_else(|| "-".to_owned(), |epoch| epoch.to_string()),
         waiting,
         row.records.to_string(),
+        row.duplicates.to_string(),
         cell(&row.event, CELL_CHARS_MAX * 3),
     ]
 }
@@ -142,7 +156,7 @@ mod tests {
                 bundles: 0,
                 records: 0,
                 bytes: 0,
-                duplicates: None,
+                duplicates: 0,
                 rejected: Vec::new(),
                 turned_away: 0,
                 event: String::new(),

@@ -8,6 +8,7 @@
 //! | `collector/decode.rs`, `bundle.rs` | messages and bundles, read under bounds |
 //! | `collector/assembly.rs`, `intake.rs`, `patience.rs` | a body paid for, unpacked, walked, and handed to its pipeline |
 //! | `collector/lot.rs` | room for what a pipeline refuses for now |
+//! | `collector/flights.rs` | bundles that are with pipelines, by agent: also those whose streams are gone |
 //! | `collector/states_lane.rs` | states of one agent on their way to the store |
 //! | `collector/greet.rs`, `serve.rs`, `door.rs` | the stream's task and the address |
 //! | `collector/store.rs` | the collector's folder |
@@ -21,6 +22,7 @@ mod counts;
 mod decode;
 mod door;
 mod fleet;
+mod flights;
 mod greet;
 mod hello;
 mod intake;
@@ -83,11 +85,6 @@ impl<F: Fn(Signal) -> Option<Arc<dyn Consumer>> + Send + Sync> Pipelines for F {
 pub trait Marks: Send + Sync {
     /// The newest record of each of its logs: of one source as many as there are logs that have it.
     fn marks(&self, identity: &str) -> Vec<Mark>;
-
-    /// Records of it that came again and were there already; none where the logs do not tell.
-    fn duplicates(&self, _identity: &str) -> Option<u64> {
-        None
-    }
 }
 
 /// The name that a connection's other end has shown and that was verified.
@@ -186,20 +183,30 @@ impl Collector {
 
     /// Every agent that lives or was here lately, by name.
     pub fn fleet(&self) -> Vec<FleetRow> {
-        let mut rows = self.store.registry().fleet(Instant::now());
-        for row in &mut rows {
-            row.duplicates = self.settings.logs.duplicates(&row.identity);
-        }
-        rows
+        self.store.registry().fleet(Instant::now())
     }
 
-    /// Once a minute or so: forgets whom nobody has seen for long, and writes what is not on the disk yet.
+    /// Once a minute or so: forgets whom nobody has seen for long, with their states, and writes what is not on the disk yet.
     pub async fn sweep(&self) {
         self.store.registry().sweep(Instant::now());
         if let Err(error) = self.store.persist().await {
             tracing::warn!(%error, "what is known of agents is not written, trying on");
+        } else {
+            self.let_go().await;
         }
         self.count_rows();
+    }
+
+    /// Lets go of the states of whom the registry has forgotten.
+    async fn let_go(&self) {
+        loop {
+            let Some(identity) = self.store.registry().first_gone() else { return };
+            if !self.settings.states.forget(&identity).await {
+                // The store has said why; the next sweep tries again.
+                return;
+            }
+            self.store.registry().let_go(&identity);
+        }
     }
 
     /// Sets the gauges that follow from the registry.

@@ -46,4 +46,14 @@ pub trait CollectorStates: Send + Sync {
         epoch: (u128, u64),
         message: StateUp,
     ) -> BoxFuture<'a, Vec<StateDown>>;
+
+    /// A stream of the agent is live from now on: what is stored of it is not given up. [`CollectorStates::left`] follows each.
+    fn came(&self, _identity: &str) {}
+
+    /// That stream has ended.
+    fn left(&self, _identity: &str) {}
+
+    /// Lets go of what is stored of an agent that is not remembered any more, unless it has a live stream, as at another door.
+    /// False where that could not be written: it is to be asked for again.
+    fn forget<'a>(&'a self, identity: &'a str) -> BoxFuture<'a, bool>;
 }

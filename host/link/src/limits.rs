@@ -10,6 +10,9 @@ pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(30);
 pub const DEAD_AFTER_TENTHS: u32 = 25;
 /// How long the first message of a stream may take, on either side.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a Welcome waits for what an ended stream of the same agent has with pipelines: half of what the agent waits for a
+/// Welcome. After that it has marks that may be too low, which costs records that are sent again and known.
+pub const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Logs in a Hello: pipelines of one agent.
 pub const LOGS_MAX: usize = 64;
 /// Starts of an agent that its folder remembers and a Hello names: whoever starts more often between two welcomes takes a new

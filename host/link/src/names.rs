@@ -45,6 +45,14 @@ impl Incarnation {
     }
 }
 
+/// Whether a name has the form of those that certificates prove: a scheme and what it names (RFC 3986, 3.1), as in
+/// `urn:weir:host:edge-1`. Nobody takes such a name by saying it.
+pub fn is_uri(name: &str) -> bool {
+    let Some((scheme, _)) = name.split_once(':') else { return false };
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(is_part)
+}
+
 /// An id as it goes over the wire.
 pub fn to_wire(id: u128) -> Vec<u8> {
     id.to_be_bytes().to_vec()
@@ -76,6 +84,28 @@ mod tests {
         let second = Incarnation::new(1_474_000_000_000, 0, Some(first));
         assert!(second > first, "{second} {first}");
         assert_eq!(second.to_string().as_bytes()[14], b'7');
+    }
+
+    /// Scenario: names of certificates, and names that agents give themselves.
+    /// Guarantees: whatever begins with a scheme is a URI, and nothing else.
+    #[test]
+    fn a_name_with_a_scheme_is_a_uri() {
+        for uri in ["urn:weir:host:a", "dns:web-1", "spiffe://a/b", "weir:", "SPIFFE://a", "a+b-c.1:x"] {
+            assert!(is_uri(uri), "{uri}");
+        }
+        for name in [
+            "",
+            "edge-1",
+            "web-1.example",
+            "01a0c450-6c00-7fff-bfff-ffffffffffff",
+            ":",
+            "::1",
+            "1:2",
+            "a b:c",
+            "ü:x",
+        ] {
+            assert!(!is_uri(name), "{name}");
+        }
     }
 
     /// Scenario: an id goes over the wire; ids of other lengths come from it.

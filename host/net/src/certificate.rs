@@ -27,8 +27,8 @@ pub struct Unreadable {
 /// Whom the verified certificate of a connection names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The first URI among its alternative names, else the first DNS name without a wildcard (DESIGN 1.5). None where there is
-    /// neither, or what is there is longer than [`SOURCE_NAME_BYTES_MAX`] or has other characters than visible ASCII: such a
+    /// The first URI among its alternative names, else the first DNS name without a wildcard (DESIGN 1.5), as the URI that it is
+    /// (RFC 4501): `dns:web-1.example`. So nobody who shows no certificate has a name like it. None where there is neither, or what is there is longer than [`SOURCE_NAME_BYTES_MAX`] or has other characters than visible ASCII: such a
     /// certificate names nobody.
     pub name: Option<String>,
     /// Its serial number in hexadecimal digits.
@@ -223,10 +223,10 @@ fn name_of(certificate: &X509Certificate<'_>) -> Option<String> {
         // Foreign: every other kind is no host's name.
         _ => None,
     });
-    let is_name = |name: &&str| {
+    let is_name = |name: &String| {
         (1..=SOURCE_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    uri.or(dns).filter(is_name).map(str::to_owned)
+    uri.map(str::to_owned).or_else(|| dns.map(|name| format!("dns:{name}"))).filter(is_name)
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

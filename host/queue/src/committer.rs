@@ -206,11 +206,13 @@ impl Writer {
     /// Writes one round and answers its senders.
     fn round(&mut self, core: &Core, mut round: Vec<Arriving>) {
         let first = core.state().book.next();
+        let counts: Vec<usize> = round.iter().map(|arriving| arriving.batches.len()).collect();
         let mut batches: Vec<Batch> =
             round.iter_mut().flat_map(|arriving| std::mem::take(&mut arriving.batches)).collect();
         let mut crcs: Vec<u32> = round.iter().flat_map(|arriving| arriving.crcs.iter().copied()).collect();
         // What the log has already is not stored again. It is answered with the rest: what covers it may be in this round.
         let sifted = core.state().marks.sift(first, &batches, core.settings.faults.no_dedup.is_on());
+        let known = sifted.known(counts);
         sifted.retain(&mut batches);
         sifted.retain(&mut crcs);
         let upto = Seq(first.saturating_add(batches.len() as u64).saturating_sub(1));
@@ -229,10 +231,11 @@ impl Writer {
                     core.counts.duplicates.of(signal).add(items);
                 }
                 self.publish(core, &heads, batches, sifted.change);
-                for arriving in round {
+                for (arriving, known) in round.into_iter().zip(known) {
                     core.state().release(arriving.footprint);
+                    let receipt = Receipt::Persisted(Persisted::vouch(upto)).with_known(known);
                     // A sender that has gone may send again; it was told nothing.
-                    drop(arriving.answer.send(Ok(Receipt::Persisted(Persisted::vouch(upto)))));
+                    drop(arriving.answer.send(Ok(receipt)));
                 }
             }
             Err(refusal) => {

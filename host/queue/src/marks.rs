@@ -68,6 +68,13 @@ pub(crate) struct Sifted {
 }
 
 impl Sifted {
+    /// How many of each admission's batches are there already, for admissions of so many batches one after another.
+    pub(crate) fn known(&self, batches: impl IntoIterator<Item = usize>) -> Vec<u64> {
+        let mut kept = self.kept.iter();
+        let known = |count: usize| kept.by_ref().take(count).filter(|kept| !**kept).count() as u64;
+        batches.into_iter().map(known).collect()
+    }
+
     /// Takes duplicates out of a list that has something for each batch.
     pub(crate) fn retain<T>(&self, list: &mut Vec<T>) {
         let mut kept = self.kept.iter();

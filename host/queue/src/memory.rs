@@ -137,9 +137,9 @@ struct MemoryAdmission {
 impl Admission for MemoryAdmission {
     fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<Receipt, Refusal>> {
         let batches = std::mem::take(&mut self.batches);
-        let upto = self.core.append(batches);
+        let (upto, known) = self.core.append(batches);
         self.room = None;
-        Box::pin(async move { Ok(Receipt::Held(Held::vouch(upto))) })
+        Box::pin(async move { Ok(Receipt::Held(Held::vouch(upto)).with_known(known)) })
     }
 }
 
@@ -183,19 +183,21 @@ impl Core {
         Ok(())
     }
 
-    fn append(&self, mut batches: Vec<Batch>) -> Seq {
+    /// Stores what is new; the newest record, and how many of these were there already.
+    fn append(&self, mut batches: Vec<Batch>) -> (Seq, u64) {
         let mut state = self.state();
         let first = state.book.next();
         let sifted = state.marks.sift(first, &batches, false);
-        let room: u64 = batches.iter().map(cost).sum();
+        let (room, count): (u64, usize) = (batches.iter().map(cost).sum(), batches.len());
         sifted.retain(&mut batches);
+        let known = (count - batches.len()) as u64;
         state.used -= room - batches.iter().map(cost).sum::<u64>();
         for (signal, items) in sifted.duplicates {
             self.counts.duplicates.of(signal).add(items);
         }
         self.counts.forgotten.add(state.marks.apply(sifted.change));
         if batches.is_empty() {
-            return Seq(first - 1);
+            return (Seq(first - 1), known);
         }
         let listeners = state.book.cursor_count() > 0;
         let mut heads = Vec::with_capacity(batches.len());
@@ -233,7 +235,7 @@ impl Core {
         for watch in state.watches.values() {
             watch.send_modify(|version| *version += 1);
         }
-        Seq(state.book.next() - 1)
+        (Seq(state.book.next() - 1), known)
     }
 }
 

@@ -32,10 +32,12 @@ pub(crate) enum Between {
 }
 
 /// Lines that a wire which breaks, a peer that is killed and a backend that never takes may bring about.
-const WORDS_OF_A_BAD_WIRE: [&str; 5] = [
+const WORDS_OF_A_BAD_WIRE: [&str; 6] = [
     "backend refuses for now",
     "no stream to the collector",
     "has opened a newer stream",
+    // The hello of a process that was killed since. An agent that lives and is told so says it itself, which nobody announces.
+    "which came late",
     // Who is connected by a wire that is silent cannot be told to go.
     "the drain was cut",
     "lines like the next one were held back",

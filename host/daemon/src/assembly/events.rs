@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use weir_link::state::Store;
 use weir_link::state::events::{ServeError, serve_agent, serve_collector};
+use weir_model::Ledger;
 
-use super::States;
+use super::Foundation;
 use super::collector::is_used;
 use super::link::Link;
 use super::parts::{self, Parts};
@@ -50,15 +51,16 @@ pub(crate) struct Events {
 pub(super) enum Whose {
     /// An agent's: programs report.
     Agent(Arc<Link>),
-    /// A collector's: programs watch.
-    Collector(Arc<Store>),
+    /// A collector's: programs watch, with memory of the budget.
+    Collector(Arc<Store>, Arc<Ledger>),
 }
 
 impl Whose {
     /// As the configuration wants it, of the parts that there are now.
-    pub(super) fn wanted(config: &Config, parts: &Parts, states: &States) -> Option<Self> {
+    pub(super) fn wanted(config: &Config, parts: &Parts, foundation: &Foundation) -> Option<Self> {
         if is_used(config) {
-            return states.store().map(Self::Collector);
+            let store = foundation.states.store()?;
+            return Some(Self::Collector(store, Arc::clone(&foundation.ledger)));
         }
         let link = parts.exporters.get(reported_to(config)?)?.link()?;
         Some(Self::Agent(Arc::clone(link)))
@@ -67,8 +69,8 @@ impl Whose {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Agent(one), Self::Agent(other)) => Arc::ptr_eq(one, other),
-            (Self::Collector(one), Self::Collector(other)) => Arc::ptr_eq(one, other),
-            (Self::Agent(_), Self::Collector(_)) | (Self::Collector(_), Self::Agent(_)) => false,
+            (Self::Collector(one, _), Self::Collector(other, _)) => Arc::ptr_eq(one, other),
+            (Self::Agent(_), Self::Collector(..)) | (Self::Collector(..), Self::Agent(_)) => false,
         }
     }
 }
@@ -162,9 +164,12 @@ impl Events {
                 info!(exporter = link.id, %address, "programs may report states");
                 Service::start(stop.clone(), serve_agent(listener, outbox, stop))
             }
-            Whose::Collector(store) => {
+            Whose::Collector(store, ledger) => {
                 info!(%address, "programs may watch states");
-                Service::start(stop.clone(), serve_collector(listener, Arc::clone(store), stop))
+                Service::start(
+                    stop.clone(),
+                    serve_collector(listener, Arc::clone(store), Arc::clone(ledger), stop),
+                )
             }
         };
         (self.door, self.running) = (Some(door), Some((whose, service)));

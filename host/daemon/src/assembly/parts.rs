@@ -119,7 +119,7 @@ impl Parts {
         for id in used(config, Kind::Receiver) {
             parts.open(&bench, id).await?;
         }
-        let whose = Whose::wanted(config, &parts, &foundation.states);
+        let whose = Whose::wanted(config, &parts, foundation);
         parts.events.serve(whose)?;
         Ok(parts)
     }

@@ -370,7 +370,7 @@ impl Daemon {
     async fn relink(&mut self, deadline: Deadline, stop: &Drain, failed: &mut Vec<String>) -> bool {
         let Self { config, foundation, parts, .. } = self;
         // Who reports holds the outbox, which is the next agent's to open.
-        let whose = Whose::wanted(config, parts, &foundation.states);
+        let whose = Whose::wanted(config, parts, foundation);
         parts.events.let_go(whose.as_ref()).await;
         for link in std::mem::take(&mut self.parts.retired) {
             let deadline = deadline.max(Deadline::now() + LEFT_WITHIN);

@@ -175,6 +175,12 @@ fn identity(field: &Field<'_>, endpoint: &Uri) -> Option<Located<String>> {
         field.wrong(format!("expected visible ASCII characters, at most {IDENTITY_BYTES_MAX}"));
         return None;
     }
+    if weir_link::names::is_uri(text) {
+        field.wrong(
+            "expected a name without a scheme, as `edge-1`: names of that form are those of certificates",
+        );
+        return None;
+    }
     Some(Located::new(text.to_owned(), field.at()))
 }
 

@@ -16,11 +16,16 @@ use crate::fleet::Roster;
 type LinkCounter = (&'static str, &'static str, fn(&LinkCounts) -> &Counter);
 
 /// Each line makes a family.
-const COUNTERS: [LinkCounter; 9] = [
+const COUNTERS: [LinkCounter; 10] = [
     ("weir_link_welcomed", "Streams of agents that were welcomed", |counts| &counts.welcomed),
     ("weir_link_broken_off", "Streams that broke off without a word", |counts| &counts.broken_off),
     ("weir_link_bundles", "Bundles that were persisted and acknowledged", |counts| &counts.bundles),
     ("weir_link_records", "Records in them", |counts| &counts.records),
+    (
+        "weir_link_duplicate_records",
+        "Records that had come before: vouched for, and not stored again",
+        |counts| &counts.duplicates,
+    ),
     ("weir_link_bytes", "Bytes of their bodies", |counts| &counts.bytes),
     ("weir_link_sent_bytes", "Bytes that these had on the wire", |counts| &counts.sent_bytes),
     ("weir_link_bundles_rejected", "Bundles that will never be taken as they are", |counts| {

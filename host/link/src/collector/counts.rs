@@ -58,6 +58,8 @@ pub struct LinkCounts {
     pub bundles: Counter,
     /// Records in them.
     pub records: Counter,
+    /// Of these, records that had come before and were not stored again.
+    pub duplicates: Counter,
     /// Bytes of their bodies.
     pub bytes: Counter,
     /// Bytes that they had on the wire.

@@ -56,8 +56,8 @@ pub struct FleetRow {
     pub records: u64,
     /// Bytes of their bodies.
     pub bytes: u64,
-    /// Records that came again and were there already; none where the logs do not tell.
-    pub duplicates: Option<u64>,
+    /// Of these, records that had come before: the logs behind the collector had them under their keys, and did not store them again.
+    pub duplicates: u64,
     /// Records in bundles that will never be taken, by reason. The agent searches such a bundle for the records at fault, so that
     /// one record may be counted several times.
     pub rejected: Vec<(String, u64)>,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::field::display;
 use tracing::{error, info, warn};
 use weir_model::Claim;
 use weir_net::grpc::{Code, MessageReader, Status};
@@ -18,7 +19,7 @@ use super::hello::{Facts, Who};
 use super::registry::{End, Note, Weight};
 use super::session::{Session, Terms};
 use super::{Collector, farewell};
-use crate::limits::{HELLO_TIMEOUT, TOO_MANY_WAIT, VERSION};
+use crate::limits::{HELLO_TIMEOUT, SETTLE_MAX, TOO_MANY_WAIT, VERSION};
 use crate::names::to_wire;
 
 /// How long an agent stays away while the collector cannot write its row.
@@ -51,6 +52,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let Self { collector, identity, session, end, why } = self;
         collector.store.registry().ended(identity, *session, *end, why, Instant::now());
+        collector.settings.states.left(identity);
         collector.hands().remove(session);
         collector.count_rows();
         info!(receiver = %collector.settings.id, agent = %identity, session, %why, "agent's stream ended");
@@ -89,16 +91,24 @@ pub(super) async fn greet(
     }
     let who = match (collector.settings.peer_name)(peer) {
         Some(name) => Who::Certified(name),
-        // A certificate that names nobody is not the lack of one: whoever shows it may not choose a name, from nowhere.
-        None if peer.identity.is_none() && peer.addr.ip().to_canonical().is_loopback() => Who::Local,
+        // It is not the lack of one: whoever shows it may not choose a name, from nowhere.
+        None if peer.identity.is_some() => Who::Nameless,
+        None if peer.addr.ip().to_canonical().is_loopback() => Who::Local,
         None => Who::Stranger,
     };
-    let facts = Facts::read(hello, &who)?;
+    let facts = Facts::read(hello, &who).inspect_err(|goodbye| {
+        let (receiver, certificate) = (&collector.settings.id, peer.identity.as_ref().map(display));
+        let (reason, text) = (goodbye.reason().as_str_name(), &goodbye.text);
+        warn!(%receiver, peer.addr = %peer.addr, certificate, reason, %text, "agent not welcomed");
+    })?;
     let bytes = facts.bytes() + Session::bytes(facts.logs.len());
     let paid = collector.settings.ledger.claim(bytes).map_err(|error| too_many(error.to_string()))?;
     let marks = collector.settings.logs.marks(&facts.identity);
     let (mut place, mut fenced) = collector.admit(&facts, &marks)?;
-    if let Err(cause) = collector.store.persist().await {
+    // What an older stream has with pipelines may still change the marks; it is fenced, so that nothing follows.
+    let settling = timeout(SETTLE_MAX, collector.store.flights.settled(&facts.identity));
+    let (written, settled) = tokio::join!(collector.store.persist(), settling);
+    if let Err(cause) = written {
         place.why = format!("its row could not be written: {cause}");
         let wait_ms = UNWRITTEN_WAIT.as_millis() as u32;
         let text = format!("this collector cannot write to its folder ({cause}); it is tried again");
@@ -108,6 +118,12 @@ pub(super) async fn greet(
     if let Ok(goodbye) = fenced.try_recv() {
         return Err(Some(goodbye));
     }
+    if settled.is_err() {
+        let within = SETTLE_MAX.as_secs();
+        warn!(receiver = %collector.settings.id, agent = %facts.identity, within, "bundles of the agent's last stream are still with a pipeline: it may send them again, which is noticed");
+    }
+    let marks = collector.settings.logs.marks(&facts.identity);
+    collector.admit_again(&facts, &marks, &mut place)?;
     let terms = collector.terms(&facts);
     let welcome = collector.welcome(&facts, terms, place.session, &marks);
     let session = Session::new(&facts, terms, Instant::now());
@@ -156,17 +172,46 @@ impl Collector {
             drop(old.send(goodbye));
         }
         drop((hands, registry));
+        self.settings.states.came(&facts.identity);
         self.count_rows();
-        for Note { weight, text } in &admitted.notes {
+        self.log(&admitted.notes);
+        let (collector, identity) = (Arc::clone(self), Arc::from(&*facts.identity));
+        let why = "the stream broke off".to_owned();
+        Ok((Place { collector, identity, session: admitted.session, end: End::Dead, why }, fenced))
+    }
+
+    /// Looks at the marks as they are now.
+    fn admit_again(
+        &self,
+        facts: &Facts,
+        marks: &[weir_model::Mark],
+        place: &mut Place,
+    ) -> Result<(), Goodbye> {
+        let admitted = self.store.registry().admit_again(facts, marks, place.session, Instant::now());
+        match admitted {
+            Ok(notes) => {
+                self.log(&notes);
+                Ok(())
+            }
+            Err(goodbye) => {
+                let (receiver, agent, text) = (&self.settings.id, &facts.identity, &goodbye.text);
+                warn!(%receiver, %agent, reason = goodbye.reason().as_str_name(), %text, "agent not welcomed");
+                place.end = End::Fenced;
+                place.why.clone_from(text);
+                Err(goodbye)
+            }
+        }
+    }
+
+    fn log(&self, notes: &[Note]) {
+        let receiver = &self.settings.id;
+        for Note { weight, text } in notes {
             match weight {
                 Weight::Info => info!(%receiver, "{text}"),
                 Weight::Warn => warn!(%receiver, "{text}"),
                 Weight::Error => error!(%receiver, "{text}"),
             }
         }
-        let (collector, identity) = (Arc::clone(self), Arc::from(&*facts.identity));
-        let why = "the stream broke off".to_owned();
-        Ok((Place { collector, identity, session: admitted.session, end: End::Dead, why }, fenced))
     }
 
     fn terms(&self, facts: &Facts) -> Terms {

@@ -9,7 +9,7 @@ use weir_proto::weir::link::v1::{Goodbye, Hello, LogFacts};
 
 use super::farewell;
 use crate::limits::{LOGS_MAX, STARTS_MAX, TEXT_BYTES_MAX, VERSION};
-use crate::names::{Boot, Incarnation, StoreId, from_wire};
+use crate::names::{Boot, Incarnation, StoreId, from_wire, is_uri};
 
 /// What the connection says of who is at its other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Who {
     Certified(String),
     /// Nobody said, and it is on this machine: the Hello counts.
     Local,
+    /// A certificate that was verified and says no name.
+    Nameless,
     /// Nobody said, and it is on another machine.
     Stranger,
 }
@@ -202,6 +204,13 @@ fn identity(said: &str, who: &Who) -> Result<String, Goodbye> {
         }
         return Ok(name.clone());
     }
+    if *who == Who::Nameless {
+        return refuse(
+            "the agent's certificate names nobody: it has neither a URI nor a DNS name without a wildcard, or one that is too \
+             long; issue one with a name (`weir cert issue NAME`)"
+                .to_owned(),
+        );
+    }
     if *who == Who::Stranger {
         return refuse(
             "an agent on another machine has to show a certificate: `weir cert init` makes an authority, `weir cert issue` \
@@ -213,6 +222,12 @@ fn identity(said: &str, who: &Who) -> Result<String, Goodbye> {
         return refuse(format!(
             "the identity has {} bytes, or control characters; expected 1 to {SOURCE_NAME_BYTES_MAX} bytes of text",
             said.len()
+        ));
+    }
+    if is_uri(said) {
+        return refuse(format!(
+            "{said:?} is a name that only a certificate proves, and there is none: give the agent an `identity` without a \
+             scheme, as `edge-1`, or let it come over TLS with its certificate"
         ));
     }
     Ok(said.to_owned())

@@ -1,10 +1,12 @@
 //! From a bundle's bytes to its pipeline: unpack, check, hand on, and again while it is refused for now.
 
+use std::future::pending;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tracing::debug;
-use weir_model::{Arrival, Claim, Ledger, Reason, Receipt, Refusal, Signal, Source};
+use tracing::{Instrument, debug};
+use weir_model::{Arrival, Claim, Consumer, Ledger, Reason, Receipt, Refusal, Signal, Source};
 use weir_net::decompress::{DecompressError, Encoding, decompress};
 use weir_net::limits::BodyLimits;
 
@@ -44,9 +46,10 @@ pub(super) struct Done {
     pub(super) fate: Fate,
 }
 
-/// Takes a whole body to its end. Waits without end while the pipeline refuses for now.
+/// Takes a whole body of the stream `session` to its end. Waits without end while the pipeline refuses for now.
 pub(super) async fn take(
     collector: Arc<Collector>,
+    session: u64,
     sent: Sent,
     source: Arc<Source>,
     epoch: u64,
@@ -70,10 +73,11 @@ pub(super) async fn take(
             Err(text) => Fate::Rejected(Reason::Malformed, text),
             Ok(()) => {
                 let (signal, items) = (head.signal, head.items);
+                let identity = source.identity.clone();
                 let bundle = Some(Arc::new(head.bundle(source, epoch)));
                 let (receiver, claim) = (Arc::clone(&collector.settings.id), Some(Arc::new(claim)));
                 let arrival = Arrival { signal, body, items, receiver, node: None, bundle, claim };
-                hand_on(&collector, arrival, packed).await
+                hand_on(&collector, (&identity, session), arrival, packed).await
             }
         },
     };
@@ -157,7 +161,12 @@ async fn walk_all(collector: &Collector, head: &Head, body: &Bytes) -> Result<()
 
 /// Hands an arrival to its pipeline, and again while that refuses it for now. Meanwhile it has a place in the lot: as it is, or
 /// as it was packed, and is unpacked for each try then. Where there is room for neither its stream ends, and the agent keeps it.
-async fn hand_on(collector: &Collector, mut arrival: Arrival, packed: Option<Packed>) -> Fate {
+async fn hand_on(
+    collector: &Collector,
+    stream: (&str, u64),
+    mut arrival: Arrival,
+    packed: Option<Packed>,
+) -> Fate {
     let mut patience = Patience::endless();
     let mut parked: Option<Parked<'_>> = None;
     loop {
@@ -179,7 +188,7 @@ async fn hand_on(collector: &Collector, mut arrival: Arrival, packed: Option<Pac
             );
             return Fate::Rejected(Reason::NoPipeline, text);
         };
-        let (retry_after, refusal) = match consumer.consume(arrival.clone()).await {
+        let (retry_after, refusal) = match consume(collector, stream, consumer, arrival.clone()).await {
             Ok(receipt) => return Fate::Taken(receipt),
             Err(refusal @ Refusal::Permanent { .. }) => {
                 return Fate::Rejected(refusal.reason(), refusal.explain());
@@ -204,5 +213,32 @@ async fn hand_on(collector: &Collector, mut arrival: Arrival, packed: Option<Pac
             (arrival.body, arrival.claim) = (Bytes::new(), None);
         }
         tokio::time::sleep(patience.pause(retry_after)).await;
+    }
+}
+
+/// One try. It goes on to its end where the stream ends meanwhile, since the log does too: whoever comes next of that agent is
+/// told what the log has then.
+async fn consume(
+    collector: &Collector,
+    (identity, session): (&str, u64),
+    consumer: Arc<dyn Consumer>,
+    arrival: Arrival,
+) -> Result<Receipt, Refusal> {
+    let Some(flight) = collector.store.fly(identity, session) else {
+        // Somebody newer has the place of this stream, and the word that ends it is on its way.
+        return pending().await;
+    };
+    let consuming = async move {
+        let consumed = consumer.consume(arrival).await;
+        drop(flight);
+        consumed
+    };
+    match tokio::spawn(consuming.in_current_span()).await {
+        Ok(consumed) => consumed,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and everything with it.
+            Err(_) => pending().await,
+        },
     }
 }

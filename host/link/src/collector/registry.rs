@@ -12,6 +12,8 @@
 //! | f | a live stream of the same or of a lower one | welcome; that stream is FENCED |
 //! | g | none of these | welcome |
 //!
+//! Marks are looked at twice, before the older stream is fenced and when what that one had with pipelines has come to its end.
+//!
 //! Pure: what is durable leaves as changes (`store.rs`), and is on the disk before a Welcome. Time comes in as an argument, and
 //! no clock of the day is asked: what has to age does so while the collector runs.
 //!
@@ -97,6 +99,8 @@ pub struct Registry {
     stamps: u64,
     live: usize,
     forgotten: u64,
+    /// Names of the forgotten whose states are still stored.
+    gone: BTreeSet<String>,
     /// When the last day ended by which absence is counted.
     day: Option<Instant>,
 }
@@ -124,6 +128,7 @@ impl Registry {
             stamps,
             live: 0,
             forgotten: 0,
+            gone: BTreeSet::new(),
             day: Some(now),
         };
         (registry, broken)
@@ -137,7 +142,7 @@ impl Registry {
     }
 
     /// Holds a Hello against what is known, with the marks that the logs have of its identity. Where it is welcome, its
-    /// stream is the live one from now on; it is told so when its row is durable.
+    /// stream is the live one from now on; it is told so when its row is durable and [`Registry::admit_again`] agrees.
     ///
     /// # Errors
     /// The Goodbye that it is owed, which is also shown.
@@ -151,12 +156,13 @@ impl Registry {
         if !self.rows.contains_key(&facts.identity) {
             rules::numbering(facts, marks, None)?;
             self.make_room()?;
+            self.gone.remove(&facts.identity);
         }
         self.sessions += 1;
         self.stamps += 1;
         let session = self.sessions;
         let row = self.rows.entry(facts.identity.clone()).or_default();
-        let mut notes = rules::losses(row, facts, marks, self.store);
+        let mut notes = Vec::new();
         if row.knows(facts, self.stamps) {
             self.dirty.insert(facts.identity.clone());
         }
@@ -174,6 +180,32 @@ impl Registry {
         row.live = Some(Live { session, incarnation: facts.incarnation, epoch: facts.epoch, since: now });
         row.welcomed(facts, &notes, now);
         Ok(Admitted { session, fences, notes })
+    }
+
+    /// Holds the Hello of a live stream against the marks once more, when nothing of an older stream can change them any more:
+    /// before its Welcome. Says what its agent's past has lost.
+    ///
+    /// # Errors
+    /// The Goodbye that it is owed after all (rule c), which is also shown.
+    pub fn admit_again(
+        &mut self,
+        facts: &Facts,
+        marks: &[Mark],
+        session: u64,
+        now: Instant,
+    ) -> Result<Vec<Note>, Goodbye> {
+        let store = self.store;
+        // Whoever has its place tells it.
+        let Some(row) = self.live_row(&facts.identity, session) else { return Ok(Vec::new()) };
+        if let Err(goodbye) = rules::numbering(facts, marks, row.highest()) {
+            row.turned_away(&goodbye, now);
+            return Err(goodbye);
+        }
+        let notes = rules::losses(row, facts, marks, store);
+        if !notes.is_empty() {
+            row.say(&notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; "), now);
+        }
+        Ok(notes)
     }
 
     /// Makes room for one more row where there is none.
@@ -201,6 +233,20 @@ impl Registry {
         self.rows.remove(identity);
         self.dirty.insert(identity.to_owned());
         self.forgotten += 1;
+        // What does not fit here is given up where there is no room for states (`state/store/staging.rs`).
+        if self.gone.len() < self.rows_max {
+            self.gone.insert(identity.to_owned());
+        }
+    }
+
+    /// One that was forgotten, has not come back, and of which states may still be stored.
+    pub fn first_gone(&self) -> Option<String> {
+        self.gone.first().cloned()
+    }
+
+    /// Nothing is stored of it any more.
+    pub fn let_go(&mut self, identity: &str) {
+        self.gone.remove(identity);
     }
 
     // === while a stream lives ===
@@ -236,11 +282,12 @@ impl Registry {
         }
     }
 
-    /// A bundle was taken: there is a receipt for it.
-    pub fn took(&mut self, identity: &str, records: u64, bytes: u64) {
+    /// A bundle was taken: there is a receipt for it, which says how many of its records had come before.
+    pub fn took(&mut self, identity: &str, records: u64, known: u64, bytes: u64) {
         if let Some(row) = self.rows.get_mut(identity) {
             row.bundles += 1;
             row.records += records;
+            row.duplicates += known;
             row.bytes += bytes;
         }
     }

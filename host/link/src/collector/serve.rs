@@ -214,7 +214,8 @@ impl Stream {
         match event {
             Event::Said | Event::Due => (),
             Event::Fenced(goodbye) => {
-                // What it has under way is sent again by whoever has its place: it hands nothing on any more.
+                // What it has under way is sent again by whoever has its place: it hands nothing on any more. What is with a
+                // pipeline goes on there, and the welcome of that one waits for it.
                 self.under_way.clear();
                 (self.coming, self.paying) = (None, None);
                 self.session.end(goodbye);
@@ -308,7 +309,8 @@ impl Stream {
     fn take(&mut self, sent: Sent) {
         let (source, epoch) = self.session.source(sent.head.log);
         let collector = Arc::clone(&self.collector);
-        self.under_way.push(Box::pin(take(collector, sent, source, epoch, self.is_packed)));
+        let session = self.place.session;
+        self.under_way.push(Box::pin(take(collector, session, sent, source, epoch, self.is_packed)));
     }
 
     /// A bundle is done with.
@@ -324,7 +326,8 @@ impl Stream {
                 link.records.add(records);
                 link.bytes.add(bytes);
                 link.sent_bytes.add(sent_bytes);
-                registry.took(&self.place.identity, records, bytes);
+                link.duplicates.add(receipt.known());
+                registry.took(&self.place.identity, records, receipt.known(), bytes);
                 drop(registry);
                 self.session.consumed(ordinal, Ok(receipt));
             }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use tracing::warn;
 use weir_queue::{DurableMap, Opened, QueueError, SystemDisk};
 
+use super::flights::{Flight, Flights};
 use super::registry::{Change, ROW_PREFIX, Registry};
 use crate::names::StoreId;
 
@@ -66,6 +67,7 @@ pub(super) struct Store {
     table: Arc<dyn Table>,
     /// Held while a commit runs: whoever comes meanwhile finds its row written with the others that came.
     turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) flights: Arc<Flights>,
     pub(super) id: StoreId,
     /// Whether there is a folder.
     pub(super) is_durable: bool,
@@ -112,7 +114,15 @@ impl Store {
         for identity in broken {
             warn!(%identity, "what was known of an agent cannot be read: it is met as a stranger");
         }
-        Self { registry: Mutex::new(registry), table, turn: Arc::default(), id, is_durable }
+        let (turn, flights) = (Arc::default(), Arc::default());
+        Self { registry: Mutex::new(registry), table, turn, flights, id, is_durable }
+    }
+
+    /// A bundle of this stream goes to its pipeline; none where the stream is not the live one of its agent any more: from then on
+    /// no bundle follows those that are there.
+    pub(super) fn fly(&self, identity: &str, session: u64) -> Option<Flight> {
+        let registry = self.registry();
+        registry.is_live(identity, session).then(|| self.flights.begin(identity))
     }
 
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {

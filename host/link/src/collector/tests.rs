@@ -1,5 +1,7 @@
 //! The collector's side under test: the pure parts by scenario and by seed, the whole over loopback.
 
+mod certificates;
+mod heirs;
 mod model;
 mod registry;
 mod session;

@@ -5,12 +5,14 @@
 //! | `events/door.rs` | connections, within bounds, on a loopback |
 //! | `events/agent.rs` | `ReportService` |
 //! | `events/collector.rs` | `WatchService` |
+//! | `events/purse.rs` | memory of answers that are not read, paid for |
 //!
 //! This is a cold path: tonic speaks.
 
 mod agent;
 mod collector;
 mod door;
+mod purse;
 #[cfg(test)]
 mod tests;
 

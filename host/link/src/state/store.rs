@@ -25,8 +25,9 @@ use weir_queue::QueueError;
 
 pub use row::Standing;
 pub(super) use staging::{Counted, Epoch};
-pub(super) use table::Table;
+pub(super) use table::{FACT_BYTES_MAX, Table};
 pub use table::{Fact, Filter};
+pub(super) use watching::WATCHER_BYTES_MAX;
 pub use watching::{Cursor, Cut, Event, Watching};
 
 use crate::lanes::CollectorStates;
@@ -55,6 +56,8 @@ pub struct StoreCounts {
     pub expired_inventory: Counter,
     /// States of agents that were forgotten.
     pub forgotten: Counter,
+    /// States of agents that were away, given up for want of room: those of whoever was silent longest go first.
+    pub evicted: Counter,
     /// Messages that the protocol does not allow.
     pub misbehaved: Counter,
     /// Messages whose states were not written: they are not answered, and come again.
@@ -144,7 +147,7 @@ impl Store {
         (facts, last.map(|last| last.row_key()))
     }
 
-    /// Lets go of all states of an agent. False where that could not be written.
+    /// Lets go of all states of an agent, unless it has a live stream. False where that could not be written.
     pub async fn forget(&self, identity: &str) -> bool {
         self.ask(identity, Epoch::default(), Act::Forget).await.is_some()
     }
@@ -176,6 +179,18 @@ impl CollectorStates for Store {
         // What was not written is not answered: it comes again.
         Box::pin(async move { self.ask(identity, epoch, Act::Take(message)).await.unwrap_or_default() })
     }
+
+    fn came(&self, identity: &str) {
+        self.shared.lock().came(identity);
+    }
+
+    fn left(&self, identity: &str) {
+        self.shared.lock().left(identity);
+    }
+
+    fn forget<'a>(&'a self, identity: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(Self::forget(self, identity))
+    }
 }
 
 impl Shared {
@@ -184,7 +199,7 @@ impl Shared {
     }
 
     fn show(&self, counted: &Counted) {
-        let Counted { stored, old, rejected, expired_ttl, expired_inventory, forgotten, misbehaved } =
+        let Counted { stored, old, rejected, expired_ttl, expired_inventory, forgotten, evicted, misbehaved } =
             *counted;
         let counts = &self.counts;
         counts.stored.add(stored);
@@ -193,6 +208,7 @@ impl Shared {
         counts.expired_ttl.add(expired_ttl);
         counts.expired_inventory.add(expired_inventory);
         counts.forgotten.add(forgotten);
+        counts.evicted.add(evicted);
         counts.misbehaved.add(misbehaved);
         let totals = self.lock().totals;
         counts.states.set(totals.live as u64);
@@ -268,6 +284,13 @@ async fn commit(shared: &Arc<Shared>, group: Vec<Request>) -> bool {
         return false;
     }
     let counted = staged.counted;
+    for (agent, states) in &staged.evicted {
+        warn!(
+            agent,
+            states,
+            "no room for the states of agents that are connected: those of one that is away were given up, it says them again"
+        );
+    }
     let version = {
         let mut table = shared.lock();
         table.apply(staged);

@@ -168,7 +168,7 @@ async fn only_a_certificate_that_holds_is_taken() {
     let dns = vec!["*.example", "web-1.example"];
     for (wish, seen) in [
         (base.clone(), "Some(Some(\"urn:weir:host:a\"))"),
-        (Wish { uris: vec![], dns: dns.clone(), ..base.clone() }, "Some(Some(\"web-1.example\"))"),
+        (Wish { uris: vec![], dns: dns.clone(), ..base.clone() }, "Some(Some(\"dns:web-1.example\"))"),
         (Wish { uris: vec![], dns: vec!["*.example"], ..base.clone() }, "Some(None)"),
         (Wish { uris: vec!["urn:weir:host:a b"], dns, ..base.clone() }, "Some(None)"),
     ] {

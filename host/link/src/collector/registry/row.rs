@@ -33,6 +33,8 @@ pub(super) struct Row {
     pub(super) bundles: u64,
     pub(super) records: u64,
     pub(super) bytes: u64,
+    /// Of the records, those that had come before.
+    pub(super) duplicates: u64,
     rejected: HashMap<Cause, u64>,
     turned_away: u64,
     host: String,
@@ -211,7 +213,7 @@ impl Row {
             bundles: self.bundles,
             records: self.records,
             bytes: self.bytes,
-            duplicates: None,
+            duplicates: self.duplicates,
             rejected,
             turned_away: self.turned_away,
             event: self.event.as_ref().map_or_else(|| UNHEARD.to_owned(), |(text, _)| text.clone()),

@@ -23,8 +23,8 @@ pub(super) fn judge(row: &Row, facts: &Facts, marks: &[Mark]) -> Result<(), Good
     if let Some((known, boot)) = row.known(*incarnation) {
         if *epoch < known {
             let text = format!(
-                "start {epoch} of {identity:?} after its start {known}: an older copy of the agent's folder, which takes a \
-                 new incarnation"
+                "start {epoch} of {identity:?} after its start {known}: an older copy of the agent's folder, which takes a new \
+                 incarnation, or the hello of a process that has ended, which came late"
             );
             return Err(renew(text, highest));
         }

@@ -337,7 +337,9 @@ fn what_another_store_or_a_lost_one_had_is_told() {
         let said = [("traces", 11, 100, 90, settled)];
         let hello = Hello { store: to_wire(store), ..hello("a", 5, 1, 1, &said) };
         let marks = [mark("a", 11, "traces", upto, 1)];
-        registry.admit(&facts(hello), &marks, now).expect("it is welcome all the same").notes
+        let facts = facts(hello);
+        let admitted = registry.admit(&facts, &marks, now).expect("it is welcome all the same");
+        registry.admit_again(&facts, &marks, admitted.session, now).expect("and again")
     };
     let other = told(&mut registry(now), 78, 51, 0);
     assert!(other[0].weight == Weight::Warn && other[0].text.contains("up to 50 records"), "{other:?}");
@@ -366,7 +368,7 @@ fn every_refusal_is_counted_for_its_agent() {
     let now = Instant::now();
     let mut registry = registry(now);
     let met = meet(&mut registry, hello("a", 5, 2, 1, &[]), now).unwrap();
-    registry.took("a", 3, 100);
+    registry.took("a", 3, 2, 100);
     let log = source("a", 11, "traces");
     for (records, cause) in [(2, Cause::Malformed), (1, Cause::NoPipeline), (4, Cause::Malformed)] {
         let rejected = RejectedBundle { source: &log, last: 9, records, cause, text: "why" };
@@ -376,6 +378,7 @@ fn every_refusal_is_counted_for_its_agent() {
     assert!(meet(&mut registry, hello("a", 5, 1, 1, &[]), now).is_err());
     let row = row(&registry, "a", now).unwrap();
     assert_eq!((row.bundles, row.records, row.bytes, row.waiting.records), (1, 3, 100, 7));
+    assert_eq!(row.duplicates, 2);
     assert_eq!(row.rejected, [("malformed".to_owned(), 6), ("no_pipeline".to_owned(), 1)]);
     assert_eq!((row.turned_away, row.state), (1, FleetState::Live));
     assert!(row.event.contains("older copy"), "{}", row.event);

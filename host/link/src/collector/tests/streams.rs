@@ -13,9 +13,11 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Streaming};
 use weir_model::{
-    Arrival, BoxFuture, Consumer, Held, Ledger, Mark, Reason as Cause, Receipt, Refusal, Seq, Signal,
+    Arrival, BoxFuture, Bundle, Consumer, Held, Ledger, Mark, Place, Reason as Cause, Receipt, Refusal, Seq,
+    Signal,
 };
 use weir_net::Drain;
+use weir_net::tls::ServerTls;
 use weir_proto::weir::link::v1::agent_message::Message as Up;
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::goodbye::Reason;
@@ -34,32 +36,51 @@ use crate::lanes::CollectorStates;
 use crate::names::StoreId;
 
 /// Long enough for a machine that does other things too.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 // === the parts around a collector ===
 
 /// What the pipeline does with an arrival.
-enum Say {
+pub(super) enum Say {
     ForNow,
     ForGood,
     /// Takes it when the gate opens.
     Hold(Arc<Semaphore>),
+    /// Refuses it for now when the gate opens.
+    Turn(Arc<Semaphore>),
 }
 
 /// A pipeline that does as it is told, and takes what nothing was said of.
 #[derive(Default)]
-struct Scripted {
+pub(super) struct Scripted {
     script: Mutex<VecDeque<Say>>,
     arrivals: Mutex<Vec<Arrival>>,
+    /// What it has taken.
+    log: Mutex<Vec<Arc<Bundle>>>,
 }
 
 impl Scripted {
-    fn say(&self, say: Say) {
+    pub(super) fn say(&self, say: Say) {
         self.script.lock().unwrap().push_back(say);
     }
 
-    fn seen(&self) -> usize {
+    pub(super) fn seen(&self) -> usize {
         self.arrivals.lock().unwrap().len()
+    }
+}
+
+impl Scripted {
+    /// Keeps a bundle; of how many records it knows the keys already.
+    fn store(&self, bundle: Arc<Bundle>) -> u64 {
+        let mut log = self.log.lock().unwrap();
+        let is_known = |place: &&Place| {
+            let of_source =
+                log.iter().filter(|other| (&other.source, other.lane) == (&bundle.source, bundle.lane));
+            of_source.flat_map(|other| &other.records).any(|other| other.seq >= place.seq)
+        };
+        let known = bundle.records.iter().filter(is_known).count() as u64;
+        log.push(bundle);
+        known
     }
 }
 
@@ -67,6 +88,7 @@ impl Consumer for Scripted {
     fn consume(&self, arrival: Arrival) -> BoxFuture<'_, Result<Receipt, Refusal>> {
         Box::pin(async move {
             let say = self.script.lock().unwrap().pop_front();
+            let bundle = arrival.bundle.clone();
             self.arrivals.lock().unwrap().push(arrival);
             match say {
                 None => (),
@@ -75,17 +97,31 @@ impl Consumer for Scripted {
                 }
                 Some(Say::ForGood) => return Err(Refusal::permanent(Cause::Rejected, "never this")),
                 Some(Say::Hold(gate)) => gate.acquire().await.unwrap().forget(),
+                Some(Say::Turn(gate)) => {
+                    gate.acquire().await.unwrap().forget();
+                    return Err(Refusal::transient(Cause::QueueFull, None, "the queue is full"));
+                }
             }
-            Ok(Receipt::Held(Held::vouch(Seq(1))))
+            let known = bundle.map_or(0, |bundle| self.store(bundle));
+            Ok(Receipt::Held(Held::vouch(Seq(1))).with_known(known))
         })
     }
 }
 
-struct NoMarks;
-
-impl Marks for NoMarks {
-    fn marks(&self, _identity: &str) -> Vec<Mark> {
-        Vec::new()
+/// Knows what the pipeline has taken.
+impl Marks for Scripted {
+    fn marks(&self, identity: &str) -> Vec<Mark> {
+        let log = self.log.lock().unwrap();
+        let newest = log
+            .iter()
+            .filter(|bundle| bundle.source.identity == identity)
+            .max_by_key(|bundle| bundle.records.last().unwrap().seq);
+        let mark = |bundle: &Arc<Bundle>| Mark {
+            source: (*bundle.source).clone(),
+            seq: bundle.records.last().unwrap().seq,
+            epoch: bundle.epoch,
+        };
+        newest.map(mark).into_iter().collect()
     }
 }
 
@@ -104,6 +140,10 @@ impl CollectorStates for TakesStates {
         _message: StateUp,
     ) -> BoxFuture<'a, Vec<StateDown>> {
         Box::pin(async { vec![StateDown { message: Some(state_down::Message::Ack(StateAck::default())) }] })
+    }
+
+    fn forget<'a>(&'a self, _identity: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async { true })
     }
 }
 
@@ -138,23 +178,23 @@ impl Table for Told {
     }
 }
 
-struct Served {
-    collector: Arc<Collector>,
-    pipeline: Arc<Scripted>,
-    addr: SocketAddr,
+pub(super) struct Served {
+    pub(super) collector: Arc<Collector>,
+    pub(super) pipeline: Arc<Scripted>,
+    pub(super) addr: SocketAddr,
     drain: Drain,
     serving: JoinHandle<std::io::Result<()>>,
 }
 
-fn settings(pipeline: &Arc<Scripted>, ledger_bytes: u64) -> CollectorSettings {
-    let pipeline = Arc::clone(pipeline);
+pub(super) fn settings(pipeline: &Arc<Scripted>, ledger_bytes: u64) -> CollectorSettings {
+    let (pipeline, logs) = (Arc::clone(pipeline), Arc::clone(pipeline));
     CollectorSettings {
         id: "weir".into(),
         folder: None,
         pipelines: Arc::new(move |signal| {
             (signal == Signal::Traces).then(|| Arc::clone(&pipeline) as Arc<dyn Consumer>)
         }),
-        logs: Arc::new(NoMarks),
+        logs,
         heartbeat: Duration::ZERO,
         credit_bytes: 1 << 20,
         bundle_bytes_max: 1 << 20,
@@ -169,7 +209,7 @@ fn settings(pipeline: &Arc<Scripted>, ledger_bytes: u64) -> CollectorSettings {
 }
 
 /// A collector on a free port; `change` makes it another.
-fn serve(change: impl FnOnce(&mut CollectorSettings)) -> Served {
+pub(super) fn serve(change: impl FnOnce(&mut CollectorSettings)) -> Served {
     serve_over(change, None)
 }
 
@@ -181,7 +221,15 @@ fn serve_over(change: impl FnOnce(&mut CollectorSettings), table: Option<Arc<Tol
         Some(table) => Collector::over(settings, Store::over(table, StoreId(9), Vec::new(), true)),
         None => Collector::open(settings).unwrap(),
     };
-    let bound = collector.bind("127.0.0.1:0", None).unwrap();
+    serve_with(collector, pipeline, None)
+}
+
+pub(super) fn serve_with(
+    collector: Arc<Collector>,
+    pipeline: Arc<Scripted>,
+    tls: Option<Arc<ServerTls>>,
+) -> Served {
+    let bound = collector.bind("127.0.0.1:0", tls).unwrap();
     let (addr, drain) = (bound.local_addr(), Drain::new());
     let serving = tokio::spawn(bound.serve(drain.clone()));
     Served { collector, pipeline, addr, drain, serving }
@@ -189,15 +237,20 @@ fn serve_over(change: impl FnOnce(&mut CollectorSettings), table: Option<Arc<Tol
 
 // === an agent ===
 
-struct Agent {
+pub(super) struct Agent {
     up: mpsc::Sender<AgentMessage>,
     down: Streaming<CollectorMessage>,
 }
 
 impl Agent {
     /// Opens a stream that begins with `hello`.
-    async fn open(addr: SocketAddr, hello: Hello) -> Self {
+    pub(super) async fn open(addr: SocketAddr, hello: Hello) -> Self {
         let channel = Channel::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
+        Self::over(channel, hello).await
+    }
+
+    /// The same over a connection.
+    pub(super) async fn over(channel: Channel, hello: Hello) -> Self {
         let (up, messages) = mpsc::channel(64);
         up.send(AgentMessage { message: Some(Up::Hello(hello)) }).await.unwrap();
         let messages = stream::unfold(messages, async |mut messages| {
@@ -208,7 +261,7 @@ impl Agent {
         Self { up, down }
     }
 
-    async fn welcome(addr: SocketAddr, hello: Hello) -> (Self, Welcome) {
+    pub(super) async fn welcome(addr: SocketAddr, hello: Hello) -> (Self, Welcome) {
         let mut agent = Self::open(addr, hello).await;
         match agent.hear().await {
             Down::Welcome(welcome) => (agent, welcome),
@@ -216,12 +269,12 @@ impl Agent {
         }
     }
 
-    async fn say(&self, message: Up) {
+    pub(super) async fn say(&self, message: Up) {
         self.up.send(AgentMessage { message: Some(message) }).await.unwrap();
     }
 
     /// The next message.
-    async fn hear(&mut self) -> Down {
+    pub(super) async fn hear(&mut self) -> Down {
         let heard =
             tokio::time::timeout(DEADLINE, self.down.message()).await.expect("the collector speaks in time");
         heard.unwrap().expect("the stream goes on").message.unwrap()
@@ -237,7 +290,7 @@ impl Agent {
         }
     }
 
-    async fn goodbye(&mut self) -> Goodbye {
+    pub(super) async fn goodbye(&mut self) -> Goodbye {
         match self.hear_news().await {
             Down::Goodbye(goodbye) => goodbye,
             other => panic!("expected a goodbye: {other:?}"),
@@ -245,7 +298,7 @@ impl Agent {
     }
 
     /// The next ack: upto, and the ordinals and reasons of what is rejected.
-    async fn ack(&mut self) -> (u64, Vec<(u64, String)>) {
+    pub(super) async fn ack(&mut self) -> (u64, Vec<(u64, String)>) {
         match self.hear_news().await {
             Down::Ack(ack) => (
                 ack.upto,
@@ -256,12 +309,12 @@ impl Agent {
     }
 }
 
-fn agent_hello() -> Hello {
+pub(super) fn agent_hello() -> Hello {
     hello("a", 5, 1, 1, &[("traces", 11, 100, 1, 1)])
 }
 
 /// Waits for a state of the collector.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let wait = async {
         while !is_so() {
             tokio::task::yield_now().await;
@@ -459,13 +512,16 @@ async fn a_body_that_is_not_what_its_head_says_ends_the_stream() {
 #[tokio::test]
 async fn a_newer_connection_takes_the_place_of_the_older() {
     let served = serve(|_| ());
-    served.pipeline.say(Say::Hold(Arc::new(Semaphore::new(0))));
+    let gate = Arc::new(Semaphore::new(0));
+    served.pipeline.say(Say::Hold(Arc::clone(&gate)));
     let (mut first, _) = Agent::welcome(served.addr, agent_hello()).await;
     first.say(Up::Data(bundle(1, 0, 0, &[(1, &span("x"))]))).await;
     until("the pipeline has it", || served.pipeline.seen() == 1).await;
-    let (mut second, welcome) = Agent::welcome(served.addr, agent_hello()).await;
+    let mut second = Agent::open(served.addr, agent_hello()).await;
     let goodbye = first.goodbye().await;
     assert_eq!(goodbye.reason(), Reason::Fenced);
+    gate.add_permits(1);
+    let Down::Welcome(welcome) = second.hear().await else { panic!("it has the first one's place") };
     second.say(Up::Data(bundle(1, 0, 0, &[(1, &span("x"))]))).await;
     assert_eq!(second.ack().await, (1, vec![]));
     drop(first);
@@ -494,16 +550,21 @@ impl CollectorStates for AnswersAtLength {
         let want = Want { kind: "k".to_owned(), keys: vec!["x".repeat(1 << 20)] };
         Box::pin(async { vec![StateDown { message: Some(state_down::Message::Want(want)) }] })
     }
+
+    fn forget<'a>(&'a self, _identity: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async { true })
+    }
 }
 
-/// Scenario: a bundle is with the pipeline, and its agent reads nothing, when the stream is fenced; then the pipeline goes on.
-/// Guarantees: the fenced stream hands nothing on while its goodbye waits to be read.
+/// Scenario: a bundle is with the pipeline, and its agent reads nothing, when the stream is fenced; then the pipeline refuses the
+/// bundle for now.
+/// Guarantees: the fenced stream hands nothing on while its goodbye waits to be read, the same bundle included.
 #[tokio::test]
 async fn a_fenced_stream_hands_nothing_on() {
     let states = Arc::new(AnswersAtLength::default());
     let served = serve(|settings| settings.states = Arc::clone(&states) as Arc<dyn CollectorStates>);
     let gate = Arc::new(Semaphore::new(0));
-    served.pipeline.say(Say::Hold(Arc::clone(&gate)));
+    served.pipeline.say(Say::Turn(Arc::clone(&gate)));
     let (first, _) = Agent::welcome(served.addr, agent_hello()).await;
     first.say(Up::Data(bundle(1, 0, 0, &[(1, &span("x"))]))).await;
     until("the pipeline has it", || served.pipeline.seen() == 1).await;
@@ -512,10 +573,12 @@ async fn a_fenced_stream_hands_nothing_on() {
         first.say(Up::State(StateUp { message })).await;
     }
     until("more is to be said than there is room for", || states.0.load(Ordering::SeqCst) == 32).await;
-    let (second, _) = Agent::welcome(served.addr, agent_hello()).await;
+    let mut second = Agent::open(served.addr, agent_hello()).await;
+    until("the second has its place", || served.collector.fleet()[0].session == Some(2)).await;
     gate.add_permits(1);
+    assert!(matches!(second.hear().await, Down::Welcome(_)));
     until("the first is gone", || served.collector.settings.counts.streams.get() == 1).await;
-    assert_eq!((gate.available_permits(), served.collector.settings.link_counts.bundles.get()), (1, 0));
+    assert_eq!((served.pipeline.seen(), served.collector.settings.link_counts.bundles.get()), (1, 0));
     drop((first, second));
 }
 

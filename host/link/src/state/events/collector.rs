@@ -9,39 +9,52 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use weir_model::Ledger;
 use weir_proto::weir::events::v1 as wire;
 use wire::watch_response::Event as WireEvent;
 use wire::watch_service_server::{WatchService, WatchServiceServer};
 
 use crate::names::to_wire;
-use crate::state::store::{Cursor, Event, Fact, Filter, Standing, Store, Watching};
+use crate::state::store::{
+    Cursor, Event, FACT_BYTES_MAX, Fact, Filter, Standing, Store, WATCHER_BYTES_MAX, Watching,
+};
 
 use super::ServeError;
 use super::door::{serve, server};
+use super::purse::{Paid, Paying, Purse, With};
 
 /// Bytes of a request: names, and a page's or a cursor's few bytes.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
-/// Watches at once: each reads pages of up to 8 MiB.
+/// Watches at once: 13 MiB where nobody reads.
 const WATCHES_MAX: usize = 32;
+/// Bytes that an answer takes in memory beside what it is made of: it is written once more, as it is sent.
+const COPIES: usize = 2;
+/// What a watch may take.
+const WATCH_BYTES: u64 = (COPIES * WATCHER_BYTES_MAX) as u64;
+/// What a page of a list may take before it is known how long it is.
+const LIST_BYTES_MAX: u64 = (COPIES * (PAGE_BYTES_MAX + FACT_BYTES_MAX)) as u64;
 /// States of one page of a list.
 const PAGE_STATES_MAX: usize = 1_000;
-/// Bytes of a page before the state that goes beyond: below what gRPC clients take unless told otherwise, 4 MiB.
-const PAGE_BYTES_MAX: usize = 2 << 20;
+/// Bytes of a page before the state that goes beyond: below what gRPC clients take unless told otherwise, 4 MiB, and little enough
+/// for some to wait unread.
+const PAGE_BYTES_MAX: usize = 512 << 10;
 
 /// Serves programs until `stop`, which ends their watches within moments, read or not: they go on with their cursors when the
-/// collector is back. Dropped, it cuts who is connected; either way it lets go of the store and of its address.
+/// collector is back. Dropped, it cuts who is connected; either way it lets go of the store and of its address. What they do not read is paid for
+/// from `ledger`.
 ///
 /// # Errors
 /// [`ServeError`].
 pub async fn serve_collector(
     listener: TcpListener,
     store: Arc<Store>,
+    ledger: Arc<Ledger>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let watches = Arc::new(Semaphore::new(WATCHES_MAX));
-    let watcher = Watcher { store, stop: stop.clone(), watches };
+    let (watches, purse) = (Arc::new(Semaphore::new(WATCHES_MAX)), Purse::new(ledger));
+    let watcher = Watcher { store, stop: stop.clone(), watches, purse };
     let service = WatchServiceServer::new(watcher).max_decoding_message_size(REQUEST_BYTES_MAX);
-    serve(server().add_service(service), listener, stop).await
+    serve(server().add_service(Paying(service)), listener, stop).await
 }
 
 #[derive(Debug)]
@@ -49,6 +62,7 @@ struct Watcher {
     store: Arc<Store>,
     stop: CancellationToken,
     watches: Arc<Semaphore>,
+    purse: Arc<Purse>,
 }
 
 #[tonic::async_trait]
@@ -63,9 +77,13 @@ impl WatchService for Watcher {
         let size = usize::try_from(page_size).unwrap_or(usize::MAX);
         let states_max = if size == 0 { PAGE_STATES_MAX } else { size.min(PAGE_STATES_MAX) };
         let after = (!page.is_empty()).then_some(&*page);
+        let mut paid = self.purse.pay(LIST_BYTES_MAX)?;
         let (facts, next) = self.store.list(&filter_of(filter), after, (states_max, PAGE_BYTES_MAX));
+        paid.shrink_to((COPIES * facts.iter().map(Fact::bytes).sum::<usize>()) as u64);
         let states = facts.into_iter().map(state_of).collect();
-        Ok(Response::new(wire::ListResponse { states, next_page: next.unwrap_or_default() }))
+        let mut answer = Response::new(wire::ListResponse { states, next_page: next.unwrap_or_default() });
+        answer.extensions_mut().insert(With::new(paid));
+        Ok(answer)
     }
 
     async fn watch(
@@ -84,8 +102,9 @@ impl WatchService for Watcher {
                 )
             })?),
         };
+        let paid = self.purse.pay(WATCH_BYTES)?;
         let watching = self.store.watch(filter_of(filter), cursor);
-        let following = Following { watching, stop: self.stop.clone(), _place: place };
+        let following = Following { watching, stop: self.stop.clone(), _place: place, _paid: paid };
         // None after the end was said.
         Ok(Response::new(Box::pin(unfold(Some(following), |following| async move {
             let mut following = following?;
@@ -100,6 +119,7 @@ struct Following {
     watching: Watching,
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
+    _paid: Paid,
 }
 
 impl Following {

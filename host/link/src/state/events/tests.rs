@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::{poll, stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
+use weir_model::Ledger;
 use weir_proto::weir::events::v1 as wire;
 use weir_proto::weir::link::v1::{State, StateUp, state_up};
 use weir_queue::{DurableMap, QueueError, SystemDisk};
@@ -23,17 +25,22 @@ use wire::watch_service_client::WatchServiceClient;
 
 use super::{ServeError, serve_agent, serve_collector};
 use crate::lanes::{AgentStates, CollectorStates as _};
+use crate::limits::STATE_VALUE_BYTES_MAX;
 use crate::names::to_wire;
 use crate::state::{Keep, Outbox, OutboxHandle, Store, Volatile};
 
 /// Generous: nothing here takes long.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Of which an eighth is for answers that are not read: some ten watches, or three lists.
+const BUDGET: u64 = 32 << 20;
 
 async fn listener() -> (TcpListener, Channel) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-    (listener, channel)
+    // What is not read stays at the server.
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).unwrap().initial_stream_window_size(16 << 10);
+    (listener, endpoint.connect_lazy())
 }
 
 struct Agent {
@@ -84,6 +91,7 @@ impl Agent {
 struct Collector {
     client: WatchServiceClient<Channel>,
     store: Arc<Store>,
+    ledger: Arc<Ledger>,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
     task: JoinHandle<()>,
@@ -106,9 +114,10 @@ impl Collector {
         let keep: Arc<dyn Keep> = Arc::new(map);
         let (store, task) = Store::open(keep).unwrap();
         let (listener, channel) = listener().await;
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve_collector(listener, Arc::clone(&store), stop.clone()));
-        Self { client: WatchServiceClient::new(channel), store, stop, serving, task }
+        let (stop, ledger) = (CancellationToken::new(), Ledger::new(BUDGET));
+        let serving =
+            tokio::spawn(serve_collector(listener, Arc::clone(&store), Arc::clone(&ledger), stop.clone()));
+        Self { client: WatchServiceClient::new(channel), store, ledger, stop, serving, task }
     }
 
     async fn stop(self) {
@@ -251,7 +260,7 @@ async fn the_services_stay_on_the_loopback() {
     let open = || async { TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap() };
     let stop = CancellationToken::new();
     let agent = serve_agent(open().await, handle, stop.clone()).await.unwrap_err();
-    let collector = serve_collector(open().await, store, stop).await.unwrap_err();
+    let collector = serve_collector(open().await, store, Ledger::new(BUDGET), stop).await.unwrap_err();
     assert!(agent.to_string().contains("loopback") && collector.to_string().contains("loopback"), "{agent}");
 }
 
@@ -284,7 +293,8 @@ async fn a_program_that_does_not_read_holds_up_no_end() {
         let (listener, channel) = listener().await;
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve_collector(listener, Arc::clone(&store), stop.clone()));
+        let serving =
+            tokio::spawn(serve_collector(listener, Arc::clone(&store), Ledger::new(BUDGET), stop.clone()));
         let mut client = WatchServiceClient::new(channel);
         let mut unread = client.watch(wire::WatchRequest::default()).await.unwrap().into_inner();
         assert_eq!(next(&mut unread).await.0, "started, resumed false");
@@ -326,4 +336,123 @@ async fn a_connection_without_a_word_holds_up_no_end() {
         TcpListener::bind(address).await.expect("the address is free");
         drop(silent);
     }
+}
+
+/// A hundred states of the largest size.
+async fn fill(store: &Store) {
+    for at in 0..100 {
+        let (key, value) = (format!("key{at}"), vec![7; STATE_VALUE_BYTES_MAX]);
+        let kind = "app".to_owned();
+        let state =
+            State { kind, key, incarnation: to_wire(1), revision: 1, value, deleted: false, ttl_ms: 0 };
+        let message = StateUp { message: Some(state_up::Message::Value(state)) };
+        assert_eq!(store.received("agent", (1, 1), message).await.len(), 1);
+    }
+}
+
+async fn all_is_back(ledger: &Ledger) {
+    let wait = async {
+        while ledger.used() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{} bytes are not given back", ledger.used()));
+}
+
+/// Scenario: programs watch six megabytes of states and read nothing, until one more is refused; one of them ends, another
+/// reads to the end of the snapshot.
+/// Guarantees: all of them together have an eighth of the budget at most, and it says so; who ends makes room; who reads gets
+/// everything; at the end all memory is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_that_do_not_read_have_bounded_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut collector = Collector::start(folder.path()).await;
+    fill(&collector.store).await;
+    let mut watches = Vec::new();
+    let refused = loop {
+        match collector.client.watch(wire::WatchRequest::default()).await {
+            Ok(watch) => watches.push(watch.into_inner()),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("end a watch"), "{refused}");
+    assert!((5..20).contains(&watches.len()), "{} watches", watches.len());
+    assert!((1..=BUDGET / 8).contains(&collector.ledger.used()), "{}", collector.ledger.used());
+    let before = collector.ledger.used();
+    drop(watches.pop());
+    let again = async {
+        loop {
+            match collector.client.watch(wire::WatchRequest::default()).await {
+                Ok(watch) => return watch.into_inner(),
+                Err(refused) => assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}"),
+            }
+        }
+    };
+    let mut watch = timeout(DEADLINE, again).await.expect("who ends makes room");
+    assert_eq!(collector.ledger.used(), before);
+    let mut states = 0;
+    loop {
+        match timeout(DEADLINE, watch.message()).await.unwrap().unwrap().unwrap().event.unwrap() {
+            Event::State(state) => states += usize::from(state.value.len() == STATE_VALUE_BYTES_MAX),
+            Event::Started(started) => assert!(!started.resumed),
+            Event::SnapshotComplete(_) => break,
+        }
+    }
+    assert_eq!(states, 100);
+    drop((watch, watches));
+    all_is_back(&collector.ledger).await;
+    collector.stop().await;
+}
+
+/// Scenario: programs ask for lists and do not read the answers, until one is refused; then they hang up; somebody lists all.
+/// Guarantees: an answer is paid for until it is read, all together from an eighth of the budget; then all memory is back, and
+/// every state is on a page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_are_not_read_are_paid_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut collector = Collector::start(folder.path()).await;
+    fill(&collector.store).await;
+    let (client, ledger) = (collector.client.clone(), Arc::clone(&collector.ledger));
+    let list = |page| {
+        let mut client = client.clone();
+        let request = wire::ListRequest { filter: None, page_size: 0, page };
+        async move { client.list(request).await }
+    };
+    let mut unread = Vec::new();
+    let refused = loop {
+        let (before, mut call) = (ledger.used(), Box::pin(list(Vec::new())));
+        let asking = async {
+            loop {
+                match poll!(&mut call) {
+                    Poll::Ready(answer) => return Some(answer),
+                    Poll::Pending if ledger.used() > before => return None,
+                    Poll::Pending => tokio::task::yield_now().await,
+                }
+            }
+        };
+        match timeout(DEADLINE, asking).await.expect("a list is answered") {
+            None => unread.push(call),
+            Some(Err(refused)) => break refused,
+            Some(Ok(_)) => panic!("an answer that nobody reads is read"),
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!((2..8).contains(&unread.len()), "{} lists", unread.len());
+    assert!((1..=BUDGET / 8).contains(&ledger.used()), "{}", ledger.used());
+    drop(unread);
+    all_is_back(&ledger).await;
+    let (mut states, mut page) = (0, Vec::new());
+    loop {
+        let request = wire::ListRequest { filter: None, page_size: 0, page };
+        let listed = collector.client.list(request).await.unwrap().into_inner();
+        states += listed.states.len();
+        page = listed.next_page;
+        if page.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(states, 100);
+    all_is_back(&ledger).await;
+    collector.stop().await;
 }

@@ -36,6 +36,8 @@ pub(in crate::state) struct Staged {
     /// Tombstones that are dropped.
     drops: Vec<Arc<Resource>>,
     pub(in crate::state) counted: Counted,
+    /// Agents whose states made room, and how many each had.
+    pub(in crate::state) evicted: Vec<(String, u64)>,
     now: Instant,
 }
 
@@ -48,6 +50,7 @@ pub(in crate::state) struct Counted {
     pub(in crate::state) expired_ttl: u64,
     pub(in crate::state) expired_inventory: u64,
     pub(in crate::state) forgotten: u64,
+    pub(in crate::state) evicted: u64,
     pub(in crate::state) misbehaved: u64,
 }
 
@@ -62,6 +65,7 @@ impl Table {
             floor: self.floor,
             drops: Vec::new(),
             counted: Counted::default(),
+            evicted: Vec::new(),
             now,
         }
     }
@@ -190,13 +194,20 @@ impl Table {
         due.iter().for_each(|resource| staged.expire(self, resource));
     }
 
-    /// Lets go of all states of an agent.
+    /// Lets go of all states of an agent that is not remembered any more. One that has a live stream is: another door of this
+    /// process remembers it.
     pub(in crate::state) fn stage_forget(&self, staged: &mut Staged, agent: &str) {
-        let live = self.of_agent(agent, "").filter(|(_, row)| row.is_live());
-        for (resource, _) in live {
-            staged.counted.forgotten += 1;
-            staged.expire(self, resource);
+        if !self.is_here(agent) {
+            staged.counted.forgotten += self.expire_all(staged, agent);
         }
+    }
+
+    /// Lets go of all states of an agent; says how many there were.
+    fn expire_all(&self, staged: &mut Staged, agent: &str) -> u64 {
+        let before = staged.tally(self, agent).totals.live;
+        let live = self.of_agent(agent, "").filter(|(_, row)| row.is_live());
+        live.for_each(|(resource, _)| staged.expire(self, resource));
+        (before - staged.tally(self, agent).totals.live) as u64
     }
 
     /// The changes of a group. The oldest tombstones go where there are too many.
@@ -238,14 +249,7 @@ impl Table {
         self.sweep(agents);
     }
 
-    fn heard(&mut self, agent: &str) {
-        self.hearings += 1;
-        if let Some(agent) = self.agents.get_mut(agent) {
-            agent.heard = self.hearings;
-        }
-    }
-
-    /// Whether a state has room. Where it is of an agent too many, the one that was silent longest is forgotten.
+    /// Whether a state has room. What agents that are away have left makes room for it, of those first that were silent longest.
     fn admit(
         &self,
         staged: &mut Staged,
@@ -259,7 +263,7 @@ impl Table {
         if value_bytes > STATE_VALUE_BYTES_MAX {
             return Err(format!("its value has {value_bytes} bytes, {STATE_VALUE_BYTES_MAX} are allowed"));
         }
-        self.make_room(staged, &resource.agent);
+        self.make_room_for_agent(staged, &resource.agent)?;
         let before = staged.row(self, resource).cloned();
         let before = before.as_ref();
         // What does not grow is taken whatever there is.
@@ -268,8 +272,6 @@ impl Table {
         }
         let mut tally = staged.tally(self, &resource.agent).clone();
         tally.change(&resource.kind, before, Some(row));
-        let mut totals = staged.totals;
-        totals.change(before, Some(row));
         let cure = "remove states that are no longer needed";
         if tally.kinds.len() > KINDS_MAX {
             return Err(format!("the agent has states of {KINDS_MAX} kinds already: {cure}"));
@@ -280,31 +282,62 @@ impl Table {
         if tally.totals.bytes > STATES_BYTES_MAX {
             return Err(format!("the agent has {STATES_BYTES_MAX} bytes of states already: {cure}"));
         }
-        if totals.live > STORE_STATES_MAX || totals.bytes > STORE_BYTES_MAX {
-            return Err(format!(
-                "the collector has {STORE_STATES_MAX} states or {STORE_BYTES_MAX} bytes of them already: {cure}, at any agent, or share the agents among collectors"
-            ));
+        let mut away: Option<Vec<&String>> = None;
+        loop {
+            let mut totals = staged.totals;
+            totals.change(before, Some(row));
+            if totals.live <= STORE_STATES_MAX && totals.bytes <= STORE_BYTES_MAX {
+                return Ok(());
+            }
+            let away = away.get_or_insert_with(|| self.away(staged, &resource.agent));
+            let Some(agent) = away.pop() else {
+                return Err(format!(
+                    "the collector has {STORE_STATES_MAX} states or {STORE_BYTES_MAX} bytes of them already, all of connected agents: {cure}, at any agent, or share the agents among collectors"
+                ));
+            };
+            self.evict(staged, agent);
         }
-        Ok(())
     }
 
-    fn make_room(&self, staged: &mut Staged, agent: &str) {
+    /// Agents without a live stream that have states, but `agent`: whoever was silent longest is the last.
+    fn away(&self, staged: &Staged, agent: &str) -> Vec<&String> {
+        let has_states =
+            |name: &String, held: &Agent| staged.tallies.get(name).unwrap_or(&held.tally).totals.live > 0;
+        let others = self
+            .agents
+            .iter()
+            .filter(|(name, held)| *name != agent && !self.is_here(name) && has_states(name, held));
+        let mut others: Vec<(u64, &String)> = others.map(|(name, held)| (held.heard, name)).collect();
+        others.sort_unstable_by(|a, b| b.cmp(a));
+        others.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// Gives up the states of an agent that is away for those of others. It says them again when it comes back.
+    fn evict(&self, staged: &mut Staged, agent: &str) {
+        let states = self.expire_all(staged, agent);
+        staged.counted.evicted += states;
+        staged.evicted.push((agent.to_owned(), states));
+    }
+
+    /// Makes room for the first state of an agent where there are as many agents as may be.
+    fn make_room_for_agent(&self, staged: &mut Staged, agent: &str) -> Result<(), String> {
         let is_live = |held: &Agent| held.tally.totals.live > 0;
         let is_known = self.agents.get(agent).is_some_and(is_live) || staged.tallies.contains_key(agent);
         if is_known || self.agents.len() < AGENTS_MAX {
-            return;
+            return Ok(());
         }
-        let others: Vec<(&String, u64)> = self
-            .agents
-            .iter()
-            .filter(|(name, held)| is_live(held) && !staged.tallies.contains_key(*name))
-            .map(|(name, held)| (name, held.heard))
-            .collect();
-        if others.len() >= AGENTS_MAX
-            && let Some((oldest, _)) = others.iter().min_by_key(|(_, heard)| *heard)
-        {
-            self.stage_forget(staged, oldest);
+        let others =
+            self.agents.iter().filter(|(name, held)| is_live(held) && !staged.tallies.contains_key(*name));
+        if others.count() < AGENTS_MAX {
+            return Ok(());
         }
+        let oldest = self.away(staged, agent).pop().ok_or_else(|| {
+            format!(
+                "the collector has states of {AGENTS_MAX} agents already, all of them connected: share the agents among collectors"
+            )
+        })?;
+        self.evict(staged, oldest);
+        Ok(())
     }
 }
 

@@ -15,8 +15,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
+use weir_model::SOURCE_NAME_BYTES_MAX;
 use weir_proto::weir::link::v1::KindDigest;
 
+use crate::limits::{STATE_NAME_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 use crate::state::keep::Keep;
 use crate::state::resource::digest;
 
@@ -24,6 +26,10 @@ use super::row::{HEADER, ROW, Resource, Row, Standing, read_header};
 
 /// Rows that are looked at while others wait: some milliseconds.
 const SCAN_ROWS_MAX: usize = 10_000;
+
+/// Bytes of the largest state with its names.
+pub(in crate::state) const FACT_BYTES_MAX: usize =
+    size_of::<Fact>() + SOURCE_NAME_BYTES_MAX + 2 * STATE_NAME_BYTES_MAX + STATE_VALUE_BYTES_MAX;
 
 #[derive(Debug)]
 pub(in crate::state) struct Table {
@@ -36,6 +42,8 @@ pub(in crate::state) struct Table {
     deadlines: BTreeSet<(Instant, Arc<Resource>)>,
     /// Agents that have rows.
     pub(super) agents: HashMap<String, Agent>,
+    /// Agents that have live streams, and how many.
+    streams: HashMap<String, usize>,
     pub(super) totals: Totals,
     /// The highest that was given.
     pub(super) version: u64,
@@ -47,7 +55,7 @@ pub(in crate::state) struct Table {
     pub(super) gathers: u64,
 }
 
-/// How much there is: live rows, and the bytes of all.
+/// How much there is: live rows, and their bytes. Rows that are gone have a bound of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::state) struct Totals {
     pub(in crate::state) live: usize,
@@ -113,6 +121,13 @@ pub struct Fact {
     pub version: u64,
 }
 
+impl Fact {
+    /// Bytes that it takes in memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.agent.len() + self.kind.len() + self.key.len() + self.value.len()
+    }
+}
+
 /// Rows by version.
 #[derive(Debug)]
 pub(super) struct Page {
@@ -133,7 +148,7 @@ impl Totals {
     /// Counts what becomes of a row.
     pub(super) fn change(&mut self, before: Option<&Row>, after: Option<&Row>) {
         let live = |row: Option<&Row>| usize::from(row.is_some_and(Row::is_live));
-        let bytes = |row: Option<&Row>| row.map_or(0, |row| row.bytes);
+        let bytes = |row: Option<&Row>| row.filter(|row| row.is_live()).map_or(0, |row| row.bytes);
         self.live = self.live.saturating_sub(live(before)) + live(after);
         self.bytes = self.bytes.saturating_sub(bytes(before)) + bytes(after);
     }
@@ -176,6 +191,7 @@ impl Table {
             tombstones: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             agents: HashMap::new(),
+            streams: HashMap::new(),
             totals: Totals::default(),
             version: floor,
             floor,
@@ -191,8 +207,49 @@ impl Table {
                 None => unread += 1,
             }
         }
+        // Who was silent longest is not written; whose newest row is the oldest comes near to it.
+        for (version, resource) in &table.by_version {
+            if let Some(agent) = table.agents.get_mut(&resource.agent) {
+                agent.heard = *version;
+            }
+        }
+        table.hearings = table.version;
         (table, unread)
     }
+
+    // === who is there ===
+
+    /// An agent has one more live stream.
+    pub(in crate::state) fn came(&mut self, agent: &str) {
+        *self.streams.entry(agent.to_owned()).or_default() += 1;
+        self.heard(agent);
+    }
+
+    /// An agent has one live stream less.
+    pub(in crate::state) fn left(&mut self, agent: &str) {
+        if let Some(streams) = self.streams.get_mut(agent) {
+            *streams -= 1;
+            if *streams == 0 {
+                self.streams.remove(agent);
+            }
+        }
+        self.heard(agent);
+    }
+
+    /// Whether an agent has a live stream.
+    pub(super) fn is_here(&self, agent: &str) -> bool {
+        self.streams.contains_key(agent)
+    }
+
+    /// Something was heard of an agent.
+    pub(super) fn heard(&mut self, agent: &str) {
+        self.hearings += 1;
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.heard = self.hearings;
+        }
+    }
+
+    // === rows ===
 
     /// Holds a row in the place of the one before.
     pub(super) fn put(&mut self, resource: Arc<Resource>, row: Row) {
@@ -275,28 +332,32 @@ impl Table {
         digests.collect()
     }
 
-    /// Rows above `position` and up to `upto` in the order of their versions, at most `max`; tombstones where `with_gone`.
+    /// Rows above `position` and up to `upto` in the order of their versions, at most so many and about so many bytes;
+    /// tombstones where `with_gone`.
     pub(super) fn page(
         &self,
         keep: &dyn Keep,
         (position, upto): (u64, u64),
         filter: &Filter,
         with_gone: bool,
-        max: usize,
+        (states_max, bytes_max): (usize, usize),
     ) -> Page {
         let mut page = Page { facts: Vec::new(), upto };
+        let mut bytes = 0;
         if position >= upto {
             return page;
         }
         for (looked, (version, resource)) in self.by_version.range(position + 1..=upto).enumerate() {
-            if page.facts.len() >= max || looked >= SCAN_ROWS_MAX {
+            if page.facts.len() >= states_max || bytes >= bytes_max || looked >= SCAN_ROWS_MAX {
                 page.upto = version - 1;
                 return page;
             }
             if filter.fits(resource) {
                 // A row whose next version is durable already is shown with that.
                 let fact = self.fact(keep, resource).filter(|fact| fact.version == *version);
-                page.facts.extend(fact.filter(|fact| with_gone || fact.standing == Standing::Live));
+                let fact = fact.filter(|fact| with_gone || fact.standing == Standing::Live);
+                bytes += fact.as_ref().map_or(0, Fact::bytes);
+                page.facts.extend(fact);
             }
         }
         page
@@ -325,8 +386,9 @@ impl Table {
             }
             last = Some(resource);
             if row.is_live() && filter.fits(resource) {
-                bytes += row.bytes;
-                facts.extend(self.fact(keep, resource).filter(|fact| fact.standing == Standing::Live));
+                let fact = self.fact(keep, resource).filter(|fact| fact.standing == Standing::Live);
+                bytes += fact.as_ref().map_or(0, Fact::bytes);
+                facts.extend(fact);
             }
         }
         (facts, None)

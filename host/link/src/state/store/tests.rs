@@ -6,7 +6,7 @@ use weir_proto::weir::link::v1::{Inventory, KeyDigest, State, StateAck, state_do
 use weir_queue::QueueError;
 
 use super::*;
-use crate::limits::{STATES_MAX, STORE_TOMBSTONES_MAX};
+use crate::limits::{STATE_VALUE_BYTES_MAX, STATES_MAX, STORE_BYTES_MAX, STORE_TOMBSTONES_MAX};
 use crate::names::to_wire;
 use crate::state::keep::{Change, Volatile};
 
@@ -341,4 +341,104 @@ async fn a_list_has_each_state_once() {
     read_until(&mut watching, "complete").await;
     drop(store);
     assert!(watching.next().await.unwrap_err().to_string().contains("stops"));
+}
+
+/// Sends a state of the largest size of one of several agents; why it was rejected, or nothing.
+async fn large(store: &Store, agent: &str, at: usize) -> String {
+    let value = "x".repeat(STATE_VALUE_BYTES_MAX);
+    let message = StateUp { message: Some(state_up::Message::Value(state(&format!("k{at}"), 1, &value))) };
+    match store.received(agent, (1, 1), message).await.pop().and_then(|said| said.message) {
+        Some(state_down::Message::Ack(answer)) => answer.rejected,
+        other => panic!("a state is answered: {other:?}"),
+    }
+}
+
+fn count(store: &Store, agent: &str) -> u64 {
+    store.known(agent).iter().map(|digest| digest.count).sum()
+}
+
+/// Scenario: a full store after a restart of the collector: one agent has a stream, the others are away, one of them said
+/// something after the rest; a new agent with a stream reports; then more of them, until nobody is away.
+/// Guarantees: those that are away make room, each as a whole, of whoever was silent longest first, counted; of one with a
+/// stream nothing is given up; a report is refused only where all that is there is of agents with a stream.
+#[tokio::test]
+async fn agents_that_are_away_make_room_for_those_that_are_here() {
+    const EACH: usize = 120;
+    let per_agent = EACH * STATE_VALUE_BYTES_MAX;
+    let agents: Vec<String> = (0..STORE_BYTES_MAX / per_agent).map(|at| format!("agent-{at}")).collect();
+    assert!(agents.len() >= 4, "{} agents fill it", agents.len());
+    let keep = Arc::<Failing>::default();
+    let store = open(&keep);
+    for agent in &agents {
+        for at in 0..EACH {
+            assert_eq!(large(&store, agent, at).await, "");
+        }
+    }
+    let message = StateUp { message: Some(state_up::Message::Value(state("last word", 2, "1"))) };
+    store.received(&agents[1], (1, 1), message).await;
+    drop(store);
+    let store = open(&keep);
+    store.came(&agents[0]);
+    let counts = |agents: &[String]| agents.iter().map(|agent| count(&store, agent)).collect::<Vec<_>>();
+    for (at, gone) in [&agents[2..3], &agents[2..4]].into_iter().enumerate() {
+        let new = format!("new-{at}");
+        store.came(&new);
+        for at in 0..EACH {
+            assert_eq!(large(&store, &new, at).await, "");
+        }
+        assert_eq!(counts(gone), vec![0; gone.len()], "{new}");
+        assert_eq!(store.counts().evicted.get(), (gone.len() * EACH) as u64);
+    }
+    assert_eq!(counts(&agents[..2]), [EACH as u64, EACH as u64 + 1], "here, and heard of last");
+    agents[1..].iter().for_each(|agent| store.came(agent));
+    let mut rejected = String::new();
+    for at in 0..EACH {
+        rejected = large(&store, &agents[3], at).await;
+    }
+    assert!(rejected.contains("all of connected agents"), "{rejected}");
+    assert_eq!(counts(&agents[..2]), [EACH as u64, EACH as u64 + 1]);
+    let before = store.counts().evicted.get();
+    store.left(&agents[0]);
+    assert_eq!((large(&store, &agents[3], EACH).await.as_str(), count(&store, &agents[0])), ("", 0));
+    assert_eq!(store.counts().evicted.get(), before + EACH as u64);
+}
+
+/// Scenario: a collector's door forgets an agent that has a stream at another door of the process; then that one ends.
+/// Guarantees: nothing is let go while there is a stream; afterwards everything is.
+#[tokio::test]
+async fn who_has_a_stream_is_not_forgotten() {
+    let store = open(&Arc::default());
+    send(&store, 1, state("a", 1, "1")).await.unwrap();
+    store.came("agent");
+    store.came("agent");
+    store.left("agent");
+    assert!(CollectorStates::forget(&*store, "agent").await);
+    assert_eq!(live(&store), ["a 1"]);
+    store.left("agent");
+    assert!(CollectorStates::forget(&*store, "agent").await);
+    assert!(live(&store).is_empty());
+    assert_eq!(store.counts().forgotten.get(), 1);
+}
+
+/// Scenario: a watcher takes the first of a hundred states of the largest size, and no more.
+/// Guarantees: what was read for it is bounded by bytes, not by the number of states; it gets all of them, each once.
+#[tokio::test]
+async fn a_watcher_holds_a_page_of_bounded_bytes() {
+    let store = open(&Arc::default());
+    for at in 0..100 {
+        assert_eq!(large(&store, "agent", at).await, "");
+    }
+    let mut watching = store.watch(Filter::default(), None);
+    let (mut states, mut held) = (0, 0);
+    loop {
+        match watching.next().await.unwrap().0 {
+            Event::Fact(_) => states += 1,
+            Event::Started { .. } => {}
+            Event::Complete => break,
+        }
+        held = held.max(watching.held_bytes());
+    }
+    assert_eq!(states, 100);
+    assert!((1..=watching::WATCHER_BYTES_MAX).contains(&held), "{held}");
+    const { assert!(watching::WATCHER_BYTES_MAX < 4 * STATE_VALUE_BYTES_MAX) };
 }

@@ -1,7 +1,7 @@
 //! Who follows the store: first what there is, then what changes.
 //!
-//! A watcher has no queue: it has a position, and asks for the rows above it. So one that is slow costs nothing, and finds of
-//! each resource the newest. Only what is gone is not remembered for ever: whoever has fallen behind that is cut, with a text.
+//! A watcher has no queue: it has a position, and asks for the rows above it, a page at a time. So one that is slow costs no more
+//! than its page, and finds of each resource the newest. Only what is gone is not remembered for ever: whoever has fallen behind that is cut, with a text.
 //!
 //! ```text
 //! no cursor     Started(resumed: false) · live rows · Complete · changes …
@@ -13,12 +13,19 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::limits::STATE_VALUE_BYTES_MAX;
+
 use super::row::{id, number};
-use super::table::{Fact, Filter};
+use super::table::{FACT_BYTES_MAX, Fact, Filter};
 use super::{CLOSED, Shared};
 
-/// States that are read at once: with the largest values 8 MiB.
+/// States that are read at once: small ones, which are most of all.
 const PAGE_STATES_MAX: usize = 128;
+/// Bytes of them before the state that goes beyond: two of the largest. What was read and not said is all that a watcher has.
+const PAGE_BYTES_MAX: usize = 2 * STATE_VALUE_BYTES_MAX;
+/// Bytes that a watcher holds at most: a page, and the state that goes beyond it.
+pub(in crate::state) const WATCHER_BYTES_MAX: usize = PAGE_BYTES_MAX + FACT_BYTES_MAX;
+const PAGE: (usize, usize) = (PAGE_STATES_MAX, PAGE_BYTES_MAX);
 /// Bytes of a cursor.
 const CURSOR_BYTES: usize = 16 + 8;
 
@@ -156,12 +163,17 @@ impl Watching {
                     .to_owned(),
             ));
         }
-        let page =
-            table.page(&*self.shared.keep, (self.position, upto), &self.filter, with_gone, PAGE_STATES_MAX);
+        let page = table.page(&*self.shared.keep, (self.position, upto), &self.filter, with_gone, PAGE);
         drop(table);
         self.position = page.upto;
         self.ready.extend(page.facts);
         Ok(())
+    }
+
+    /// Bytes of what was read and not said.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.ready.iter().map(Fact::bytes).sum()
     }
 
     fn cursor(&self, version: u64) -> Cursor {
