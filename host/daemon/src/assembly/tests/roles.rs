@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2::handshake;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic::Code;
-use weir_proto::weir::events::v1::report_service_client::ReportServiceClient;
-use weir_proto::weir::events::v1::watch_service_client::WatchServiceClient;
-use weir_proto::weir::events::v1::{ListRequest, ReportRequest};
 
 use super::*;
 
@@ -53,16 +54,34 @@ enum Service {
     Watches,
 }
 
+/// A request of a service of events, and how it is answered: by a status of gRPC.
+async fn status_of(address: SocketAddr, method: &str, message: &[u8]) -> String {
+    let stream = TcpStream::connect(address).await.expect("somebody listens");
+    let (mut requests, connection) =
+        handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("it speaks HTTP/2");
+    let connection = tokio::spawn(connection);
+    let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
+    let frame = Bytes::from([&[0], &length[..], message].concat());
+    let request = Request::post(format!("http://{address}/weir.events.v1.{method}"));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let answer = requests.send_request(request.body(Full::new(frame)).expect("a request"));
+    let (head, body) = answer.await.expect("an answer").into_parts();
+    let trailers = body.collect().await.expect("all of it").trailers().cloned();
+    connection.abort();
+    let status = trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
+    let status = status.or(head.headers.get("grpc-status")).expect("an answer has a status");
+    status.to_str().expect("a number").to_owned()
+}
+
 async fn service_at(address: SocketAddr) -> Service {
-    let endpoint = format!("http://{address}");
-    let mut programs = ReportServiceClient::connect(endpoint.clone()).await.expect("somebody listens");
-    let (kind, key, value) = ("app.lamp".to_owned(), "kitchen".to_owned(), b"on".to_vec());
-    let report = programs.report(ReportRequest { kind, key, value, ..ReportRequest::default() }).await;
-    let mut watchers = WatchServiceClient::connect(endpoint).await.expect("somebody listens");
-    let list = watchers.list(ListRequest::default()).await;
-    match (report.map_err(|status| status.code()), list.map_err(|status| status.code())) {
-        (Ok(_), Err(Code::Unimplemented)) => Service::Reports,
-        (Err(Code::Unimplemented), Ok(_)) => Service::Watches,
+    const OK: &str = "0";
+    const UNIMPLEMENTED: &str = "12";
+    // Kind, key and value, in this order.
+    let report = status_of(address, "ReportService/Report", b"\x0a\x04lamp\x12\x01a\x1a\x02on").await;
+    let list = status_of(address, "WatchService/List", b"").await;
+    match (&*report, &*list) {
+        (OK, UNIMPLEMENTED) => Service::Reports,
+        (UNIMPLEMENTED, OK) => Service::Watches,
         neither => panic!("{neither:?}"),
     }
 }
