@@ -3,9 +3,10 @@
 use std::future::pending;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use tracing::{Instrument, debug};
+use tracing::{Instrument, debug, warn};
 use weir_model::{Arrival, Claim, Consumer, Ledger, Reason, Receipt, Refusal, Signal, Source};
 use weir_net::decompress::{DecompressError, Encoding, decompress};
 use weir_net::limits::BodyLimits;
@@ -14,6 +15,7 @@ use super::assembly::Sent;
 use super::bundle::{Head, check};
 use super::lot::Parked;
 use super::patience::Patience;
+use super::registry::RejectedBundle;
 use super::{Collector, Violation};
 
 /// Bytes of a body that are walked before other tasks of the thread get their turn: some 200 µs of work.
@@ -36,7 +38,6 @@ pub(super) enum Fate {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) ordinal: u64,
-    pub(super) log: usize,
     pub(super) signal: Signal,
     pub(super) items: u64,
     pub(super) records: u64,
@@ -58,7 +59,6 @@ pub(super) async fn take(
     let Sent { head, body, claim } = sent;
     let mut done = Done {
         ordinal: head.ordinal,
-        log: head.log,
         signal: head.signal,
         items: u64::from(head.items),
         records: head.records.len() as u64,
@@ -67,6 +67,7 @@ pub(super) async fn take(
         sent_bytes: head.sent_bytes,
         fate: Fate::NoMemory(String::new()),
     };
+    let its = Arc::clone(&source);
     done.fate = match unpack(&collector, &head, body, claim, is_packed).await {
         Err(fate) => fate,
         Ok(Whole { body, claim, packed }) => match walk_all(&collector, &head, &body).await {
@@ -81,7 +82,22 @@ pub(super) async fn take(
             }
         },
     };
+    if let Fate::Rejected(cause, text) = &done.fate {
+        let rejected =
+            RejectedBundle { source: &its, last: done.last, records: done.records, cause: *cause, text };
+        note(&collector, &rejected).await;
+    }
     done
+}
+
+/// Remembers a rejection before the agent is told of it: what the agent has settled then is in no log, and a collector that has
+/// forgotten why would show it as lost.
+async fn note(collector: &Arc<Collector>, rejected: &RejectedBundle<'_>) {
+    collector.store.registry().rejected(&rejected.source.identity, rejected, Instant::now());
+    if let Err(cause) = collector.store.persist().await {
+        let (receiver, agent) = (&collector.settings.id, &rejected.source.identity);
+        warn!(%receiver, %agent, %cause, "a rejected bundle could not be remembered: after a restart it may be shown as lost");
+    }
 }
 
 /// A body as it was meant, and its payment.

@@ -27,7 +27,7 @@ use super::assembly::{Assembly, Sent};
 use super::decode::decode;
 use super::greet::{Place, Welcomed, greet, too_many, unread};
 use super::intake::{Done, Fate, take};
-use super::registry::{End, RejectedBundle};
+use super::registry::End;
 use super::session::{Heard, Part, Session};
 use super::states_lane::StatesLane;
 use crate::limits::GOODBYE_GRACE;
@@ -220,7 +220,7 @@ impl Stream {
                 (self.coming, self.paying) = (None, None);
                 self.session.end(goodbye);
             }
-            Event::Done(done) => self.done(done, now),
+            Event::Done(done) => self.done(done),
             Event::Answered(answers) => self.session.answered(answers),
             Event::Paid(Ok(assembly)) => self.coming = Some(assembly),
             Event::Paid(Err(error)) => self.session.end(too_many(format!("no memory for a bundle: {error}"))),
@@ -314,8 +314,8 @@ impl Stream {
     }
 
     /// A bundle is done with.
-    fn done(&mut self, done: Done, now: Instant) {
-        let Done { ordinal, log, signal, items, records, last, bytes, sent_bytes, fate } = done;
+    fn done(&mut self, done: Done) {
+        let Done { ordinal, signal, items, records, bytes, sent_bytes, fate, .. } = done;
         let settings = &self.collector.settings;
         let (counts, link) = (&settings.counts, &settings.link_counts);
         let mut registry = self.collector.store.registry();
@@ -334,9 +334,6 @@ impl Stream {
             Fate::Rejected(cause, text) => {
                 counts.refused.of(signal, cause).add(items);
                 link.bundles_rejected.add(1);
-                let (source, _) = self.session.source(log);
-                let rejected = RejectedBundle { source: &source, last, records, cause, text: &text };
-                registry.rejected(&self.place.identity, &rejected, now);
                 drop(registry);
                 debug!(agent = %self.place.identity, ordinal, %cause, %text, "bundle rejected");
                 self.session.consumed(ordinal, Err(text));
