@@ -19,10 +19,10 @@ pub(super) const LOGS: u32 = 2;
 pub(super) const LANES_USED: u8 = 4;
 
 /// Records of a lease.
-const LEASE_MAX: usize = 12;
+const LEASE_MAX: usize = 32;
 
 /// A record that the collector never takes.
-const POISON: u64 = 23;
+const POISON: u64 = 97;
 
 /// One record in so many is as large as parts are, the others small.
 const LARGE: u64 = 16;
@@ -191,12 +191,24 @@ impl Process {
                 });
                 if !lease.is_empty() {
                     let parcel = parcel(number, lane, log, &lease);
-                    let id =
-                        self.session.offer(parcel, now).expect("there is room for a bundle of each lane");
-                    self.out.insert(id, (number, lane, lease));
+                    match self.session.offer(parcel, now) {
+                        Ok(id) => drop(self.out.insert(id, (number, lane, lease))),
+                        // The collector has said what it takes.
+                        Err(Some(_)) => self.halve((number, lane), &lease),
+                        Err(None) => panic!("there is room for a bundle of each lane"),
+                    }
                 }
             }
         }
+    }
+
+    /// Both halves are leased next.
+    fn halve(&mut self, lane: (u32, u8), lease: &[u64]) {
+        assert!(lease.len() > 1, "no record is too large alone");
+        let (front, back) = lease.split_at(lease.len() / 2);
+        let halves = self.halves.entry(lane).or_default();
+        halves.push_front(back.to_vec());
+        halves.push_front(front.to_vec());
     }
 
     /// A push is dropped: what it had is leased again.
@@ -216,9 +228,9 @@ impl Process {
                     self.session.rename(folder.incarnation, folder.epoch, Some(store));
                 }
                 Effect::Settled { id, verdict, .. } => {
-                    let (log, lane, lease) = self.out.remove(&id).expect("it was offered, and not withdrawn");
-                    let halves = self.halves.entry((log, lane)).or_default();
-                    let log = &mut folder.logs[log as usize];
+                    let (number, lane, lease) =
+                        self.out.remove(&id).expect("it was offered, and not withdrawn");
+                    let log = &mut folder.logs[number as usize];
                     match verdict {
                         Verdict::Taken => {
                             session.extend(lease.iter().map(|place| log.records[*place as usize - 1].1));
@@ -230,10 +242,7 @@ impl Process {
                             log.dead.extend(lease.iter().map(|place| log.records[*place as usize - 1].1));
                         }
                         Verdict::Rejected(_) | Verdict::TooLarge { .. } => {
-                            assert!(lease.len() > 1, "no record is too large alone");
-                            let (front, back) = lease.split_at(lease.len() / 2);
-                            halves.push_front(back.to_vec());
-                            halves.push_front(front.to_vec());
+                            self.halve((number, lane), &lease);
                         }
                     }
                     log.rise();
