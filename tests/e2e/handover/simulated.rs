@@ -39,7 +39,7 @@ struct Totals {
     longest: Duration,
 }
 
-/// Scenario: for each seed ten minutes in which three agents are given records, some of which are never taken; wires are late, stand
+/// Scenario: for each seed ten minutes in which three agents are given records, some of which are never taken, and some not always; wires are late, stand
 /// still in one direction or both, are cut, or for one end only; pushes are dropped; agents and collector stop or die, with what they
 /// had not written. Then all is well.
 /// Guarantees: what an agent holds for acknowledged is in the collector's log at that moment; in the end every record that can be taken
@@ -73,14 +73,16 @@ fn under_every_seed_each_record_is_there_once() {
 }
 
 /// Scenario: the same with a collector that does not look at its marks; with one that writes its marks after it has said so; with
-/// one that acknowledges before it has stored.
+/// one that acknowledges before it has stored, or forgets what it has refused; with agents that forget what was refused.
 /// Guarantees: each of them is found out within the seeds that run at every change.
 #[test]
-fn a_collector_that_breaks_a_rule_is_found_out() {
+fn whoever_breaks_a_rule_is_found_out() {
     let controls = [
         Rules { deduplicates: false, ..Rules::default() },
         Rules { marks_at_once: false, ..Rules::default() },
         Rules { stores_first: false, ..Rules::default() },
+        Rules { remembers_rejections: false, ..Rules::default() },
+        Rules { agents_remember: false, ..Rules::default() },
     ];
     for rules in controls {
         let found = (1..=SEEDS as u64).find(|seed| std::panic::catch_unwind(|| run(*seed, rules)).is_err());

@@ -33,6 +33,11 @@ pub(super) fn is_poison(payload: u64) -> bool {
     payload.is_multiple_of(POISON)
 }
 
+/// A record that the collector takes at times, and at times not: as one whose pipeline comes and goes.
+pub(super) fn is_fickle(payload: u64) -> bool {
+    payload % POISON == 1
+}
+
 /// The bytes of a record: its number, and as many more as follow from that.
 fn bytes_of(payload: u64) -> usize {
     let most = if payload.is_multiple_of(LARGE) { LARGE_BYTES } else { SMALL_BYTES };
@@ -60,8 +65,10 @@ pub(super) struct Log {
     floor: u64,
     /// Settled, and not on disk yet.
     unsaved: BTreeSet<u64>,
-    /// Refused alone: on disk before the verdict was.
-    pub(super) dead: BTreeSet<u64>,
+    /// Settled as refused.
+    dead: BTreeSet<u64>,
+    /// Refused alone: on disk before the verdict is given.
+    rejected: BTreeSet<u64>,
     firsts: Vec<u64>,
 }
 
@@ -135,6 +142,7 @@ impl Folder {
         for log in &mut self.logs {
             for place in std::mem::take(&mut log.unsaved) {
                 log.settled.remove(&place);
+                log.dead.remove(&place);
                 log.floor = log.floor.min(place);
             }
         }
@@ -142,6 +150,11 @@ impl Folder {
 
     pub(super) fn saves(&mut self) {
         self.logs.iter_mut().for_each(|log| log.unsaved.clear());
+    }
+
+    /// Payloads that were refused.
+    pub(super) fn dead(&self) -> impl Iterator<Item = u64> + '_ {
+        self.logs.iter().flat_map(|log| log.dead.iter().map(|place| log.payload(*place)))
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -166,6 +179,10 @@ impl Folder {
 }
 
 impl Log {
+    fn payload(&self, place: u64) -> u64 {
+        self.records[place as usize - 1].1
+    }
+
     fn rise(&mut self) {
         while self.settled.contains(&self.floor.max(1)) {
             self.floor = self.floor.max(1) + 1;
@@ -175,7 +192,13 @@ impl Log {
 
 impl Process {
     /// Leases what waits, where nothing of its lane is out.
-    pub(super) fn leases(&mut self, folder: &Folder, now: Instant, random: &mut fastrand::Rng) {
+    pub(super) fn leases(
+        &mut self,
+        folder: &Folder,
+        remembers: bool,
+        now: Instant,
+        random: &mut fastrand::Rng,
+    ) {
         for (number, log) in (0..LOGS).zip(&folder.logs) {
             for lane in 0..LANES_USED {
                 let is_out = self.out.values().any(|(of, at, _)| (*of, *at) == (number, lane));
@@ -183,14 +206,25 @@ impl Process {
                     continue;
                 }
                 let half = self.halves.get_mut(&(number, lane)).and_then(VecDeque::pop_front);
+                let most = random.usize(1..=LEASE_MAX);
                 let lease = half.unwrap_or_else(|| {
-                    let waits = |place: &u64| log.records[*place as usize - 1].0 == lane;
-                    let all = (log.floor.max(1)..=log.records.len() as u64)
-                        .filter(|place| !log.settled.contains(place));
-                    all.filter(waits).take(random.usize(1..=LEASE_MAX)).collect()
+                    let waits = |place: &u64| {
+                        log.records[*place as usize - 1].0 == lane && !log.settled.contains(place)
+                    };
+                    (log.floor.max(1)..=log.records.len() as u64).filter(waits).take(most).collect()
                 });
+                // What was refused before goes without its key, and so apart from what was not.
+                let is_again = |place: &u64| remembers && log.rejected.contains(place);
+                let again = lease.first().is_some_and(is_again);
+                let together = lease.iter().take_while(|place| is_again(place) == again).count();
+                let rest = lease[together..].to_vec();
+                let lease = lease[..together].to_vec();
+                if !rest.is_empty() {
+                    self.halves.entry((number, lane)).or_default().push_front(rest);
+                }
                 if !lease.is_empty() {
-                    let parcel = parcel(number, lane, log, &lease);
+                    let mut parcel = parcel(number, lane, log, &lease);
+                    parcel.again = again;
                     match self.session.offer(parcel, now) {
                         Ok(id) => drop(self.out.insert(id, (number, lane, lease))),
                         // The collector has said what it takes.
@@ -233,13 +267,15 @@ impl Process {
                     let log = &mut folder.logs[number as usize];
                     match verdict {
                         Verdict::Taken => {
-                            session.extend(lease.iter().map(|place| log.records[*place as usize - 1].1));
+                            session.extend(lease.iter().map(|place| log.payload(*place)));
                             log.settled.extend(&lease);
                             log.unsaved.extend(lease);
                         }
                         Verdict::Rejected(_) if lease.len() == 1 => {
+                            log.rejected.extend(&lease);
+                            log.dead.extend(&lease);
                             log.settled.extend(&lease);
-                            log.dead.extend(lease.iter().map(|place| log.records[*place as usize - 1].1));
+                            log.unsaved.extend(lease);
                         }
                         Verdict::Rejected(_) | Verdict::TooLarge { .. } => {
                             self.halve((number, lane), &lease);
@@ -256,7 +292,7 @@ fn parcel(number: u32, lane: u8, log: &Log, lease: &[u64]) -> Parcel {
     let mut body = BytesMut::new();
     let mut places = Vec::with_capacity(lease.len());
     for place in lease {
-        let payload = log.records[*place as usize - 1].1;
+        let payload = log.payload(*place);
         let length = bytes_of(payload);
         body.extend_from_slice(&payload.to_be_bytes());
         body.resize(body.len() + length - 8, 0);

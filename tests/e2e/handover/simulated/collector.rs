@@ -13,7 +13,7 @@ use weir_proto::weir::link::v1::agent_message::Message as Up;
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::{Goodbye, Hello, Welcome};
 
-use super::agent::is_poison;
+use super::agent::{is_fickle, is_poison};
 use super::world::Rules;
 
 /// Its store.
@@ -96,6 +96,15 @@ impl Disk {
     }
 }
 
+impl Late {
+    /// It is stored; returns a mark that was left for later, where that rule is broken.
+    fn lands(self, disk: &mut Disk, rules: Rules) -> Option<((Source, usize), (u64, u64))> {
+        let Self { source, epoch, head, body } = self;
+        let is_taken = rules.stores_first && !payloads(&head, &body).any(is_poison);
+        if is_taken { disk.stores(&source, epoch, &head, &body, rules) } else { None }
+    }
+}
+
 impl Process {
     /// A Hello came on this wire: the answer, or the Goodbye.
     pub(super) fn hello(
@@ -103,19 +112,28 @@ impl Process {
         wire: u64,
         hello: Hello,
         disk: &mut Disk,
-        offer: Offer,
+        (offer, rules): (Offer, Rules),
         now: Instant,
+        random: &mut fastrand::Rng,
     ) -> Result<Welcome, Goodbye> {
         let facts = Facts::read(hello, &Who::Local).expect("an agent's own Hello is in order");
         let marks = disk.marks_of(&facts.identity);
-        let Admitted { session: number, fences, notes } = self.registry.admit(&facts, &marks, now)?;
-        let lost = notes.iter().find(|note| note.weight == Weight::Error);
-        assert!(lost.is_none(), "nothing was lost, and it says {lost:?}");
+        let Admitted { session: number, fences, .. } = self.registry.admit(&facts, &marks, now)?;
         disk.writes(&mut self.registry);
         if let Some((old, goodbye)) = fences {
             let old = self.streams.values_mut().find(|stream| stream.number == old);
             old.expect("only a live stream is fenced").session.end(goodbye);
         }
+        // What its older streams have with the log is waited for, mostly: at times that takes too long.
+        if random.u8(..4) > 0 {
+            for late in self.late.extract_if(.., |late| late.source.identity == facts.identity) {
+                self.unwritten.extend(late.lands(disk, rules));
+            }
+        }
+        let marks = disk.marks_of(&facts.identity);
+        let notes = self.registry.admit_again(&facts, &marks, number, now)?;
+        let lost = notes.iter().find(|note| note.weight == Weight::Error);
+        assert!(lost.is_none(), "nothing was lost, and it says {lost:?}");
         let terms = Terms {
             heartbeat: offer.heartbeat,
             credit_bytes: offer.credit_bytes,
@@ -178,7 +196,8 @@ impl Process {
         while !stream.whole.is_empty() && random.u8(..3) > 0 {
             let (head, body) = stream.whole.swap_remove(random.usize(..stream.whole.len()));
             let (source, epoch) = stream.session.source(head.log);
-            if payloads(&head, &body).any(is_poison) {
+            let is_tired = random.bool();
+            if payloads(&head, &body).any(|payload| is_poison(payload) || (is_tired && is_fickle(payload))) {
                 let (last, records) =
                     (head.records.last().map_or(0, |place| place.seq.0), head.records.len() as u64);
                 let rejected = RejectedBundle {
@@ -190,7 +209,9 @@ impl Process {
                 };
                 self.registry.rejected(&stream.facts.identity, &rejected, now);
                 // Else a death would make an error of it: the agent has settled what no log has.
-                disk.writes(&mut self.registry);
+                if rules.remembers_rejections {
+                    disk.writes(&mut self.registry);
+                }
                 stream.session.consumed(head.ordinal, Err("poison".to_owned()));
             } else {
                 if rules.stores_first {
@@ -207,10 +228,8 @@ impl Process {
     /// What a stream that is gone had brought whole is stored nevertheless, some of it.
     pub(super) fn works_late(&mut self, disk: &mut Disk, rules: Rules, random: &mut fastrand::Rng) {
         if !self.late.is_empty() && random.bool() {
-            let Late { source, epoch, head, body } = self.late.swap_remove(random.usize(..self.late.len()));
-            if rules.stores_first && !payloads(&head, &body).any(is_poison) {
-                self.unwritten.extend(disk.stores(&source, epoch, &head, &body, rules));
-            }
+            let late = self.late.swap_remove(random.usize(..self.late.len()));
+            self.unwritten.extend(late.lands(disk, rules));
         }
         if random.u8(..20) == 0 {
             disk.marks.extend(self.unwritten.drain(..));
@@ -257,7 +276,9 @@ impl Disk {
         let key = (source.clone(), head.lane.index());
         let mut mark = self.marks.get(&key).copied().unwrap_or_default();
         for (place, payload) in head.records.iter().zip(payloads(head, body)) {
-            if place.seq.0 > mark.0 || !rules.deduplicates {
+            if head.again {
+                *self.log.entry(payload).or_default() += 1;
+            } else if place.seq.0 > mark.0 || !rules.deduplicates {
                 mark = mark.max((place.seq.0, epoch));
                 *self.log.entry(payload).or_default() += 1;
             } else {
