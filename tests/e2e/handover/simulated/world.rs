@@ -85,6 +85,7 @@ pub(super) struct World {
     acknowledged: BTreeSet<u64>,
     /// Agents that were welcome since nothing goes wrong.
     welcome: BTreeSet<usize>,
+    is_healed: bool,
     deaths: [u64; 2],
     faults: u64,
     /// How long it took after the last fault until everybody was welcome.
@@ -132,6 +133,7 @@ impl World {
             payloads: 0,
             acknowledged: BTreeSet::new(),
             welcome: BTreeSet::new(),
+            is_healed: false,
             deaths: [0; 2],
             faults: 0,
             longest: Duration::ZERO,
@@ -200,7 +202,9 @@ impl World {
         }
         self.deaths[1] += 1;
         self.draining_since = None;
-        self.collector_starts_at = self.now + self.while_of(AWAY_MAX);
+        // One that was draining at the end starts again at once.
+        let away = if self.is_healed { Duration::ZERO } else { self.while_of(AWAY_MAX) };
+        self.collector_starts_at = self.now + away;
         let is_told = self.random.bool();
         for wire in self.wires.values_mut().filter(|wire| wire.collector_holds) {
             wire.collector_holds = false;
@@ -245,6 +249,7 @@ impl World {
             (agent.parted_until, agent.starts_at) = (self.now, self.now);
         }
         self.collector_starts_at = self.now;
+        self.is_healed = true;
         self.welcome.clear();
     }
 }
