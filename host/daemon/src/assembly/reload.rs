@@ -9,6 +9,7 @@
 //! its place, and the shutdown ends it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -372,21 +373,41 @@ impl Daemon {
         // Who reports holds the outbox, which is the next agent's to open.
         let whose = Whose::wanted(config, parts, foundation);
         parts.events.let_go(whose.as_ref()).await;
-        for link in std::mem::take(&mut self.parts.retired) {
+        while let Some(link) = self.parts.retired.last().map(Arc::clone) {
             let deadline = deadline.max(Deadline::now() + LEFT_WITHIN);
             let ended = heeding(stop, timeout_at(deadline, link.end())).await;
             match ended {
                 Ok(Ok(())) => (),
                 Ok(Err(_)) => warn!(exporter = link.id, "the collector was not taken leave of in time"),
-                Err(_) => return false,
+                Err(_) => {
+                    if self.config.service.queue.storage == Storage::Memory {
+                        self.link_now(failed).await;
+                    }
+                    return false;
+                }
             }
+            self.parts.retired.pop();
         }
+        self.begin_links(failed).await;
+        self.serve_events(whose, stop, failed).await
+    }
+
+    async fn begin_links(&mut self, failed: &mut Vec<String>) {
         let Self { config, parts, views, .. } = self;
         for (name, failure) in parts.begin_links(config).await {
             views.health.settle(&name);
             not_started(&views.health, name, &text_of(failure), failed);
         }
-        self.serve_events(whose, stop, failed).await
+    }
+
+    /// Begins links whose turn it was when the process was told to end: what is in memory can be handed over only now.
+    async fn link_now(&mut self, failed: &mut Vec<String>) {
+        for link in std::mem::take(&mut self.parts.retired) {
+            if timeout(CUT_WITHIN, link.end()).await.is_err() {
+                warn!(exporter = link.id, "the collector was not taken leave of in time");
+            }
+        }
+        self.begin_links(failed).await;
     }
 
     /// Begins the events service where it is to be; it waits for an address that one of our doors is letting go. False where the
@@ -454,6 +475,7 @@ impl Daemon {
             }
             self.replace(plan, &route, failed);
         }
+        self.link_now(failed).await;
     }
 
     /// Ends pipelines that are not wanted; what is in their logs on disk waits. False where the process is told to end
@@ -539,7 +561,9 @@ impl Daemon {
         views.follow(parts);
         if !is_used(config) {
             // Nobody shows agents any more.
-            foundation.states.close_unused().await;
+            if timeout(CUT_WITHIN, foundation.states.close_unused()).await.is_err() {
+                warn!("the store of states did not close in time; its file may be in use for a while yet");
+            }
         }
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A place is forgotten once the log has settled past it, for then its record is a dead letter on disk, or delivered; and once the
-//! record was taken after all. Both are written now and then: a place too many costs a repeated record after a crash, and no more.
+//! record was taken after all. Both are written now and then: a place too many costs a record that is there twice after a crash,
+//! or after a stream that broke before the answer, and no more.
 //! The row of a log that is not configured stays, for the log may come back; the file has its own bound.
 //!
 //! Invariant: a rejection that is not on disk is not answered.
