@@ -189,12 +189,20 @@ impl Collector {
     /// Once a minute or so: forgets whom nobody has seen for long, with their states, and writes what is not on the disk yet.
     pub async fn sweep(&self) {
         self.store.registry().sweep(Instant::now());
-        if let Err(error) = self.store.persist().await {
-            tracing::warn!(%error, "what is known of agents is not written, trying on");
-        } else {
+        if self.persist().await {
             self.let_go().await;
+            self.persist().await;
         }
         self.count_rows();
+    }
+
+    /// Writes what is not on the disk yet; whether that worked.
+    async fn persist(&self) -> bool {
+        let written = self.store.persist().await;
+        if let Err(error) = &written {
+            tracing::warn!(%error, "what is known of agents is not written, trying on");
+        }
+        written.is_ok()
     }
 
     /// Lets go of the states of whom the registry has forgotten.

@@ -69,6 +69,10 @@ pub const INVENTORY_JITTER: f64 = 0.2;
 pub const STORE_STATES_MAX: usize = 100_000;
 /// Bytes of them: the file holds 64 MiB, of which tombstones need some.
 pub const STORE_BYTES_MAX: usize = 48 << 20;
+/// How long an agent is silent and without a stream before what is stored of it may be given up for others: longer than a
+/// restart of a collector or of an agent's machine, and than the longest time for which an agent is sent away
+/// ([`GOODBYE_WAIT_MAX`]), for whoever comes back at once would only take the room back.
+pub const STATES_AWAY_MIN: Duration = Duration::from_secs(900);
 /// States that are gone and of which a collector remembers that: so that what comes late does not bring them back, and a
 /// program that watches can go on where it was.
 pub const STORE_TOMBSTONES_MAX: usize = 10_000;

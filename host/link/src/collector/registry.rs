@@ -22,7 +22,7 @@
 mod row;
 mod rules;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use weir_model::{Mark, Reason as Cause};
@@ -99,8 +99,9 @@ pub struct Registry {
     stamps: u64,
     live: usize,
     forgotten: u64,
-    /// Names of the forgotten whose states are still stored.
-    gone: BTreeSet<String>,
+    /// Names of the forgotten whose states are still stored, and whether the disk is to remember that: a process that ends before
+    /// they are let go leaves it to the next one.
+    gone: BTreeMap<String, bool>,
     /// When the last day ended by which absence is counted.
     day: Option<Instant>,
 }
@@ -110,9 +111,19 @@ impl Registry {
     pub fn new(store: StoreId, rows: Vec<(Vec<u8>, Vec<u8>)>, now: Instant) -> (Self, Vec<String>) {
         let mut broken = Vec::new();
         let mut read = HashMap::new();
-        for (key, value) in rows.into_iter().take(AGENTS_MAX) {
+        let mut gone = BTreeMap::new();
+        // As many agents as may be, and as many that are gone.
+        for (key, value) in rows.into_iter().take(2 * AGENTS_MAX) {
             let identity =
                 key.strip_prefix(ROW_PREFIX).and_then(|name| String::from_utf8(name.to_vec()).ok());
+            let bound = if value.is_empty() { gone.len() } else { read.len() };
+            if bound >= AGENTS_MAX {
+                continue;
+            }
+            if let Some(identity) = identity.clone().filter(|_| value.is_empty()) {
+                gone.insert(identity, true);
+                continue;
+            }
             match identity.clone().zip(Row::read(&value, now)) {
                 Some((identity, row)) => drop(read.insert(identity, row)),
                 None => broken.push(identity.unwrap_or_else(|| format!("{} bytes", key.len()))),
@@ -128,7 +139,7 @@ impl Registry {
             stamps,
             live: 0,
             forgotten: 0,
-            gone: BTreeSet::new(),
+            gone,
             day: Some(now),
         };
         (registry, broken)
@@ -235,18 +246,31 @@ impl Registry {
         self.forgotten += 1;
         // What does not fit here is given up where there is no room for states (`state/store/staging.rs`).
         if self.gone.len() < self.rows_max {
-            self.gone.insert(identity.to_owned());
+            self.gone.insert(identity.to_owned(), true);
         }
+    }
+
+    /// Makes place on a disk that has no room for as many rows: names of the forgotten go first, and are known until the process
+    /// ends; then the agent that was away longest is forgotten. Tells whether there was something.
+    pub(super) fn make_place(&mut self) -> bool {
+        let mut had = false;
+        for (identity, is_marked) in self.gone.iter_mut().filter(|(_, is_marked)| **is_marked) {
+            (*is_marked, had) = (false, true);
+            self.dirty.insert(identity.clone());
+        }
+        had || self.forget_oldest()
     }
 
     /// One that was forgotten, has not come back, and of which states may still be stored.
     pub fn first_gone(&self) -> Option<String> {
-        self.gone.first().cloned()
+        self.gone.first_key_value().map(|(identity, _)| identity.clone())
     }
 
     /// Nothing is stored of it any more.
     pub fn let_go(&mut self, identity: &str) {
-        self.gone.remove(identity);
+        if self.gone.remove(identity).is_some_and(|is_marked| is_marked) {
+            self.dirty.insert(identity.to_owned());
+        }
     }
 
     // === while a stream lives ===
@@ -343,7 +367,8 @@ impl Registry {
     pub fn take_changes(&mut self) -> Vec<Change> {
         let dirty = std::mem::take(&mut self.dirty);
         let change = |identity: String| {
-            let value = self.rows.get(&identity).map(Row::write);
+            let is_gone = self.gone.get(&identity).is_some_and(|is_marked| *is_marked);
+            let value = self.rows.get(&identity).map(Row::write).or_else(|| is_gone.then(Vec::new));
             ([ROW_PREFIX, identity.as_bytes()].concat(), value)
         };
         dirty.into_iter().map(change).collect()

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! collector.redb   "store" ▶ 16 bytes      "agent/" IDENTITY ▶ JSON (`registry/row.rs`)
+//!                                          "agent/" IDENTITY ▶ nothing: forgotten, its states are still to be let go
 //! ```
 //!
 //! Hellos that come while one commit runs share the next.
@@ -155,8 +156,8 @@ impl Store {
             let mut registry = self.registry();
             registry.not_written(&changes);
             match unwritten {
-                // Each turn has one row less.
-                Unwritten::Full(_) if registry.forget_oldest() => (),
+                // Each turn has a row less, or a smaller one.
+                Unwritten::Full(_) if registry.make_place() => (),
                 Unwritten::Full(text) | Unwritten::Failed(text) => return Err(text),
             }
         }

@@ -181,11 +181,11 @@ impl CollectorStates for Store {
     }
 
     fn came(&self, identity: &str) {
-        self.shared.lock().came(identity);
+        self.shared.lock().came(identity, clock());
     }
 
     fn left(&self, identity: &str) {
-        self.shared.lock().left(identity);
+        self.shared.lock().left(identity, clock());
     }
 
     fn forget<'a>(&'a self, identity: &'a str) -> BoxFuture<'a, bool> {
@@ -281,6 +281,7 @@ async fn commit(shared: &Arc<Shared>, group: Vec<Request>) -> bool {
     if let Err(error) = durable(&shared.keep, changes).await {
         error!(%error, messages = answers.len(), "states were not written, their agents send them again: free the disk");
         shared.counts.unwritten.add(answers.len() as u64);
+        shared.lock().abandon();
         return false;
     }
     let counted = staged.counted;

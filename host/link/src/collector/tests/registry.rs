@@ -1,5 +1,6 @@
 //! Who may speak as whom, by scenario.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use weir_model::{Mark, Reason as Cause, Seq, Source};
@@ -282,7 +283,8 @@ fn the_late_end_of_an_old_stream_changes_nothing() {
 }
 
 /// Scenario: more identities than there is room for, one after the other, and all of them at once (#1026).
-/// Guarantees: the bound holds; who was here longest ago goes, counted, also from the disk; who lives never does.
+/// Guarantees: the bound holds; who was here longest ago goes, counted, also from the disk, where only its name stays; who lives
+/// never does.
 #[test]
 fn identities_are_bounded() {
     let now = Instant::now();
@@ -296,7 +298,7 @@ fn identities_are_bounded() {
     assert_eq!((names, registry.forgotten()), (vec!["d".to_owned(), "e".to_owned(), "lives".to_owned()], 2));
     let changes = registry.take_changes();
     let gone: Vec<_> =
-        changes.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key.clone()).collect();
+        changes.iter().filter(|(_, value)| *value == Some(Vec::new())).map(|(key, _)| key.clone()).collect();
     assert_eq!(gone, [b"agent/b".to_vec(), b"agent/c".to_vec()]);
     for name in ["d", "e"] {
         meet(&mut registry, hello(name, 5, 1, 1, &[]), now).unwrap();
@@ -304,6 +306,39 @@ fn identities_are_bounded() {
     let goodbye = meet(&mut registry, hello("f", 5, 1, 1, &[]), now).unwrap_err();
     assert!(goodbye.reason() == Reason::TooMany && goodbye.wait_ms > 0, "{goodbye:?}");
     assert!(registry.is_live("lives", lives.session));
+}
+
+/// Scenario: the collector ends after two agents were forgotten and before their states were let go; one of them comes back, and
+/// the states of the other are let go; the collector ends again.
+/// Guarantees: the next process knows both, and shows neither; who is back is not let go; in the end no name is left on the disk.
+#[test]
+fn whose_states_are_to_be_let_go_outlives_the_process() {
+    let now = Instant::now();
+    let mut disk = BTreeMap::new();
+    let mut write = |registry: &mut Registry| {
+        for (key, value) in registry.take_changes() {
+            disk.remove(&key);
+            disk.extend(value.map(|value| (key, value)));
+        }
+        let (registry, broken) = Registry::new(STORE, disk.clone().into_iter().collect(), now);
+        assert_eq!(broken, Vec::<String>::new());
+        (registry, disk.len())
+    };
+    let mut registry = registry(now);
+    for name in ["a", "b"] {
+        let met = meet(&mut registry, hello(name, 5, 1, 1, &[]), now).unwrap();
+        registry.ended(name, met.session, End::Orderly, "left", now);
+    }
+    write(&mut registry);
+    assert!(registry.forget_oldest() && registry.forget_oldest());
+    let (mut registry, rows) = write(&mut registry);
+    assert_eq!((rows, registry.first_gone().as_deref(), registry.fleet(now).len()), (2, Some("a"), 0));
+    meet(&mut registry, hello("a", 5, 1, 1, &[]), now).expect("it is a stranger");
+    let (mut registry, _) = write(&mut registry);
+    assert_eq!((registry.first_gone().as_deref(), registry.fleet(now).len()), (Some("b"), 1));
+    registry.let_go("b");
+    let (registry, rows) = write(&mut registry);
+    assert_eq!((rows, registry.first_gone()), (1, None));
 }
 
 /// Scenario: agents leave and die; a day passes; ninety more do, in which one of them lives.

@@ -681,6 +681,7 @@ async fn a_full_table_forgets_who_was_away_longest() {
         }
     }
     assert!(last.is_none() && store.registry().forgotten() == 2);
+    assert_eq!(store.registry().first_gone().as_deref(), Some("a"), "its states are let go all the same");
 }
 
 /// Scenario: a hundred agents say hello in one moment, and more streams than there is memory for.

@@ -9,8 +9,8 @@
 //! may it be sent. A deleted resource stays as a tombstone until the collector has acknowledged that.
 //!
 //! Whole is an outbox that has everything that was reported and still counts. One that was damaged has less, and programs may say
-//! once what they have to say: so it stays not whole, over starts, until a collector has nothing of it that is not here too. The
-//! kinds that were said as a whole since ([`Desk::said_all`]) are whole before.
+//! once what they have to say: so it stays not whole, over starts, until a collector that knew the agent before has nothing of it
+//! that is not here too. The kinds that were said as a whole since ([`Desk::said_all`]) are whole before.
 //!
 //! Invariants: a revision is given once in an incarnation, whatever is killed when; of a kind that is not whole nothing is said that
 //! lets a collector conclude what is gone.
@@ -181,7 +181,7 @@ impl Desk {
         !self.is_whole && self.whole_kinds.len() < KINDS_MAX && self.whole_kinds.insert(kind.to_owned())
     }
 
-    /// A collector has nothing of any kind that is not here too.
+    /// A collector that knew the agent before has nothing of any kind that is not here too.
     pub(super) fn is_all_whole_again(&mut self) {
         if !self.is_whole {
             (self.is_whole, self.owes_header) = (true, true);

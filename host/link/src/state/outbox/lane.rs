@@ -105,7 +105,10 @@ impl Desk {
         self.expire(now);
         self.lane.is_up = true;
         self.lane.repeat_after(now);
-        self.compare(known);
+        // A store that did not know the agent has nothing of it: that says nothing of what another has.
+        if is_known_store {
+            self.compare(known);
+        }
         let says_all = !self.lane.was_welcomed || !is_known_store;
         self.lane.was_welcomed = true;
         let mut settled = Vec::new();
@@ -125,7 +128,7 @@ impl Desk {
         settled
     }
 
-    /// What the collector has exactly as we do is whole here: nothing of it was lost, or all of it was said again.
+    /// What the collector that knew us has exactly as we do is whole here: nothing of it was lost, or all of it was said again.
     fn compare(&mut self, known: &[KindDigest]) {
         let mut lacks = false;
         for theirs in known.iter().filter(|theirs| theirs.count > 0) {

@@ -467,6 +467,36 @@ async fn a_damaged_outbox_is_whole_when_the_collector_has_nothing_else() {
     assert_eq!(complete(&drain(&mut outbox).1), [("app", true)], "a start has forgotten that it is whole");
 }
 
+/// Scenario: an outbox was damaged; the first collector it meets is one that never knew the agent and has nothing of it, or has
+/// just what is here; the next is the one that has what was lost; at last that one has nothing else.
+/// Guarantees: the stranger makes nothing whole, of no kind, neither in this start nor in the next; the one that knew it does.
+#[tokio::test]
+async fn a_collector_that_never_knew_the_agent_makes_nothing_whole() {
+    let keep = Slow::new(100);
+    for is_empty in [true, false] {
+        let (mut outbox, handle) = open_found(&keep, false);
+        say(&handle, "a", "1").await;
+        outbox.welcomed(&[known_else("app")], true, clock());
+        let (said, inventories) = drain(&mut outbox);
+        assert_eq!((said.len(), complete(&inventories)), (1, vec![("app", false)]));
+        outbox.broken();
+        let stranger = if is_empty { vec![] } else { vec![known(&said)] };
+        outbox.welcomed(&stranger, false, clock());
+        assert_eq!(complete(&drain(&mut outbox).1), [("app", false)], "empty: {is_empty}");
+        settled(&handle).await;
+        outbox.broken();
+        outbox.welcomed(&[known_else("app")], true, clock());
+        assert_eq!(complete(&drain(&mut outbox).1), [("app", false)], "empty: {is_empty}");
+        drop((outbox, handle));
+    }
+    let (mut outbox, _handle) = open_found(&keep, false);
+    outbox.welcomed(&[known_else("app")], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", false)], "a start has made it whole");
+    outbox.broken();
+    outbox.welcomed(&[], true, clock());
+    assert_eq!(complete(&drain(&mut outbox).1), [("app", true)]);
+}
+
 /// Scenario: an outbox was damaged; the agent says what all of a kind is, on a stream; a program reports one state of another.
 /// Guarantees: what the collector has of the first beside that may be expired, and at once; of the other nothing.
 #[tokio::test]

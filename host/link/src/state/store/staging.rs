@@ -4,22 +4,22 @@
 //! Invariant: nothing is forgotten because something was not said, but by an inventory that is complete, not empty, and of a
 //! newer epoch than the state (`facts/reliability.md` 1.4, 20).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_proto::weir::link::v1::{Inventory, State, StateAck, StateDown, Want, state_down};
 
 use crate::limits::{
-    AGENTS_MAX, INVENTORY_KEYS_MAX, KINDS_MAX, STATE_VALUE_BYTES_MAX, STATES_BYTES_MAX, STATES_MAX,
-    STORE_BYTES_MAX, STORE_STATES_MAX, STORE_TOMBSTONES_MAX,
+    AGENTS_MAX, INVENTORY_KEYS_MAX, KINDS_MAX, STATE_VALUE_BYTES_MAX, STATES_AWAY_MIN, STATES_BYTES_MAX,
+    STATES_MAX, STORE_BYTES_MAX, STORE_STATES_MAX, STORE_TOMBSTONES_MAX,
 };
 use crate::names::{from_wire, to_wire};
 use crate::state::keep::Change;
 use crate::state::resource::{Order, check};
 
 use super::row::{Resource, Row, Standing, check_agent, expires, header};
-use super::table::{Agent, Gather, Table, Tally, Totals};
+use super::table::{Gather, Table, Tally, Totals};
 
 /// Incarnation and epoch of an agent's stream.
 pub(in crate::state) type Epoch = (u128, u64);
@@ -38,6 +38,8 @@ pub(in crate::state) struct Staged {
     pub(in crate::state) counted: Counted,
     /// Agents whose states made room, and how many each had.
     pub(in crate::state) evicted: Vec<(String, u64)>,
+    /// Agents all of whose states go, for room or because they are forgotten.
+    given_up: BTreeSet<String>,
     now: Instant,
 }
 
@@ -66,6 +68,7 @@ impl Table {
             drops: Vec::new(),
             counted: Counted::default(),
             evicted: Vec::new(),
+            given_up: BTreeSet::new(),
             now,
         }
     }
@@ -78,7 +81,7 @@ impl Table {
         epoch: Epoch,
         state: State,
     ) -> StateDown {
-        self.heard(agent);
+        self.heard(agent, staged.now);
         let incarnation = from_wire(&state.incarnation);
         let order = Order { incarnation: incarnation.unwrap_or_default(), revision: state.revision };
         let named = check_agent(agent).and_then(|()| check(&state.kind, &state.key));
@@ -124,7 +127,7 @@ impl Table {
         epoch: Epoch,
         part: Inventory,
     ) -> Option<StateDown> {
-        self.heard(agent);
+        self.heard(agent, staged.now);
         // Any key will do: it is the kind that is looked at.
         if check(&part.kind, "k").is_err() || part.keys.len() > INVENTORY_KEYS_MAX {
             staged.counted.misbehaved += 1;
@@ -207,11 +210,13 @@ impl Table {
         let before = staged.tally(self, agent).totals.live;
         let live = self.of_agent(agent, "").filter(|(_, row)| row.is_live());
         live.for_each(|(resource, _)| staged.expire(self, resource));
+        staged.given_up.insert(agent.to_owned());
         (before - staged.tally(self, agent).totals.live) as u64
     }
 
-    /// The changes of a group. The oldest tombstones go where there are too many.
-    pub(in crate::state) fn changes(&self, staged: &mut Staged) -> Vec<Change> {
+    /// The changes of a group, to be applied or abandoned. The oldest tombstones go where there are too many.
+    pub(in crate::state) fn changes(&mut self, staged: &mut Staged) -> Vec<Change> {
+        self.giving_up = std::mem::take(&mut staged.given_up);
         let gone = staged.puts.values().filter(|(row, _)| !row.is_live()).count();
         if self.tombstones.len() + gone > STORE_TOMBSTONES_MAX {
             let versions = self.tombstones.iter().copied();
@@ -228,15 +233,21 @@ impl Table {
         puts.chain(drops).chain(moved).collect()
     }
 
+    /// The changes of a group did not become durable.
+    pub(in crate::state) fn abandon(&mut self) {
+        self.giving_up.clear();
+    }
+
     /// Holds what has become durable.
     pub(in crate::state) fn apply(&mut self, staged: Staged) {
+        self.giving_up.clear();
         let mut agents: Vec<String> = Vec::new();
         for (resource, (row, _)) in staged.puts {
             let is_new = !self.agents.contains_key(&resource.agent);
             let agent = resource.agent.clone();
             self.put(resource, row);
             if is_new {
-                self.heard(&agent);
+                self.heard(&agent, staged.now);
             }
             agents.push(agent);
         }
@@ -249,7 +260,8 @@ impl Table {
         self.sweep(agents);
     }
 
-    /// Whether a state has room. What agents that are away have left makes room for it, of those first that were silent longest.
+    /// Whether a state has room. What agents that are away have left makes room for it, of those first that were silent longest;
+    /// where that does not suffice nothing of them is given up.
     fn admit(
         &self,
         staged: &mut Staged,
@@ -263,7 +275,6 @@ impl Table {
         if value_bytes > STATE_VALUE_BYTES_MAX {
             return Err(format!("its value has {value_bytes} bytes, {STATE_VALUE_BYTES_MAX} are allowed"));
         }
-        self.make_room_for_agent(staged, &resource.agent)?;
         let before = staged.row(self, resource).cloned();
         let before = before.as_ref();
         // What does not grow is taken whatever there is.
@@ -282,31 +293,58 @@ impl Table {
         if tally.totals.bytes > STATES_BYTES_MAX {
             return Err(format!("the agent has {STATES_BYTES_MAX} bytes of states already: {cure}"));
         }
+        let mut totals = staged.totals;
+        totals.change(before, Some(row));
+        for away in self.room(staged, &resource.agent, totals)? {
+            self.evict(staged, away);
+        }
+        Ok(())
+    }
+
+    /// Agents whose states have to go where `totals` are to be stored, some of them of `agent`.
+    fn room(&self, staged: &Staged, agent: &str, mut totals: Totals) -> Result<Vec<&String>, String> {
+        let mut gone = Vec::new();
         let mut away: Option<Vec<&String>> = None;
+        let has_seat = staged.live(self, agent).live > 0 || self.has_seat(staged);
         loop {
-            let mut totals = staged.totals;
-            totals.change(before, Some(row));
-            if totals.live <= STORE_STATES_MAX && totals.bytes <= STORE_BYTES_MAX {
-                return Ok(());
+            let is_seated = has_seat || !gone.is_empty();
+            if is_seated && totals.live <= STORE_STATES_MAX && totals.bytes <= STORE_BYTES_MAX {
+                return Ok(gone);
             }
-            let away = away.get_or_insert_with(|| self.away(staged, &resource.agent));
-            let Some(agent) = away.pop() else {
-                return Err(format!(
-                    "the collector has {STORE_STATES_MAX} states or {STORE_BYTES_MAX} bytes of them already, all of connected agents: {cure}, at any agent, or share the agents among collectors"
-                ));
+            let away = away.get_or_insert_with(|| self.away(staged, agent));
+            let Some(oldest) = away.pop() else {
+                let minutes = STATES_AWAY_MIN.as_secs() / 60;
+                let whose = format!("agents that are connected, or were within {minutes} minutes");
+                return Err(if is_seated {
+                    format!(
+                        "the collector has {STORE_STATES_MAX} states or {STORE_BYTES_MAX} bytes of them already, too many of them of {whose}: remove states that are no longer needed, at any agent, or share the agents among collectors"
+                    )
+                } else {
+                    format!(
+                        "the collector has states of {AGENTS_MAX} agents already, all of them {whose}: share the agents among collectors"
+                    )
+                });
             };
-            self.evict(staged, agent);
+            totals.less(staged.live(self, oldest));
+            gone.push(oldest);
         }
     }
 
-    /// Agents without a live stream that have states, but `agent`: whoever was silent longest is the last.
+    /// Whether one more agent may have states.
+    fn has_seat(&self, staged: &Staged) -> bool {
+        if self.agents.len() + staged.tallies.len() < AGENTS_MAX {
+            return true;
+        }
+        let others = self.agents.iter().filter(|(name, _)| !staged.tallies.contains_key(*name));
+        let tallies = others.map(|(_, held)| &held.tally).chain(staged.tallies.values());
+        tallies.filter(|tally| tally.totals.live > 0).count() < AGENTS_MAX
+    }
+
+    /// Agents that are away and have states, but `agent`: whoever was silent longest is the last.
     fn away(&self, staged: &Staged, agent: &str) -> Vec<&String> {
-        let has_states =
-            |name: &String, held: &Agent| staged.tallies.get(name).unwrap_or(&held.tally).totals.live > 0;
-        let others = self
-            .agents
-            .iter()
-            .filter(|(name, held)| *name != agent && !self.is_here(name) && has_states(name, held));
+        let others = self.agents.iter().filter(|(name, held)| {
+            *name != agent && self.is_away(name, held, staged.now) && staged.live(self, name).live > 0
+        });
         let mut others: Vec<(u64, &String)> = others.map(|(name, held)| (held.heard, name)).collect();
         others.sort_unstable_by(|a, b| b.cmp(a));
         others.into_iter().map(|(_, name)| name).collect()
@@ -318,33 +356,18 @@ impl Table {
         staged.counted.evicted += states;
         staged.evicted.push((agent.to_owned(), states));
     }
-
-    /// Makes room for the first state of an agent where there are as many agents as may be.
-    fn make_room_for_agent(&self, staged: &mut Staged, agent: &str) -> Result<(), String> {
-        let is_live = |held: &Agent| held.tally.totals.live > 0;
-        let is_known = self.agents.get(agent).is_some_and(is_live) || staged.tallies.contains_key(agent);
-        if is_known || self.agents.len() < AGENTS_MAX {
-            return Ok(());
-        }
-        let others =
-            self.agents.iter().filter(|(name, held)| is_live(held) && !staged.tallies.contains_key(*name));
-        if others.count() < AGENTS_MAX {
-            return Ok(());
-        }
-        let oldest = self.away(staged, agent).pop().ok_or_else(|| {
-            format!(
-                "the collector has states of {AGENTS_MAX} agents already, all of them connected: share the agents among collectors"
-            )
-        })?;
-        self.evict(staged, oldest);
-        Ok(())
-    }
 }
 
 impl Staged {
     /// A row as it will be.
     fn row<'a>(&'a self, table: &'a Table, resource: &Resource) -> Option<&'a Row> {
         self.puts.get(resource).map(|(row, _)| row).or_else(|| table.rows.get(resource))
+    }
+
+    /// What an agent will have.
+    fn live(&self, table: &Table, agent: &str) -> Totals {
+        let held = || table.agents.get(agent).map(|held| &held.tally);
+        self.tallies.get(agent).or_else(held).map_or_else(Totals::default, |tally| tally.totals)
     }
 
     fn tally(&mut self, table: &Table, agent: &str) -> &mut Tally {

@@ -18,7 +18,7 @@ use std::time::Instant;
 use weir_model::SOURCE_NAME_BYTES_MAX;
 use weir_proto::weir::link::v1::KindDigest;
 
-use crate::limits::{STATE_NAME_BYTES_MAX, STATE_VALUE_BYTES_MAX};
+use crate::limits::{STATE_NAME_BYTES_MAX, STATE_VALUE_BYTES_MAX, STATES_AWAY_MIN};
 use crate::state::keep::Keep;
 use crate::state::resource::digest;
 
@@ -44,6 +44,8 @@ pub(in crate::state) struct Table {
     pub(super) agents: HashMap<String, Agent>,
     /// Agents that have live streams, and how many.
     streams: HashMap<String, usize>,
+    /// Agents whose states are given up by what is on its way to the disk.
+    pub(super) giving_up: BTreeSet<String>,
     pub(super) totals: Totals,
     /// The highest that was given.
     pub(super) version: u64,
@@ -53,6 +55,8 @@ pub(in crate::state) struct Table {
     pub(super) hearings: u64,
     /// Counts inventories.
     pub(super) gathers: u64,
+    /// When it was opened: nobody is known to be silent for longer.
+    opened: Instant,
 }
 
 /// How much there is: live rows, and their bytes. Rows that are gone have a bound of their own.
@@ -66,8 +70,10 @@ pub(in crate::state) struct Totals {
 pub(super) struct Agent {
     pub(super) tally: Tally,
     rows: usize,
-    /// When it was heard last.
+    /// When it was heard last, by the count of hearings.
     pub(super) heard: u64,
+    /// The same by the clock; none where that was before the store was opened.
+    heard_at: Option<Instant>,
     pub(super) gather: Option<Gather>,
 }
 
@@ -145,6 +151,12 @@ impl Filter {
 }
 
 impl Totals {
+    /// Counts that so many go.
+    pub(super) fn less(&mut self, others: Self) {
+        self.live = self.live.saturating_sub(others.live);
+        self.bytes = self.bytes.saturating_sub(others.bytes);
+    }
+
     /// Counts what becomes of a row.
     pub(super) fn change(&mut self, before: Option<&Row>, after: Option<&Row>) {
         let live = |row: Option<&Row>| usize::from(row.is_some_and(Row::is_live));
@@ -192,11 +204,13 @@ impl Table {
             deadlines: BTreeSet::new(),
             agents: HashMap::new(),
             streams: HashMap::new(),
+            giving_up: BTreeSet::new(),
             totals: Totals::default(),
             version: floor,
             floor,
             hearings: 0,
             gathers: 0,
+            opened: now,
         };
         let mut unread = 0;
         for (key, value) in keep.scan(&[ROW]) {
@@ -220,20 +234,20 @@ impl Table {
     // === who is there ===
 
     /// An agent has one more live stream.
-    pub(in crate::state) fn came(&mut self, agent: &str) {
+    pub(in crate::state) fn came(&mut self, agent: &str, now: Instant) {
         *self.streams.entry(agent.to_owned()).or_default() += 1;
-        self.heard(agent);
+        self.heard(agent, now);
     }
 
     /// An agent has one live stream less.
-    pub(in crate::state) fn left(&mut self, agent: &str) {
+    pub(in crate::state) fn left(&mut self, agent: &str, now: Instant) {
         if let Some(streams) = self.streams.get_mut(agent) {
             *streams -= 1;
             if *streams == 0 {
                 self.streams.remove(agent);
             }
         }
-        self.heard(agent);
+        self.heard(agent, now);
     }
 
     /// Whether an agent has a live stream.
@@ -242,11 +256,19 @@ impl Table {
     }
 
     /// Something was heard of an agent.
-    pub(super) fn heard(&mut self, agent: &str) {
+    pub(super) fn heard(&mut self, agent: &str, now: Instant) {
         self.hearings += 1;
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.heard = self.hearings;
+            agent.heard_at = Some(now);
         }
+    }
+
+    /// Whether an agent has no stream, and was silent for [`STATES_AWAY_MIN`] while the store was open: whoever only changes
+    /// its connection is not away, and after a start everybody has that time to come back.
+    pub(super) fn is_away(&self, agent: &str, held: &Agent, now: Instant) -> bool {
+        let since = held.heard_at.unwrap_or(self.opened);
+        !self.is_here(agent) && now.saturating_duration_since(since) >= STATES_AWAY_MIN
     }
 
     // === rows ===
@@ -322,12 +344,15 @@ impl Table {
         })
     }
 
-    /// Digests over the live states of an agent.
+    /// Digests over the live states of an agent. Where they are being given up the digest is empty, which no agent has: it says
+    /// them again, whether that reaches the disk or not.
     pub(in crate::state) fn known(&self, agent: &str) -> Vec<KindDigest> {
+        let is_going = self.giving_up.contains(agent);
         let kinds = self.agents.get(agent).into_iter().flat_map(|held| held.tally.kinds.keys());
         let digests = kinds.map(|kind| {
             let live = self.of_agent(agent, kind).filter(|(_, row)| row.is_live());
-            digest(kind, live.map(|(resource, row)| (resource.key.as_str(), row.order)))
+            let known = digest(kind, live.map(|(resource, row)| (resource.key.as_str(), row.order)));
+            if is_going { KindDigest { digest: Vec::new(), ..known } } else { known }
         });
         digests.collect()
     }

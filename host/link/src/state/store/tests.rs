@@ -1,20 +1,35 @@
 //! The store as streams and watchers see it.
 
+use std::sync::Condvar;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
 use weir_proto::weir::link::v1::{Inventory, KeyDigest, State, StateAck, state_down};
 use weir_queue::QueueError;
 
 use super::*;
-use crate::limits::{STATE_VALUE_BYTES_MAX, STATES_MAX, STORE_BYTES_MAX, STORE_TOMBSTONES_MAX};
+use crate::limits::{
+    AGENTS_MAX, STATE_VALUE_BYTES_MAX, STATES_AWAY_MIN, STATES_MAX, STORE_BYTES_MAX, STORE_TOMBSTONES_MAX,
+};
 use crate::names::to_wire;
 use crate::state::keep::{Change, Volatile};
 
-/// A disk that fails when it is told to.
+/// A disk that fails, or waits, when it is told to.
 #[derive(Debug, Default)]
 struct Failing {
     rows: Volatile,
     fails: AtomicBool,
+    /// Whether commits wait, who waits for that to end, and who is told that one does.
+    is_held: Mutex<bool>,
+    released: Condvar,
+    waits: Notify,
+}
+
+impl Failing {
+    fn hold(&self, is_held: bool) {
+        *self.is_held.lock().unwrap() = is_held;
+        self.released.notify_all();
+    }
 }
 
 impl Keep for Failing {
@@ -27,6 +42,11 @@ impl Keep for Failing {
     }
 
     fn commit(&self, changes: Vec<Change>) -> Result<(), QueueError> {
+        let is_held = self.is_held.lock().unwrap();
+        if *is_held {
+            self.waits.notify_one();
+        }
+        drop(self.released.wait_while(is_held, |is_held| *is_held).unwrap());
         if self.fails.load(Ordering::Relaxed) { Err(QueueError::Closed) } else { self.rows.commit(changes) }
     }
 }
@@ -357,29 +377,47 @@ fn count(store: &Store, agent: &str) -> u64 {
     store.known(agent).iter().map(|digest| digest.count).sum()
 }
 
-/// Scenario: a full store after a restart of the collector: one agent has a stream, the others are away, one of them said
-/// something after the rest; a new agent with a stream reports; then more of them, until nobody is away.
-/// Guarantees: those that are away make room, each as a whole, of whoever was silent longest first, counted; of one with a
-/// stream nothing is given up; a report is refused only where all that is there is of agents with a stream.
-#[tokio::test]
-async fn agents_that_are_away_make_room_for_those_that_are_here() {
-    const EACH: usize = 120;
+/// States of the largest size that an agent has in a store that is full.
+const EACH: usize = 120;
+
+/// Reports of agents that together leave less room than one more of them needs; their names.
+async fn fill(store: &Store) -> Vec<String> {
     let per_agent = EACH * STATE_VALUE_BYTES_MAX;
     let agents: Vec<String> = (0..STORE_BYTES_MAX / per_agent).map(|at| format!("agent-{at}")).collect();
     assert!(agents.len() >= 4, "{} agents fill it", agents.len());
-    let keep = Arc::<Failing>::default();
-    let store = open(&keep);
     for agent in &agents {
         for at in 0..EACH {
-            assert_eq!(large(&store, agent, at).await, "");
+            assert_eq!(large(store, agent, at).await, "");
         }
     }
+    agents
+}
+
+/// Scenario: a full store after a restart of the collector: one agent has a stream, the others are away, one of them said
+/// something after the rest; a new agent with a stream reports, at once and after a while; then more of them, until nobody is
+/// away; then one goes.
+/// Guarantees: those that are away for long make room, each as a whole, of whoever was silent longest first, counted; of one with
+/// a stream, or without one only lately or since the restart, nothing is given up; a report is refused only where all that is
+/// there is of such agents.
+#[tokio::test(start_paused = true)]
+async fn agents_that_are_away_make_room_for_those_that_are_here() {
+    let keep = Arc::<Failing>::default();
+    let store = open(&keep);
+    let agents = fill(&store).await;
     let message = StateUp { message: Some(state_up::Message::Value(state("last word", 2, "1"))) };
     store.received(&agents[1], (1, 1), message).await;
     drop(store);
     let store = open(&keep);
     store.came(&agents[0]);
     let counts = |agents: &[String]| agents.iter().map(|agent| count(&store, agent)).collect::<Vec<_>>();
+    let before = counts(&agents);
+    let mut rejected = String::new();
+    for at in 0..EACH {
+        rejected = large(&store, "new-0", at).await;
+    }
+    assert!(rejected.contains("or were within 15 minutes"), "{rejected}");
+    assert_eq!((counts(&agents), store.counts().evicted.get()), (before, 0), "nobody could come back yet");
+    tokio::time::advance(STATES_AWAY_MIN).await;
     for (at, gone) in [&agents[2..3], &agents[2..4]].into_iter().enumerate() {
         let new = format!("new-{at}");
         store.came(&new);
@@ -391,16 +429,94 @@ async fn agents_that_are_away_make_room_for_those_that_are_here() {
     }
     assert_eq!(counts(&agents[..2]), [EACH as u64, EACH as u64 + 1], "here, and heard of last");
     agents[1..].iter().for_each(|agent| store.came(agent));
-    let mut rejected = String::new();
     for at in 0..EACH {
         rejected = large(&store, &agents[3], at).await;
     }
-    assert!(rejected.contains("all of connected agents"), "{rejected}");
+    assert!(rejected.contains("of agents that are connected"), "{rejected}");
     assert_eq!(counts(&agents[..2]), [EACH as u64, EACH as u64 + 1]);
     let before = store.counts().evicted.get();
     store.left(&agents[0]);
+    assert_ne!(large(&store, &agents[3], EACH).await, "", "it may be back in a second");
+    tokio::time::advance(STATES_AWAY_MIN).await;
     assert_eq!((large(&store, &agents[3], EACH).await.as_str(), count(&store, &agents[0])), ("", 0));
     assert_eq!(store.counts().evicted.get(), before + EACH as u64);
+}
+
+/// Scenario: a full store, all of it of agents with streams but for one small state of an agent that is away for long; a report
+/// of the largest size.
+/// Guarantees: it is refused, and the small state, which could not make room for it, is still there.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_all_the_same_costs_nobody_a_state() {
+    let store = open(&Arc::default());
+    send(&store, 1, state("small", 1, "x")).await.unwrap();
+    tokio::time::advance(STATES_AWAY_MIN).await;
+    for agent in fill(&store).await {
+        store.came(&agent);
+    }
+    store.came("new");
+    let mut at = 0;
+    while large(&store, "new", at).await.is_empty() {
+        at += 1;
+    }
+    assert!(at < EACH, "the store is full");
+    assert_eq!((count(&store, "agent"), store.counts().evicted.get()), (1, 0));
+    assert_eq!(store.counts().rejected.get(), 1);
+}
+
+/// Scenario: as many agents as may have states have one each and are away; one more comes, at once and after a while.
+/// Guarantees: it is refused first; then the one that was silent longest makes room for it, and nobody else.
+#[tokio::test(start_paused = true)]
+async fn one_agent_more_than_may_be_takes_the_place_of_one_that_is_away() {
+    let store = open(&Arc::default());
+    let one = || StateUp { message: Some(state_up::Message::Value(state("a", 1, "x"))) };
+    for at in 0..AGENTS_MAX {
+        store.received(&format!("agent-{at}"), (1, 1), one()).await;
+    }
+    let refused = send(&store, 1, state("a", 1, "x")).await.unwrap().rejected;
+    assert!(refused.contains("states of 10000 agents already"), "{refused}");
+    assert_eq!(store.counts().evicted.get(), 0);
+    tokio::time::advance(STATES_AWAY_MIN).await;
+    assert_eq!(send(&store, 1, state("a", 1, "x")).await.unwrap().rejected, "");
+    assert_eq!(send(&store, 1, state("b", 2, "x")).await.unwrap().rejected, "");
+    assert_eq!((count(&store, "agent-0"), count(&store, "agent-1")), (0, 1));
+    assert_eq!((store.counts().evicted.get(), count(&store, "agent")), (1, 2));
+}
+
+/// Scenario: an agent is forgotten; while the disk has that, it comes back and asks what is known of it; the disk takes it, or
+/// fails.
+/// Guarantees: what it is told agrees with nothing, so that it lists what it has; what went is wanted, and comes back; where the
+/// disk failed nothing went, and what is known is told as before.
+#[tokio::test]
+async fn who_comes_back_while_its_states_are_given_up_says_them_again() {
+    for fails in [false, true] {
+        let keep = Arc::<Failing>::default();
+        let store = open(&keep);
+        send(&store, 1, state("a", 1, "1")).await.unwrap();
+        let before = store.known("agent");
+        keep.fails.store(fails, Ordering::Relaxed);
+        keep.hold(true);
+        let forgetting = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.forget("agent").await }
+        });
+        let waits = tokio::time::timeout(Duration::from_secs(30), keep.waits.notified()).await;
+        store.came("agent");
+        let meanwhile = store.known("agent");
+        keep.hold(false);
+        assert!(waits.is_ok(), "it reaches the disk");
+        assert_eq!(forgetting.await.unwrap(), !fails);
+        keep.fails.store(false, Ordering::Relaxed);
+        assert_eq!((meanwhile[0].count, meanwhile[0].digest.len()), (1, 0), "fails: {fails}");
+        let wanted = list(&store, 2, &[("a", 1)], (true, true)).await;
+        if fails {
+            assert_eq!((wanted.len(), store.known("agent")), (0, before));
+        } else {
+            assert_eq!(wanted, ["a"]);
+            send(&store, 2, state("a", 1, "1")).await.unwrap();
+            assert_eq!(store.known("agent"), before);
+        }
+        assert_eq!(live(&store), ["a 1"]);
+    }
 }
 
 /// Scenario: a collector's door forgets an agent that has a stream at another door of the process; then that one ends.
