@@ -528,7 +528,7 @@ mod tests {
     /// Rows whose commits, once they are held, tell that they have begun and wait to go on.
     struct Held {
         rows: Memory,
-        held: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
+        held: Mutex<Option<(mpsc::SyncSender<()>, mpsc::Receiver<()>)>>,
     }
 
     impl Rows for Held {
@@ -555,8 +555,8 @@ mod tests {
     fn a_folder_is_closed_when_its_last_write_is_done() {
         let rows = Arc::new(Held { rows: Memory::default(), held: Mutex::default() });
         let folder = Folder::open(Arc::clone(&rows) as _, None, &begin(0, Seq(1)), SEEDS).unwrap();
-        let (begin, begun) = mpsc::channel();
-        let (release, go_on) = mpsc::channel();
+        let (begin, begun) = mpsc::sync_channel(1);
+        let (release, go_on) = mpsc::sync_channel(1);
         *rows.held.lock().unwrap() = Some((begin, go_on));
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| folder.acknowledged_by(StoreId(1)));

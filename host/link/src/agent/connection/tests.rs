@@ -159,7 +159,7 @@ async fn a_verdict_outlives_the_trust_in_the_collector() {
     let stream = welcomed(&mut connection).await;
     let awaited = pushed(&connection, stream, 1, false);
     let (begin, mut begun) = mpsc::channel(1);
-    let (release, go_on) = std::sync::mpsc::channel();
+    let (release, go_on) = std::sync::mpsc::sync_channel(1);
     *rows.held.lock().unwrap() = Some((begin, go_on));
     let (distrust, distrusted) = oneshot::channel::<()>();
     let speaking = tokio::spawn(async move {
