@@ -45,8 +45,11 @@ mod session_model;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]
+mod states_tests;
+#[cfg(test)]
 mod tls_tests;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -59,7 +62,7 @@ use weir_net::client_tls::ClientTls;
 use weir_queue::{Disk, DurableMap, Opened, QueueError, SystemDisk};
 
 use crate::agent::connection::Connection;
-use crate::agent::dial::Target;
+use crate::agent::dial::{Begin, Target};
 use crate::agent::exporter::{LogExporter, Unknown};
 use crate::agent::folder::{Folder, Memory, Rows, Seeds, Start};
 use crate::agent::gauge::Gauge;
@@ -234,7 +237,8 @@ impl Agent {
             shared: Arc::clone(&shared),
             folder: Arc::clone(&folder),
             rejected: Arc::clone(&rejected),
-            shown: None,
+            shown: VecDeque::new(),
+            begin: Begin::default(),
             is_renewed: false,
         };
         let cut = CancellationToken::new();
@@ -294,20 +298,19 @@ impl Agent {
         }
     }
 
-    /// The lane of states has something new to send.
-    pub fn poke(&self) {
-        self.shared.poke();
-    }
-
     /// Ends it: what is under way may be acknowledged within `drain`, then the collector is told that the agent leaves. What is
     /// not acknowledged stays in the logs; pushes that wait are told that they may try again.
     pub async fn stop(&self, drain: Duration) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(task) = task else { return };
         self.end(task, drain).await;
-        // A rejection may be on its way to the disk: the folder is another's to take when it is there.
-        let rejected = Arc::clone(&self.rejected);
-        if tokio::time::timeout(CUT_GRACE, spawn_blocking(move || rejected.close())).await.is_err() {
+        // Something may be on its way to the disk, also of a task that was cut off: the folder is another's to take when it is there.
+        let (folder, rejected) = (Arc::clone(&self.folder), Arc::clone(&self.rejected));
+        let closing = spawn_blocking(move || {
+            rejected.close();
+            folder.close();
+        });
+        if tokio::time::timeout(CUT_GRACE, closing).await.is_err() {
             warn!(exporter = self.id, "the disk does not answer, the agent's folder may stay locked");
         }
     }

@@ -10,7 +10,9 @@
 //!
 //! Invariant: whatever ends a stream, the next is tried; what is kept is untouched by it.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,11 +26,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
-use weir_net::client_tls::{ClientTls, Distrusted, Judge};
+use weir_net::client_tls::{ClientTls, Judge};
 use weir_proto::weir::link::v1::goodbye::Reason;
 use weir_proto::weir::link::v1::{CollectorMessage, Heartbeat};
 
-use crate::agent::dial::{DialError, Target, Tasks};
+use crate::agent::dial::{ADDRESSES_MAX, Begin, DialError, Target, Tasks};
 use crate::agent::folder::{Folder, FolderError};
 use crate::agent::rejected::Rejected;
 use crate::agent::seeds;
@@ -49,6 +51,9 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How often it is noted where the logs end, and what was accepted is written down.
 const NOTE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Failures that are remembered as shown: one for each address that is tried, and beyond them the oldest is news again.
+const SHOWN_MAX: usize = ADDRESSES_MAX;
+
 /// Dials and speaks, until the agent ends.
 pub(crate) struct Connection {
     pub(crate) id: String,
@@ -57,8 +62,10 @@ pub(crate) struct Connection {
     pub(crate) shared: Arc<Shared>,
     pub(crate) folder: Arc<Folder>,
     pub(crate) rejected: Arc<Rejected>,
-    /// The failure that was shown last: the same one again is not news.
-    pub(crate) shown: Option<String>,
+    /// The failures that were shown since the last Welcome, at most [`SHOWN_MAX`]: the same one again is not news.
+    pub(crate) shown: VecDeque<String>,
+    /// At which of the collector's addresses the next dial begins.
+    pub(crate) begin: Begin,
     /// A new life was begun, and no collector has welcomed it yet.
     pub(crate) is_renewed: bool,
 }
@@ -121,11 +128,14 @@ impl Connection {
             return Duration::ZERO;
         }
         self.shared.counts.failures.add(1);
-        if self.shown.as_ref() == Some(&why) {
+        if self.shown.contains(&why) {
             debug!(exporter = %self.id, error = why, "no stream to the collector, will try again");
         } else {
             warn!(exporter = %self.id, peer = self.target.origin(), error = why, "no stream to the collector, will try again");
-            self.shown = Some(why);
+            if self.shown.len() >= SHOWN_MAX {
+                self.shown.pop_front();
+            }
+            self.shown.push_back(why);
         }
         match over {
             Over::Ended(Ended::Goodbye(farewell)) if farewell.reason == Reason::NewIncarnation => {
@@ -167,10 +177,14 @@ impl Connection {
 impl Connection {
     async fn stream(&mut self, tasks: &Tasks) -> Over {
         let patience = self.shared.first_sign_within();
-        let dialled = match self.target.dial::<Writer>(self.tls.as_ref(), tasks.clone(), patience).await {
+        let dialling = self.target.dial::<Writer>(self.tls.as_ref(), tasks.clone(), patience, self.begin);
+        let dialled = match dialling.await {
             Ok(dialled) => dialled,
             Err(error) => return Over::Broken(chain(&error)),
         };
+        let address = dialled.address;
+        // Until it has said Welcome: another may have more to say.
+        self.begin = Begin::After(address);
         let stream = self.shared.connected(self.shared.facts(&self.folder.life()));
         let writer = Writer { shared: Arc::clone(&self.shared), stream, ready: None };
         let request = match request(&self.target, writer) {
@@ -179,8 +193,10 @@ impl Connection {
         };
         let mut requests = dialled.requests;
         let mut reader = Reader::new(Box::pin(requests.send_request(request)));
-        let (origin, peer) = (self.target.origin(), self.target.origin());
-        let speaking = self.speak(&mut reader);
+        let origin = self.target.origin();
+        let distrusted = distrusted(dialled.judge, &origin);
+        tokio::pin!(distrusted);
+        let speaking = self.speak(&mut reader, distrusted, address);
         tokio::pin!(speaking);
         // What has come before the connection ended is still read: a Goodbye may be the last of it.
         let motion = async {
@@ -192,15 +208,23 @@ impl Connection {
         tokio::select! {
             over = &mut speaking => over,
             never = motion => match never {},
-            () = dialled.sign.missed() => Over::Broken(DialError::NoSign(origin, patience).to_string()),
-            distrusted = distrusted(dialled.judge) => Over::Broken(format!(
-                "{distrusted}: the stream to {peer} was ended, which needs another certificate (`weir cert issue`)"
-            )),
+            // Nothing was received then, so nothing that was is lost.
+            () = dialled.sign.missed() => {
+                Over::Broken(DialError::NoSign { origin: origin.clone(), address, patience }.to_string())
+            }
         }
     }
 
-    /// Reads and looks at the time until the stream is over.
-    async fn speak(&mut self, reader: &mut Reader) -> Over {
+    /// Reads, looks at the time, and at whether the collector of this address is `distrusted`, until the stream is over.
+    ///
+    /// All of it in one loop, so that nothing else interrupts what follows from a message: the session has forgotten a parcel
+    /// by then whose push is told last.
+    async fn speak(
+        &mut self,
+        reader: &mut Reader,
+        mut distrusted: Pin<&mut impl Future<Output = String>>,
+        address: SocketAddr,
+    ) -> Over {
         let mut looked = now();
         let mut gone: Option<tokio::time::Instant> = None;
         loop {
@@ -215,7 +239,7 @@ impl Connection {
             tokio::select! {
                 message = reader.next() => match message {
                     Ok(message) => {
-                        if let Err(ended) = self.received(message).await {
+                        if let Err(ended) = self.received(message, address).await {
                             return Over::Ended(ended);
                         }
                     }
@@ -232,6 +256,8 @@ impl Connection {
                     }
                 }
                 () = self.shared.changed.notified() => (),
+                () = self.shared.reported() => self.shared.look(),
+                why = &mut distrusted => return Over::Broken(why),
             }
             if gone.is_none() && self.shared.has_left() {
                 gone = Some(tokio::time::Instant::now() + LEAVE_GRACE);
@@ -239,15 +265,19 @@ impl Connection {
         }
     }
 
-    async fn received(&mut self, message: CollectorMessage) -> Result<(), Ended> {
+    /// Takes a message of the collector of this address. To be awaited to its end: then whoever waits for a verdict has it.
+    async fn received(&mut self, message: CollectorMessage, address: SocketAddr) -> Result<(), Ended> {
         let effects = self.shared.received(message)?;
         let mut settled = Vec::with_capacity(effects.len());
         for effect in effects {
             match effect {
-                Effect::Welcomed { store, session, durable } => self.welcomed(store, session, durable),
-                Effect::Settled { id, verdict, log, last } => {
+                Effect::Welcomed { store, session, durable } => {
+                    self.begin = Begin::At(address);
+                    self.welcomed(store, session, durable);
+                }
+                Effect::Settled { id, verdict, log, last, again } => {
                     if verdict == Verdict::Taken {
-                        self.taken(log, last).await;
+                        self.taken(log, (!again).then_some(last)).await;
                     }
                     settled.push((id, verdict));
                 }
@@ -258,7 +288,7 @@ impl Connection {
     }
 
     fn welcomed(&mut self, store: StoreId, session: u64, durable: bool) {
-        self.shown = None;
+        self.shown.clear();
         self.is_renewed = false;
         self.shared.welcomed(store, session, durable);
         let (peer, known) = (self.target.origin(), self.folder.names().1);
@@ -273,8 +303,8 @@ impl Connection {
     }
 
     /// A bundle was persisted: by whom is on disk before the log forgets the records, so that no collector is blamed for the
-    /// records of another.
-    async fn taken(&self, log: u32, last: weir_model::Seq) {
+    /// records of another. None is the place of what leaves no mark: a collector is not asked for it later.
+    async fn taken(&self, log: u32, last: Option<weir_model::Seq>) {
         let (incarnation, known) = self.folder.names();
         if let Some(store) = self.shared.store().filter(|store| known != Some(*store)) {
             let folder = Arc::clone(&self.folder);
@@ -284,19 +314,21 @@ impl Connection {
             }
             self.shared.rename(&self.folder.life(), false);
         }
-        if let Some((name, numbering)) = self.shared.numbering(log, incarnation) {
+        if let Some((last, (name, numbering))) = last.zip(self.shared.numbering(log, incarnation)) {
             self.folder.accepted(&name, numbering, last);
         }
     }
 }
 
-/// Returns when the collector's certificate does not hold any more: looks each time that it may have come to that.
-async fn distrusted(judge: Option<Judge>) -> Distrusted {
+/// Returns when the collector's certificate does not hold any more, with the reason: looks each time that it may have come to that.
+async fn distrusted(judge: Option<Judge>, peer: &str) -> String {
     let Some(mut judge) = judge else { return std::future::pending().await };
     loop {
         tokio::time::sleep(judge.pace().max(LOOK_PAUSE)).await;
         if let Err(distrusted) = judge.look() {
-            return distrusted;
+            return format!(
+                "{distrusted}: the stream to {peer} was ended, which needs another certificate (`weir cert issue`)"
+            );
         }
     }
 }
@@ -473,76 +505,4 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use weir_proto::weir::link::v1::Goodbye;
-    use weir_queue::QueueError;
-
-    use super::*;
-    use crate::agent::folder::{Memory, Rows, Start};
-    use crate::agent::link_tests::NoStates;
-    use crate::agent::session::{Names, Session};
-    use crate::names::Boot;
-
-    /// Takes nothing once the disk is full.
-    struct Full(Memory, Arc<AtomicBool>);
-
-    impl Rows for Full {
-        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-            self.0.get(key)
-        }
-
-        fn scan(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-            self.0.scan(prefix)
-        }
-
-        fn commit(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), QueueError> {
-            if self.1.load(Ordering::Relaxed) { Err(QueueError::Closed) } else { self.0.commit(changes) }
-        }
-    }
-
-    fn connection(is_full: &Arc<AtomicBool>) -> Connection {
-        let rows: Arc<dyn Rows> = Arc::new(Full(Memory::default(), Arc::clone(is_full)));
-        let rejected = Arc::new(Rejected::open(Arc::clone(&rows), &[]));
-        let start = Start { boot: Boot(1), ends: Vec::new() };
-        let folder = Arc::new(Folder::open(rows, None, &start, seeds()).unwrap());
-        let life = folder.life();
-        let names = Names {
-            identity: life.identity,
-            incarnation: life.incarnation,
-            epoch: life.epoch,
-            boot: Boot(1),
-            boots: vec![Boot(1)],
-            store: None,
-            host: String::new(),
-            program: String::new(),
-            encodings: Vec::new(),
-        };
-        Connection {
-            id: "weir/up".to_owned(),
-            target: Target::parse("127.0.0.1:1", false).unwrap(),
-            tls: None,
-            shared: Arc::new(Shared::new(Session::new(names, Box::new(NoStates)), Vec::new())),
-            folder,
-            rejected,
-            shown: None,
-            is_renewed: false,
-        }
-    }
-
-    /// Scenario: a collector asks for a new incarnation, again and again, while the disk takes nothing; then it takes it.
-    /// Guarantees: without a new one the agent waits as after any other end; with one it comes at once, but only once.
-    #[tokio::test]
-    async fn a_new_life_that_cannot_be_written_is_waited_for() {
-        let is_full = Arc::new(AtomicBool::new(false));
-        let mut connection = connection(&is_full);
-        for (full, at_once) in [(true, false), (true, false), (false, true), (false, false)] {
-            is_full.store(full, Ordering::Relaxed);
-            let goodbye = Goodbye { reason: Reason::NewIncarnation.into(), ..Goodbye::default() };
-            let over = Over::Ended(Ended::Goodbye(Farewell::of(goodbye)));
-            let wait = connection.over(over, "new incarnation".to_owned()).await;
-            assert_eq!(wait.is_zero(), at_once, "a disk that is full: {full}");
-        }
-    }
-}
+mod tests;

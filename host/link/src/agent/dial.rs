@@ -15,6 +15,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
 /// Addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 16;
+pub(crate) const ADDRESSES_MAX: usize = 16;
 
 /// The protocol that TLS agrees on.
 const ALPN_H2: &[u8] = b"h2";
@@ -104,8 +105,22 @@ pub(crate) enum DialError {
     Http(String, #[source] hyper::Error),
     #[error("no connection to {0} within {CONNECT_TIMEOUT:?}")]
     Timeout(String),
-    #[error("no sign of {0} within {1:?}")]
-    NoSign(String, Duration),
+    #[error("no sign of {origin} at {address} within {patience:?}")]
+    NoSign { origin: String, address: SocketAddr, patience: Duration },
+    #[error("no connection to {0} within its share of {CONNECT_TIMEOUT:?}")]
+    Slow(SocketAddr),
+}
+
+/// At which of the collector's addresses a dial begins: the others follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Begin {
+    /// At the first, as its name has them.
+    #[default]
+    First,
+    /// At the one where we were welcome last.
+    At(SocketAddr),
+    /// After one that let us in, and no more.
+    After(SocketAddr),
 }
 
 /// What writes and reads.
@@ -151,6 +166,31 @@ pub(crate) struct Dialled<B> {
     pub(crate) judge: Option<Judge>,
     /// Whether the collector has sent anything.
     pub(crate) sign: Sign,
+    /// Where that is.
+    pub(crate) address: SocketAddr,
+}
+
+/// One of the collector's addresses that has let us in.
+struct Entered {
+    io: Box<dyn Io>,
+    judge: Option<Judge>,
+    sign: Sign,
+    address: SocketAddr,
+}
+
+// === impl Begin ===
+
+impl Begin {
+    /// All of the addresses, in the order in which they are dialled. One that is not there any more says nothing.
+    fn order(self, addresses: &mut [SocketAddr]) {
+        let at = |one| addresses.iter().position(|address| *address == one);
+        let first = match self {
+            Begin::First => None,
+            Begin::At(one) => at(one),
+            Begin::After(one) => at(one).map(|at| (at + 1) % addresses.len()),
+        };
+        addresses.rotate_left(first.unwrap_or_default());
+    }
 }
 
 // === impl Target ===
@@ -196,7 +236,8 @@ impl Target {
     }
 
     /// Dials, within [`CONNECT_TIMEOUT`]. Each of the collector's addresses has to let us in within `patience`, and to give a sign
-    /// within the same from then; without TLS nobody waits for it here, and it is the caller's to see what comes of it.
+    /// within the same from then, both within its share of the time; without TLS nobody waits for the sign here, and it is the
+    /// caller's to see what comes of it.
     ///
     /// # Errors
     /// [`DialError`]: worth another try later.
@@ -205,39 +246,28 @@ impl Target {
         tls: Option<&ClientTls>,
         tasks: Tasks,
         patience: Duration,
+        begin: Begin,
     ) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let dialling = self.dial_in_peace(tls, tasks, patience);
-        tokio::time::timeout(CONNECT_TIMEOUT, dialling)
-            .await
-            .unwrap_or_else(|_| Err(DialError::Timeout(self.origin())))
+        let until = Instant::now() + CONNECT_TIMEOUT;
+        let dialling = async {
+            let mut addresses = self.look_up().await?;
+            begin.order(&mut addresses);
+            let entered = self.enter(&addresses, tls, patience, until).await?;
+            self.shake_hands(entered, tasks).await
+        };
+        timeout_at(until, dialling).await.unwrap_or_else(|_| Err(DialError::Timeout(self.origin())))
     }
 
-    async fn dial_in_peace<B>(
-        &self,
-        tls: Option<&ClientTls>,
-        tasks: Tasks,
-        patience: Duration,
-    ) -> Result<Dialled<B>, DialError>
+    async fn shake_hands<B>(&self, entered: Entered, tasks: Tasks) -> Result<Dialled<B>, DialError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let (stream, address) = self.connect(patience).await?;
-        let (stream, sign) = watched(stream, patience);
-        let (io, judge): (Box<dyn Io>, _) = match tls {
-            Some(tls) => {
-                let (stream, judge) = tokio::select! {
-                    secured = self.secure(stream, address, tls) => secured?,
-                    () = sign.missed() => return Err(DialError::NoSign(self.origin(), patience)),
-                };
-                (Box::new(stream), Some(judge))
-            }
-            None => (Box::new(stream), None),
-        };
+        let Entered { io, judge, sign, address } = entered;
         let handshake = Builder::new(tasks)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
@@ -250,33 +280,74 @@ impl Target {
             .handshake(TokioIo::new(io))
             .await;
         let (requests, connection) = handshake.map_err(|cause| DialError::Http(self.origin(), cause))?;
-        Ok(Dialled { requests, motion: Box::pin(connection), judge, sign })
+        Ok(Dialled { requests, motion: Box::pin(connection), judge, sign, address })
     }
 
-    async fn connect(&self, patience: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
+    /// The addresses that may be dialled: one at least.
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, DialError> {
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         let found = found.map_err(|cause| DialError::Lookup { host: self.host.clone(), cause })?;
         let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
-        let allowed: Vec<_> =
-            found.iter().copied().filter(|address| self.is_tls || address.ip().is_loopback()).collect();
-        let mut last = match found.is_empty() {
-            true => DialError::NoAddress { host: self.host.clone() },
-            false => EndpointError::Plaintext(self.host.clone()).into(),
-        };
-        for address in allowed {
-            let connecting = tokio::time::timeout(patience, TcpStream::connect(address));
-            match connecting.await.unwrap_or_else(|late| Err(late.into())) {
-                Ok(stream) => {
-                    // A heartbeat is not to wait for more bytes. Where that cannot be said, it only comes later.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "small messages may wait in the socket");
-                    }
-                    return Ok((stream, address));
-                }
-                Err(cause) => last = DialError::Connect { address, cause },
+        if found.is_empty() {
+            return Err(DialError::NoAddress { host: self.host.clone() });
+        }
+        let may_be = |address: &SocketAddr| self.is_tls || address.ip().is_loopback();
+        let allowed: Vec<_> = found.into_iter().filter(may_be).collect();
+        if allowed.is_empty() {
+            return Err(EndpointError::Plaintext(self.host.clone()).into());
+        }
+        Ok(allowed)
+    }
+
+    /// Through the first of these addresses that lets us in. Each has its share of what is left of the time `until`: one that is
+    /// silent, as where a network drops packets, does not have that of the next ones too.
+    async fn enter(
+        &self,
+        addresses: &[SocketAddr],
+        tls: Option<&ClientTls>,
+        patience: Duration,
+        until: Instant,
+    ) -> Result<Entered, DialError> {
+        let mut last = DialError::NoAddress { host: self.host.clone() };
+        for (at, address) in addresses.iter().enumerate() {
+            let trying = self.enter_at(*address, tls, patience);
+            let left = until.saturating_duration_since(Instant::now());
+            match timeout(share(left, addresses.len() - at), trying).await {
+                Ok(Ok(entered)) => return Ok(entered),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = DialError::Slow(*address),
             }
         }
         Err(last)
+    }
+
+    async fn enter_at(
+        &self,
+        address: SocketAddr,
+        tls: Option<&ClientTls>,
+        patience: Duration,
+    ) -> Result<Entered, DialError> {
+        let connecting = timeout(patience, TcpStream::connect(address)).await;
+        let connected = connecting.unwrap_or_else(|late| Err(late.into()));
+        let stream = connected.map_err(|cause| DialError::Connect { address, cause })?;
+        // A heartbeat is not to wait for more bytes. Where that cannot be said, it only comes later.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "small messages may wait in the socket");
+        }
+        let (stream, sign) = watched(stream, patience);
+        let (io, judge): (Box<dyn Io>, _) = match tls {
+            Some(tls) => {
+                let (stream, judge) = tokio::select! {
+                    secured = self.secure(stream, address, tls) => secured?,
+                    () = sign.missed() => {
+                        return Err(DialError::NoSign { origin: self.origin(), address, patience });
+                    }
+                };
+                (Box::new(stream), Some(judge))
+            }
+            None => (Box::new(stream), None),
+        };
+        Ok(Entered { io, judge, sign, address })
     }
 
     async fn secure(
@@ -298,9 +369,25 @@ impl Target {
     }
 }
 
+/// What the next of so many addresses may have of the time that is left.
+fn share(left: Duration, addresses: usize) -> Duration {
+    left / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    async fn dial(
+        target: &Target,
+        tls: Option<&ClientTls>,
+        patience: Duration,
+    ) -> Result<Dialled<http_body_util::Empty<Bytes>>, DialError> {
+        target.dial(tls, Tasks::default(), patience, Begin::First).await
+    }
 
     /// Scenario: endpoints in all forms, with and without TLS.
     /// Guarantees: plaintext to another machine is refused with the next thing to do; so is what has no port, another
@@ -325,10 +412,9 @@ mod tests {
     /// Guarantees: the connection ends by itself, although no heartbeat is due.
     #[tokio::test]
     async fn a_collector_that_is_gone_without_a_word_is_noticed() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
-        let dialling = target.dial::<http_body_util::Empty<Bytes>>(None, Tasks::default(), CONNECT_TIMEOUT);
-        let dialled = dialling.await.unwrap();
+        let dialled = dial(&target, None, CONNECT_TIMEOUT).await.unwrap();
         let _silent = listener.accept().await.unwrap();
         tokio::time::pause();
         let ended = tokio::time::timeout((PING_INTERVAL + PING_TIMEOUT) * 4, dialled.motion).await;
@@ -339,14 +425,13 @@ mod tests {
     /// Guarantees: the dial is given up when there was no sign in time, and says so.
     #[tokio::test]
     async fn a_dial_without_a_sign_is_given_up() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target::parse(&listener.local_addr().unwrap().to_string(), true).unwrap();
         let tls = ClientTls::load(weir_net::roots::Trust::default()).unwrap();
         let patience = Duration::from_millis(50);
-        let dialling = target.dial::<http_body_util::Empty<Bytes>>(Some(&tls), Tasks::default(), patience);
-        let error = dialling.await.map(|_| "a connection").unwrap_err();
-        assert!(matches!(&error, DialError::NoSign(origin, _) if *origin == target.origin()), "{error}");
-        assert!(error.to_string().ends_with("within 50ms"), "{error}");
+        let error = dial(&target, Some(&tls), patience).await.map(|_| "a connection").unwrap_err();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(error.to_string(), format!("no sign of https://{address} at {address} within 50ms"));
     }
 
     /// Scenario: a name that is not of this machine, without TLS.
@@ -355,7 +440,67 @@ mod tests {
     async fn a_name_that_leads_elsewhere_is_not_dialled() {
         // An address of the documentation's net in the place of a name: names would ask a resolver.
         let target = Target { host: "192.0.2.1".to_owned(), port: 1, is_tls: false };
-        let error = target.connect(CONNECT_TIMEOUT).await.unwrap_err();
+        let error = target.look_up().await.unwrap_err();
         assert!(matches!(&error, DialError::Endpoint(EndpointError::Plaintext(host)) if host == "192.0.2.1"));
+    }
+
+    /// Scenario: a collector that is to speak TLS has two addresses: the first lets the agent in and says nothing, and there is as much
+    /// patience with it as there is time for both; at the second somebody answers who speaks no TLS.
+    /// Guarantees: the first has half of the time and not all of it: the answer of the second is heard, and the error names it.
+    #[tokio::test]
+    async fn an_address_that_is_silent_leaves_time_for_the_next() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [silent.local_addr().unwrap(), other.local_addr().unwrap()];
+        let _answering = tokio::spawn(async move {
+            let (mut stream, _) = other.accept().await.unwrap();
+            stream.write_all(b"what do you want?\n").await.unwrap();
+            // It is the agent that ends it.
+            stream.read_to_end(&mut Vec::new()).await.ok();
+        });
+        let target = Target::parse("collector.example:1", true).unwrap();
+        let tls = ClientTls::load(weir_net::roots::Trust::default()).unwrap();
+        let until = Instant::now() + Duration::from_secs(4);
+        let entering = target.enter(&addresses, Some(&tls), CONNECT_TIMEOUT, until);
+        let error = entering.await.map(|_| "a connection").unwrap_err();
+        assert!(matches!(error, DialError::Tls { address, .. } if address == addresses[1]), "{error}");
+    }
+
+    /// Scenario: one of two addresses of a collector is closed, the first or the second.
+    /// Guarantees: a dial goes through the first that lets it in, and tells which one that was.
+    #[tokio::test]
+    async fn a_dial_tells_where_it_was_let_in() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open_at = open.local_addr().unwrap();
+        let target = Target::parse("localhost:1", false).unwrap();
+        for addresses in [[closed, open_at], [open_at, closed]] {
+            let until = Instant::now() + CONNECT_TIMEOUT;
+            let entered = target.enter(&addresses, None, CONNECT_TIMEOUT, until).await.map(|one| one.address);
+            assert_eq!(entered.unwrap(), open_at);
+        }
+    }
+
+    /// Scenario: three addresses; a dial begins at the first, at one where the agent was welcome, or after one that had nothing to say,
+    /// the last and one that is gone among them.
+    /// Guarantees: each order has all of them once, and begins as it should; the shares of a dial's time are all of it.
+    #[test]
+    fn a_dial_begins_after_the_address_that_failed() {
+        let [a, b, c, gone] = [1, 2, 3, 4].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let order = |begin: Begin| {
+            let mut addresses = [a, b, c];
+            begin.order(&mut addresses);
+            addresses
+        };
+        assert_eq!((order(Begin::First), order(Begin::At(b))), ([a, b, c], [b, c, a]));
+        assert_eq!((order(Begin::After(a)), order(Begin::After(c))), ([b, c, a], [a, b, c]));
+        assert_eq!((order(Begin::At(gone)), order(Begin::After(gone))), ([a, b, c], [a, b, c]));
+        let mut left = CONNECT_TIMEOUT;
+        for addresses in (1..=ADDRESSES_MAX).rev() {
+            let share = share(left, addresses);
+            assert!(share >= CONNECT_TIMEOUT / 17, "{addresses} addresses are left: {share:?}");
+            left -= share;
+        }
+        assert_eq!(left, Duration::ZERO);
     }
 }

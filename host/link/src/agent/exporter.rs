@@ -7,8 +7,10 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use tracing::warn;
 use weir_model::{BoxFuture, Exporter, LANES, Lane, Outcome, Places, Push, Seq, Signal};
+use weir_queue::QueueError;
 
 use crate::agent::connection::{chain, on_disk};
+use crate::agent::folder::FolderError;
 use crate::agent::parcel::{Encoding, Parcel, Unfit};
 use crate::agent::rejected::Rejected;
 use crate::agent::session::Verdict;
@@ -110,6 +112,8 @@ impl LogExporter {
         });
         match noted.await {
             Ok(()) => Outcome::Permanent(why),
+            // The agent has ended meanwhile: nothing is wrong with the disk.
+            Err(FolderError::Write(QueueError::Closed)) => stopped(),
             Err(cause) => {
                 let error = chain(&cause);
                 warn!(%seq, why, error, "the collector rejected a record, and that cannot be written down: it is sent again");

@@ -85,7 +85,8 @@ pub(crate) struct LogEnd {
 
 /// One agent's memory of itself.
 pub(crate) struct Folder {
-    rows: Arc<dyn Rows>,
+    /// None once the agent has ended. Locked while a commit runs, so on threads that may wait, and before `life`.
+    rows: Mutex<Option<Arc<dyn Rows>>>,
     life: Mutex<Life>,
 }
 
@@ -169,7 +170,7 @@ impl Folder {
         let mut changes = life.starts(&*rows);
         changes.push((IDENTITY.to_vec(), Some(own.into_bytes())));
         rows.commit(changes).map_err(FolderError::Write)?;
-        Ok(Self { rows, life: Mutex::new(life) })
+        Ok(Self { rows: Mutex::new(Some(rows)), life: Mutex::new(life) })
     }
 
     /// What it remembers.
@@ -188,6 +189,8 @@ impl Folder {
     /// # Errors
     /// [`FolderError::Write`]: it is still in the old one.
     pub(crate) fn renew(&self, known: Option<Incarnation>, seeds: Seeds) -> Result<Life, FolderError> {
+        let rows = self.rows();
+        let rows = rows.as_ref().ok_or(FolderError::Write(QueueError::Closed))?;
         let old = self.life();
         let above = known.max(Some(old.incarnation));
         let incarnation = Incarnation::new(seeds.unix_millis, seeds.random, above);
@@ -197,9 +200,9 @@ impl Folder {
         let firsts = old.firsts.iter().map(begun).collect();
         let accepted = BTreeMap::new();
         let new = Life { incarnation, epoch: 1, boots, firsts, accepted, is_ahead: false, ..old };
-        let mut changes = new.starts(&*self.rows);
-        changes.extend(self.rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)));
-        self.rows.commit(changes).map_err(FolderError::Write)?;
+        let mut changes = new.starts(&**rows);
+        changes.extend(rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)));
+        rows.commit(changes).map_err(FolderError::Write)?;
         *self.locked() = new.clone();
         Ok(new)
     }
@@ -209,9 +212,11 @@ impl Folder {
     /// # Errors
     /// [`FolderError::Write`]: it still remembers the one before.
     pub(crate) fn acknowledged_by(&self, store: StoreId) -> Result<(), FolderError> {
+        let rows = self.rows();
+        let rows = rows.as_ref().ok_or(FolderError::Write(QueueError::Closed))?;
         let mut changes = vec![(STORE.to_vec(), Some(to_wire(store.0)))];
-        changes.extend(self.rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)));
-        self.rows.commit(changes).map_err(FolderError::Write)?;
+        changes.extend(rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)));
+        rows.commit(changes).map_err(FolderError::Write)?;
         let mut life = self.locked();
         life.store = Some(store);
         life.accepted.clear();
@@ -234,6 +239,8 @@ impl Folder {
     /// # Errors
     /// [`FolderError::Write`]: it will be written later.
     pub(crate) fn keep(&self, logs: &[&str]) -> Result<(), FolderError> {
+        let rows = self.rows();
+        let Some(rows) = rows.as_ref() else { return Ok(()) };
         let accepted = {
             let mut life = self.locked();
             if !std::mem::take(&mut life.is_ahead) {
@@ -247,13 +254,22 @@ impl Folder {
             ([ACCEPTED, log.as_bytes()].concat(), Some(value))
         };
         let mut changes: BTreeMap<_, _> =
-            self.rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)).collect();
+            rows.scan(ACCEPTED).into_iter().map(|(key, _)| (key, None)).collect();
         changes.extend(accepted.iter().map(row));
-        let written = self.rows.commit(changes.into_iter().collect()).map_err(FolderError::Write);
+        let written = rows.commit(changes.into_iter().collect()).map_err(FolderError::Write);
         if written.is_err() {
             self.locked().is_ahead = true;
         }
         written
+    }
+
+    /// Nothing is written any more, and nothing keeps the file. Blocks while a commit runs.
+    pub(crate) fn close(&self) {
+        self.rows().take();
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Option<Arc<dyn Rows>>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locked(&self) -> MutexGuard<'_, Life> {
@@ -366,6 +382,8 @@ impl Rows for Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     const SEEDS: Seeds = Seeds { unix_millis: 1_790_000_000_000, random: 77 };
@@ -505,6 +523,62 @@ mod tests {
         assert_eq!(again.life().settled("traces", 5, Seq(30)), Seq(0));
         let last = start(&disk).life();
         assert_eq!((last.store, last.settled("traces", 5, Seq(30))), (Some(StoreId(2)), Seq(0)));
+    }
+
+    /// Rows whose commits, once they are held, tell that they have begun and wait to go on.
+    struct Held {
+        rows: Memory,
+        held: Mutex<Option<(mpsc::SyncSender<()>, mpsc::Receiver<()>)>>,
+    }
+
+    impl Rows for Held {
+        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+            self.rows.get(key)
+        }
+
+        fn scan(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+            self.rows.scan(prefix)
+        }
+
+        fn commit(&self, changes: Vec<Change>) -> Result<(), QueueError> {
+            if let Some((begun, go_on)) = &*self.held.lock().unwrap() {
+                begun.send(()).unwrap();
+                go_on.recv().unwrap();
+            }
+            self.rows.commit(changes)
+        }
+    }
+
+    /// Scenario: a folder is closed while a write is with the disk, and somebody writes after that.
+    /// Guarantees: it is closed when that write is done and not before; then nobody has the rows, and nothing is written any more.
+    #[test]
+    fn a_folder_is_closed_when_its_last_write_is_done() {
+        let rows = Arc::new(Held { rows: Memory::default(), held: Mutex::default() });
+        let folder = Folder::open(Arc::clone(&rows) as _, None, &begin(0, Seq(1)), SEEDS).unwrap();
+        let (begin, begun) = mpsc::sync_channel(1);
+        let (release, go_on) = mpsc::sync_channel(1);
+        *rows.held.lock().unwrap() = Some((begin, go_on));
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| folder.acknowledged_by(StoreId(1)));
+            begun.recv().unwrap();
+            let closing = scope.spawn(|| folder.close());
+            for _ in 0..1_000 {
+                std::thread::yield_now();
+            }
+            let is_early = closing.is_finished();
+            release.send(()).unwrap();
+            closing.join().unwrap();
+            writing.join().unwrap().unwrap();
+            assert!(!is_early);
+        });
+        assert_eq!((rows.get(STORE), Arc::strong_count(&rows)), (Some(to_wire(1)), 1));
+        let before = folder.life();
+        folder.renew(None, SEEDS).unwrap_err();
+        folder.acknowledged_by(StoreId(2)).unwrap_err();
+        assert_eq!((folder.life(), rows.get(STORE)), (before, Some(to_wire(1))));
+        folder.accepted("traces", 5, Seq(20));
+        folder.keep(&["traces"]).unwrap();
+        assert_eq!(rows.scan(ACCEPTED), []);
     }
 
     /// Scenario: logs come and go with the configuration.

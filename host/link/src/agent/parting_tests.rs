@@ -70,7 +70,7 @@ async fn a_dial_into_a_parted_network_does_not_outlast_the_parting() {
     for _ in 0..2 {
         tokio::time::timeout(PATIENCE, network.given_up.recv()).await.expect("it is given up").unwrap();
     }
-    let no_sign = format!("no sign of http://{} within 2s", network.address);
+    let no_sign = format!("no sign of http://{0} at {0} within 2s", network.address);
     until("the reason is shown", || agent.status().why_away.as_ref() == Some(&no_sign)).await;
     network.is_parted.store(false, Ordering::SeqCst);
     let (mut stream, _) = collector.welcome().await;

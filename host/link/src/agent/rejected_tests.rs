@@ -1,5 +1,6 @@
 //! Records that a collector has rejected, and that come again.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -137,7 +138,11 @@ impl Rows for Disk {
 
     fn commit(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), QueueError> {
         match self.is_full.load(Ordering::Relaxed) {
-            true => Err(QueueError::Closed),
+            true => Err(QueueError::Io {
+                act: "write",
+                path: "agent.redb".into(),
+                source: ErrorKind::StorageFull.into(),
+            }),
             false => self.rows.commit(changes),
         }
     }
@@ -157,9 +162,11 @@ fn names() -> Names {
     }
 }
 
-/// Scenario: a record is rejected while the disk is full, and again when it has room; then a dead letter is, with the disk full.
+/// Scenario: a record is rejected while the disk is full, and again when it has room; then a dead letter is, with the disk full; then
+/// another record, when the agent has ended.
 /// Guarantees: the first time the push is to be tried again, with the reason and what to do, so that no later record passes this one;
-/// the second time it is rejected for good. What says of itself that it was rejected needs no note.
+/// the second time it is rejected for good. What says of itself that it was rejected needs no note. The last is told that the agent has
+/// stopped, and nothing of a disk.
 #[tokio::test]
 async fn a_rejection_that_cannot_be_written_is_not_answered() {
     let disk = Arc::new(Disk::default());
@@ -188,4 +195,10 @@ async fn a_rejection_that_cannot_be_written_is_not_answered() {
     let mut letter = record();
     letter.places.as_mut().unwrap().again = true;
     assert_eq!(refused(3, letter).await, Outcome::Permanent("torn".to_owned()));
+    rejected.close();
+    let stopped = refused(4, record()).await;
+    assert!(
+        matches!(&stopped, Outcome::Retryable { message, .. } if message.starts_with("the agent has stopped")),
+        "{stopped:?}"
+    );
 }

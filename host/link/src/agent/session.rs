@@ -12,9 +12,11 @@
 //! Invariant: no I/O and no clock; a lane of a log has at most one bundle that is begun and not acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use weir_proto::weir::link::v1::collector_message::Message as Down;
 use weir_proto::weir::link::v1::{Ack, BundleHead, CollectorMessage, DataPart, Hello, LogFacts, Welcome};
 
@@ -286,6 +288,11 @@ impl Session {
         self.interval.map_or(CONNECT_TIMEOUT, |interval| interval.clamp(FIRST_SIGN_MIN, CONNECT_TIMEOUT))
     }
 
+    /// Notified when the lane of states has something new to send.
+    pub fn reported(&self) -> Option<Arc<Notify>> {
+        self.states.reported()
+    }
+
     /// How bodies go on this stream.
     pub fn encoding(&self) -> Encoding {
         let terms = self.stream.as_ref().and_then(|stream| stream.terms.as_ref());
@@ -489,7 +496,8 @@ impl Session {
     fn settled(&mut self, id: ParcelId, verdict: Verdict) -> Option<Effect> {
         self.unsent.remove(&id);
         let kept = self.kept.remove(&id)?;
-        Some(Effect::Settled { id, verdict, log: kept.parcel.log, last: kept.parcel.last() })
+        let Parcel { log, again, .. } = kept.parcel;
+        Some(Effect::Settled { id, verdict, log, last: kept.parcel.last(), again })
     }
 }
 

@@ -74,6 +74,8 @@ struct Core {
 pub(crate) struct Shared {
     core: Mutex<Core>,
     gauges: Mutex<Vec<Gauge>>,
+    /// Notified when the lane of states has something new to send.
+    reported: Option<Arc<Notify>>,
     /// Tells who reads the stream that it should look again.
     pub(crate) changed: Notify,
     /// Tells who is without a stream that the agent may end.
@@ -97,6 +99,7 @@ pub(crate) fn now() -> Instant {
 
 impl Shared {
     pub(crate) fn new(session: Session, gauges: Vec<Gauge>) -> Self {
+        let reported = session.reported();
         let core = Core {
             session,
             waiting: HashMap::new(),
@@ -109,6 +112,7 @@ impl Shared {
         Self {
             core: Mutex::new(core),
             gauges: Mutex::new(gauges),
+            reported,
             changed: Notify::new(),
             left: Notify::new(),
             counts: AgentCounts::default(),
@@ -277,6 +281,22 @@ impl Shared {
         self.core().session.wake()
     }
 
+    /// Returns when the lane of states has something new to send. For one at a time.
+    ///
+    /// # Cancel safety
+    /// A dropped call has lost nothing.
+    pub(crate) async fn reported(&self) {
+        match &self.reported {
+            Some(reported) => reported.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The writer looks again.
+    pub(crate) fn look(&self) {
+        self.core().wake_writer();
+    }
+
     /// A stream is up.
     pub(crate) fn welcomed(&self, store: StoreId, session: u64, durable: bool) {
         self.counts.welcomes.add(1);
@@ -404,12 +424,6 @@ impl Shared {
     /// Bundles that were begun more than once.
     pub(crate) fn resent(&self) -> u64 {
         self.core().session.resent()
-    }
-
-    /// The writer looks again.
-    pub(crate) fn poke(&self) {
-        self.core().wake_writer();
-        self.changed.notify_one();
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {

@@ -78,6 +78,8 @@ pub enum Effect {
         log: u32,
         /// The place of its last record.
         last: Seq,
+        /// Its records were rejected before: they leave no mark.
+        again: bool,
     },
 }
 

@@ -418,19 +418,22 @@ async fn run(shared: Arc<Shared>, keep: Arc<dyn Keep>, mut waiting: mpsc::Receiv
     let mut requests = Vec::with_capacity(REPORTS_WAITING_MAX);
     // All that have arrived share one commit.
     while waiting.recv_many(&mut requests, REPORTS_WAITING_MAX).await > 0 {
-        number(&shared, &keep).await;
-        commit(&shared, &keep, std::mem::take(&mut requests)).await;
+        let is_numbered = number(&shared, &keep).await;
+        let is_written = commit(&shared, &keep, std::mem::take(&mut requests)).await;
         shared.show();
-        shared.reported.notify_one();
+        // Else there is nothing new to send, and whoever looked would ask a full disk again at once, and so for ever.
+        if is_numbered || is_written {
+            shared.reported.notify_one();
+        }
     }
 }
 
-/// Where the incarnation is to change: makes the new one durable, and goes on with it.
-async fn number(shared: &Shared, keep: &Arc<dyn Keep>) {
+/// Where the incarnation is to change: makes the new one durable, and goes on with it. Whether it did.
+async fn number(shared: &Shared, keep: &Arc<dyn Keep>) -> bool {
     let (incarnation, changes) = {
         let mut state = shared.lock();
         let incarnation = match state.incarnation.take() {
-            None => return,
+            None => return false,
             Some(Wanted::Exactly(incarnation)) => incarnation,
             Some(Wanted::Above(above)) => fresh_incarnation(Some(above)),
         };
@@ -440,22 +443,26 @@ async fn number(shared: &Shared, keep: &Arc<dyn Keep>) {
         Ok(()) => {
             info!(incarnation = %Incarnation(incarnation), "states have a new incarnation, all are said again");
             shared.lock().desk.renumber(incarnation);
+            true
         }
         Err(error) => {
             // Without it nothing may be sent: it is tried with the next report, or asked for again on the next stream.
             error!(%error, "the new incarnation of states was not written, free the disk of the agent");
             shared.lock().incarnation.get_or_insert(Wanted::Exactly(incarnation));
+            false
         }
     }
 }
 
-async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
+/// Makes what was asked for durable, holds it and answers. False where the disk did not take it.
+async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) -> bool {
     let (reports, answers) = unpack(&shared.lock().desk, requests);
     let names: Vec<Name> = reports.iter().map(|report| report.name.clone()).collect();
     let mut staged = shared.lock().desk.stage(reports);
     let changes = std::mem::take(&mut staged.changes);
     let outcomes = std::mem::take(&mut staged.answers);
     let written = durable(keep, changes).await;
+    let is_written = written.is_ok();
     let mut state = shared.lock();
     let results: Vec<Result<u64, ReportError>> = match written {
         Ok(()) => {
@@ -478,6 +485,7 @@ async fn commit(shared: &Shared, keep: &Arc<dyn Keep>, requests: Vec<Request>) {
     for answer in answers {
         answer.send(&mut state, &mut results);
     }
+    is_written
 }
 
 /// Whom to answer, in the order of reports.

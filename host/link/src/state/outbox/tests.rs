@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use weir_proto::weir::link::v1::{Inventory, KeyDigest, State, StateAck, Want, state_down, state_up};
@@ -531,4 +532,31 @@ async fn a_row_that_cannot_be_read_makes_an_outbox_less_than_whole() {
     }
     let rows = keep.scan(b"s").into_iter().map(|(_, row)| State::decode(&*row).unwrap().key);
     assert_eq!(rows.collect::<Vec<_>>(), ["a", "b"]);
+}
+
+/// Scenario: a state comes and is to be said; the disk is full, and a state's time runs out: its row is to go, and others are
+/// reported; the disk has room again.
+/// Guarantees: there is word of what became durable, and none of what did not, so that nobody asks a full disk for the row again and
+/// again; once there is room the row goes.
+#[tokio::test]
+async fn there_is_no_word_of_what_a_full_disk_did_not_take() {
+    let keep = Slow::new(1_000);
+    let (mut outbox, handle) = open(&keep);
+    let reported = outbox.reported().unwrap();
+    outbox.welcomed(&[], true, clock());
+    let _said = handle.report("app", "a", "1".into(), Duration::from_secs(60)).await.unwrap();
+    reported.notified().await;
+    assert_eq!(states(&mut outbox), ["a 1"]);
+    keep.fails.store(true, Ordering::Relaxed);
+    // Its time is over: the row is to go.
+    assert_eq!(outbox.next(clock() + Duration::from_secs(61)), None);
+    for _ in 0..3 {
+        handle.report("app", "b", "1".into(), Duration::ZERO).await.unwrap_err();
+    }
+    assert!(reported.notified().now_or_never().is_none());
+    assert_eq!(keep.scan(b"s").len(), 1);
+    keep.fails.store(false, Ordering::Relaxed);
+    assert_eq!(outbox.next(clock()), None);
+    reported.notified().await;
+    assert_eq!(keep.scan(b"s"), []);
 }
