@@ -38,6 +38,8 @@ async fn restarts_under_load_lose_nothing_and_repeat_nothing() {
         }
         pair.collector.weir.restart().await;
         let (since, before) = (Instant::now(), pair.proxy.carried().bytes_up);
+        // A sender whose connection broke with the agent has stopped, and without senders only heartbeats pass.
+        let load = Load::start(load.stop().await, SHAPE, Some(PACE), &book);
         // A Hello is some hundred bytes; this is records.
         let passes =
             until(DELIVERY_DEADLINE, async || (pair.proxy.carried().bytes_up > before + 4_096).then_some(()));
