@@ -261,34 +261,10 @@ fn raise(lanes: &mut Lanes, settled: Option<Seq>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::agent::folder::Memory;
-
-    /// Rows that outlive the process, as a disk does; and a disk that fails.
-    #[derive(Default)]
-    struct Disk {
-        rows: Memory,
-        is_full: AtomicBool,
-    }
-
-    impl Rows for Disk {
-        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-            self.rows.get(key)
-        }
-
-        fn scan(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-            self.rows.scan(prefix)
-        }
-
-        fn commit(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), QueueError> {
-            match self.is_full.load(Ordering::Relaxed) {
-                true => Err(QueueError::Closed),
-                false => self.rows.commit(changes),
-            }
-        }
-    }
+    use crate::agent::rejected_tests::Disk;
 
     fn start(disk: &Arc<Disk>) -> Rejected {
         started(disk, "traces", 5)

@@ -120,11 +120,11 @@ async fn a_rejection_is_known_to_the_agent_that_takes_over_until_it_is_settled()
     }
 }
 
-/// Rows on a disk that fails while it is told to.
+/// Rows that outlive the process, on a disk that fails while it is told to.
 #[derive(Default)]
-struct Disk {
+pub(super) struct Disk {
     rows: Memory,
-    is_full: AtomicBool,
+    pub(super) is_full: AtomicBool,
 }
 
 impl Rows for Disk {

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::limits::BUNDLES_MAX;
+
 /// How many each agent has; none where that is zero.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<String, watch::Sender<usize>>>);
@@ -26,6 +28,12 @@ impl Flights {
         flights.entry(identity.to_owned()).or_insert_with(|| watch::channel(0).0).send_modify(|n| *n += 1);
         drop(flights);
         Flight { flights: Arc::clone(self), identity: identity.to_owned() }
+    }
+
+    /// Whether as many bundles of this agent are with pipelines as one stream may have out. Older streams may have left theirs
+    /// there: whoever comes again and again to a log that hangs waits for those.
+    pub(super) fn is_full(&self, identity: &str) -> bool {
+        self.lock().get(identity).is_some_and(|count| *count.borrow() >= BUNDLES_MAX)
     }
 
     /// Returns when no bundle of this agent is with a pipeline.
@@ -74,5 +82,18 @@ mod tests {
         settled.await;
         drop(other);
         assert!(flights.lock().is_empty());
+    }
+
+    /// Scenario: as many bundles of an agent are with pipelines as one stream may have out; one of them ends.
+    /// Guarantees: there is no room for more of that agent until then, and always for another.
+    #[tokio::test]
+    async fn an_agent_has_no_more_with_pipelines_than_one_stream_may_have() {
+        let flights = Arc::<Flights>::default();
+        let mut all: Vec<Flight> = (0..BUNDLES_MAX - 1).map(|_| flights.begin("a")).collect();
+        assert!(!flights.is_full("a"));
+        all.push(flights.begin("a"));
+        assert!(flights.is_full("a") && !flights.is_full("b"));
+        drop(all.pop());
+        assert!(!flights.is_full("a"));
     }
 }

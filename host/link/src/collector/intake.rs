@@ -17,6 +17,7 @@ use super::lot::Parked;
 use super::patience::Patience;
 use super::registry::RejectedBundle;
 use super::{Collector, Violation};
+use crate::limits::BUNDLES_MAX;
 
 /// Bytes of a body that are walked before other tasks of the thread get their turn: some 200 µs of work.
 const TURN_BYTES: usize = 256 * 1024;
@@ -240,6 +241,10 @@ async fn consume(
     consumer: Arc<dyn Consumer>,
     arrival: Arrival,
 ) -> Result<Receipt, Refusal> {
+    if collector.store.flights.is_full(identity) {
+        let cause = format!("{BUNDLES_MAX} bundles of the agent, of older streams too, are with pipelines");
+        return Err(Refusal::transient(Reason::Unavailable, None, cause));
+    }
     let Some(flight) = collector.store.fly(identity, session) else {
         // Somebody newer has the place of this stream, and the word that ends it is on its way.
         return pending().await;
