@@ -17,12 +17,18 @@ const AGENTS: u64 = 20;
 /// Streams that are opened at once.
 const AT_ONCE: usize = 8;
 
-/// The part of the reconnects, and of the names, after which the resident set is what it will be.
+/// The part of the reconnects after which the resident set is what it will be.
 const WARM: u64 = 5;
 
 /// By how much it may grow then, in a hundred, and what is lost in the noise of a small process.
 const GROWTH_PERCENT_MAX: u64 = 10;
 const NOISE: u64 = 4 * MIB;
+
+/// Names after which it is.
+const NAMES_WARM: u64 = 1_000;
+
+/// What the first names may cost beside that, once.
+const FIRST_NAMES_MAX: u64 = 12 * MIB;
 
 /// What a name may cost that came once, in bytes: two names of 255 bytes, a few words, twice for the tables' room.
 const NAME_BYTES_MAX: u64 = 4 << 10;
@@ -45,8 +51,8 @@ async fn streams_that_come_and_go_leave_nothing_behind() {
     let warm = resident();
     come((0..reconnects).map(|number| number % AGENTS), address).await;
     let after_streams = resident();
-    // The first new names cost what their table's file takes once.
-    let first = AGENTS + identities / WARM;
+    // The first new names cost what their table's file and the threads that write it take once: some hundred of them.
+    let first = AGENTS + identities.max(NAMES_WARM);
     come(AGENTS..first, address).await;
     let before_names = resident();
     come(first..first + identities, address).await;
@@ -73,6 +79,7 @@ async fn streams_that_come_and_go_leave_nothing_behind() {
     );
     eprintln!("churn: {figures}");
     assert!(after_streams <= warm + warm * GROWTH_PERCENT_MAX / 100 + NOISE, "{figures}");
+    assert!(before_names <= after_streams + first * NAME_BYTES_MAX + FIRST_NAMES_MAX, "{figures}");
     assert!(after_names <= before_names + identities * NAME_BYTES_MAX + NOISE, "{figures}");
     let cycles = usize::try_from(reconnects + identities).expect("a count of streams");
     record(&Line { rows: "16", story: "streams and names that come and go", cycles, figures, seed: 0 });
